@@ -1,0 +1,3 @@
+//! Speaks PostgreSQL and yields whole committed transactions in order.
+
+pub mod postgres;

@@ -1,0 +1,26 @@
+//! The words that all of Feedmill's crates speak.
+//!
+//! A [`Row`] of a [`Relation`] changes in the source database. The change log puts whole transactions into a [`Batch`]
+//! and gives it a [`Time`]. The dataflows turn batches into changes of views: a [`Fact`] about who may see what, a
+//! [`ViewRow`] of an index, a delivery into a home timeline. Stores receive them as closed times ([`Closed`],
+//! [`HomeClosed`]), split into [`SHARDS`] shards.
+//!
+//! Nothing here does I/O, and nothing here reads a clock.
+
+mod batch;
+mod id;
+mod parameters;
+mod relation;
+mod store;
+mod time;
+mod view;
+
+pub use batch::{Batch, Change};
+pub use id::{EntryId, EntryKind, PackedEntry, SHARDS, Shard, floor_of, id_at, ms_of, shard_of};
+pub use parameters::Parameters;
+pub use relation::{
+    Activity, Block, Follow, Key, Like, Mute, Popular, ReadMark, Relation, Retweet, Row, Timestamp, Tweet, User,
+};
+pub use store::{Applied, Closed, HomeClosed, HomeSink, Op, Phase, RowSink, StoreError};
+pub use time::{Lsn, ParseLsnError, Position, SourceId, Time, minute_of};
+pub use view::{Counter, Delivery, Fact, HomeRecordChange, Keyed, View, ViewRow};

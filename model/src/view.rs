@@ -1,0 +1,332 @@
+//! Keys and values of the views.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EntryId, PackedEntry, Shard, Timestamp, Tweet, User, shard_of};
+
+/// A view, by the name that `verify`, `replay` and the metrics use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum View {
+    /// Follows and follow requests, as facts.
+    FollowFacts,
+    /// Who blocks whom.
+    Blocks,
+    /// Who mutes whom.
+    Mutes,
+    /// Accounts that only accepted followers may read.
+    Protected,
+    /// Accounts that were deleted.
+    DeletedUsers,
+    /// Tweets that were deleted.
+    DeletedTweets,
+    /// A user's row.
+    Profile,
+    /// Name to user.
+    Username,
+    /// User to followers.
+    Followers,
+    /// User to accounts followed.
+    Following,
+    /// A tweet's row.
+    Tweet,
+    /// A retweet's row.
+    Retweet,
+    /// User to own entries and replies.
+    UserTimeline,
+    /// All counters.
+    Counts,
+    /// Who has a home timeline.
+    Active,
+    /// Viewer to hot accounts followed.
+    VerifiedFollowing,
+    /// Viewer to pushed entries.
+    Home,
+}
+
+impl View {
+    /// All views.
+    pub const ALL: [View; 17] = [
+        View::FollowFacts,
+        View::Blocks,
+        View::Mutes,
+        View::Protected,
+        View::DeletedUsers,
+        View::DeletedTweets,
+        View::Profile,
+        View::Username,
+        View::Followers,
+        View::Following,
+        View::Tweet,
+        View::Retweet,
+        View::UserTimeline,
+        View::Counts,
+        View::Active,
+        View::VerifiedFollowing,
+        View::Home,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            View::FollowFacts => "follow_facts",
+            View::Blocks => "blocks",
+            View::Mutes => "mutes",
+            View::Protected => "protected",
+            View::DeletedUsers => "deleted_users",
+            View::DeletedTweets => "deleted_tweets",
+            View::Profile => "profile",
+            View::Username => "username",
+            View::Followers => "followers",
+            View::Following => "following",
+            View::Tweet => "tweet",
+            View::Retweet => "retweet",
+            View::UserTimeline => "user_timeline",
+            View::Counts => "counts",
+            View::Active => "active",
+            View::VerifiedFollowing => "verified_following",
+            View::Home => "home",
+        }
+    }
+}
+
+/// What decides who may see what; applied before everything else of its time, and read after everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Fact {
+    /// `follower` follows `following`, or has asked to.
+    Follow {
+        /// Who follows; with `following` the key.
+        follower: i64,
+        /// Who is followed.
+        following: i64,
+        /// `false`: only requested.
+        accepted: bool,
+    },
+    /// `blocker` blocks `blocked`; both are the key.
+    Block {
+        /// Who blocks.
+        blocker: i64,
+        /// Who is blocked.
+        blocked: i64,
+    },
+    /// `muter` mutes `muted`; both are the key.
+    Mute {
+        /// Who mutes.
+        muter: i64,
+        /// Who is muted.
+        muted: i64,
+    },
+    /// Only accepted followers may read this account.
+    Protected(i64),
+    /// The account was deleted.
+    DeletedUser(i64),
+    /// The tweet was deleted.
+    DeletedTweet(i64),
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Counter {
+    /// Accepted followers of a user.
+    Followers = 1,
+    /// Accepted follows by a user.
+    Following = 2,
+    /// Tweets and replies of a user that were not deleted.
+    Tweets = 3,
+    /// Likes of a tweet, also of a deleted one.
+    Likes = 4,
+    /// Retweets of a tweet, also of a deleted one.
+    Retweets = 5,
+    /// Replies to a tweet that were not deleted.
+    Replies = 6,
+}
+
+impl Counter {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::Followers => "followers",
+            Counter::Following => "following",
+            Counter::Tweets => "tweets",
+            Counter::Likes => "likes",
+            Counter::Retweets => "retweets",
+            Counter::Replies => "replies",
+        }
+    }
+}
+
+/// A row of an index.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ViewRow {
+    /// A user's row; the key is the id. Deleted accounts have none.
+    Profile(Box<User>),
+    /// Name to user; the key is the lower-cased name.
+    Username {
+        /// Lower-cased as PostgreSQL's `lower` does.
+        name: String,
+        /// Whose.
+        user: i64,
+    },
+    /// An accepted follower; every field is key, newest first.
+    Follower {
+        /// Who is followed.
+        user: i64,
+        /// Since when.
+        at: Timestamp,
+        /// Who follows.
+        follower: i64,
+    },
+    /// An accepted follow; every field is key, newest first.
+    Following {
+        /// Who follows.
+        user: i64,
+        /// Since when.
+        at: Timestamp,
+        /// Who is followed.
+        following: i64,
+    },
+    /// A tweet's row; the key is the id. Deleted tweets have none.
+    Tweet(Box<Tweet>),
+    /// A retweet of a tweet that was not deleted; the key is the id.
+    Retweet {
+        /// Its id.
+        id: i64,
+        /// Who retweeted.
+        user: i64,
+        /// What.
+        tweet: i64,
+    },
+    /// An entry or a reply of a user; the key is user, `reply` and entry, newest first.
+    TimelineEntry {
+        /// Whose.
+        user: i64,
+        /// `true` for a reply, which is no entry of home timelines.
+        reply: bool,
+        /// Tweet or retweet.
+        entry: EntryId,
+        /// The tweet itself or the one retweeted.
+        tweet: i64,
+    },
+    /// A count; the key is counter and id, the row's multiplicity is the count.
+    Count {
+        /// What is counted.
+        counter: Counter,
+        /// User or tweet.
+        of: i64,
+    },
+}
+
+/// What has a key, lives in the shard of its owner, and is either kept as a row or summed.
+pub trait Keyed: Ord + Clone {
+    /// The user or tweet whose shard this row lives in.
+    fn owner(&self) -> i64;
+    /// Whether the two rows have the same key. In the order of `Ord`, rows of equal key are neighbours.
+    fn same_key(&self, other: &Self) -> bool;
+    /// Whether differences are added up, instead of the last row standing.
+    fn is_sum(&self) -> bool;
+    /// The shard of the owner.
+    fn shard(&self) -> Shard {
+        shard_of(self.owner())
+    }
+}
+
+impl Keyed for Fact {
+    fn owner(&self) -> i64 {
+        match *self {
+            Fact::Follow { follower, .. } => follower,
+            Fact::Block { blocker, .. } => blocker,
+            Fact::Mute { muter, .. } => muter,
+            Fact::Protected(id) | Fact::DeletedUser(id) | Fact::DeletedTweet(id) => id,
+        }
+    }
+
+    fn same_key(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Fact::Follow { follower, following, .. },
+                Fact::Follow { follower: other_follower, following: other_following, .. },
+            ) => (follower, following) == (other_follower, other_following),
+            _ => self == other,
+        }
+    }
+
+    fn is_sum(&self) -> bool {
+        false
+    }
+}
+
+/// Names live in a shard too: that of a hash (FNV-1a) of the name.
+fn name_owner(name: &str) -> i64 {
+    name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
+        as i64
+}
+
+impl Keyed for ViewRow {
+    fn owner(&self) -> i64 {
+        match self {
+            ViewRow::Profile(user) => user.id,
+            ViewRow::Username { name, .. } => name_owner(name),
+            ViewRow::Follower { user, .. } | ViewRow::Following { user, .. } | ViewRow::TimelineEntry { user, .. } => {
+                *user
+            }
+            ViewRow::Tweet(tweet) => tweet.id,
+            ViewRow::Retweet { id, .. } => *id,
+            ViewRow::Count { of, .. } => *of,
+        }
+    }
+
+    fn same_key(&self, other: &Self) -> bool {
+        match (self, other) {
+            (ViewRow::Profile(one), ViewRow::Profile(other)) => one.id == other.id,
+            (ViewRow::Username { name: one, .. }, ViewRow::Username { name: other, .. }) => one == other,
+            (ViewRow::Tweet(one), ViewRow::Tweet(other)) => one.id == other.id,
+            (ViewRow::Retweet { id: one, .. }, ViewRow::Retweet { id: other, .. }) => one == other,
+            (
+                ViewRow::TimelineEntry { user, reply, entry, .. },
+                ViewRow::TimelineEntry { user: other_user, reply: other_reply, entry: other_entry, .. },
+            ) => (user, reply, entry) == (other_user, other_reply, other_entry),
+            _ => self == other,
+        }
+    }
+
+    fn is_sum(&self) -> bool {
+        matches!(self, ViewRow::Count { .. })
+    }
+}
+
+/// A change of a viewer's home record other than its entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum HomeRecordChange {
+    /// The viewer is active: has a record.
+    Active {
+        /// Whose record.
+        viewer: i64,
+    },
+    /// The viewer takes the entries of a hot account.
+    Hot {
+        /// Whose record.
+        viewer: i64,
+        /// The hot account followed.
+        author: i64,
+    },
+}
+
+impl HomeRecordChange {
+    /// Whose record it changes.
+    pub const fn viewer(&self) -> i64 {
+        match *self {
+            HomeRecordChange::Active { viewer } | HomeRecordChange::Hot { viewer, .. } => viewer,
+        }
+    }
+}
+
+/// One entry that enters (`diff` > 0) or leaves (`diff` < 0) one viewer's home timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Whose timeline.
+    pub viewer: i64,
+    /// Which entry.
+    pub entry: PackedEntry,
+    /// How often it enters; negative when it leaves.
+    pub diff: i32,
+}

@@ -1,0 +1,124 @@
+//! How far the stores are, for whoever waits for a write to become visible.
+//!
+//! ```text
+//!   feeder ── covers(position) ──► [ (time, lsn) … ]
+//!   worker ── applied(frontiers) ──► the newest position before each frontier ──► watch ──► readers
+//!   reader ── reached(phase, lsn) ──► wanted ──► capture asks PostgreSQL for a keepalive
+//! ```
+//!
+//! A reader that holds a token waits for the position of the phase that it reads last needed; since phases follow one
+//! another, a time that home has reached is in facts and rows too.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use feedmill_model::{Applied, Lsn, Phase, Position, Time};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// Positions that the stores have reached, by phase.
+#[derive(Debug)]
+pub struct Progress {
+    batches: Mutex<VecDeque<Position>>,
+    reached: watch::Sender<[Position; 3]>,
+    wanted: watch::Sender<Lsn>,
+}
+
+impl Progress {
+    /// The stores start at `position`, where they were loaded.
+    pub fn new(position: Position) -> Self {
+        Progress {
+            batches: Mutex::new(VecDeque::from([position])),
+            reached: watch::Sender::new([position; 3]),
+            wanted: watch::Sender::new(Lsn(0)),
+        }
+    }
+
+    /// A batch is about to be handed to the dataflows.
+    pub fn covers(&self, position: Position) {
+        self.batches.lock().push_back(position);
+    }
+
+    /// The stores have applied every time before these frontiers.
+    pub fn applied(&self, applied: Applied) {
+        let mut batches = self.batches.lock();
+        let newest_before = |frontier: Time| {
+            let end = batches.partition_point(|position| position.time < frontier);
+            end.checked_sub(1).and_then(|index| batches.get(index)).copied()
+        };
+        let found = [applied.facts, applied.rows, applied.home].map(newest_before);
+        self.reached.send_if_modified(|reached| {
+            let before = *reached;
+            for (reached, found) in reached.iter_mut().zip(found) {
+                *reached = found.unwrap_or(*reached);
+            }
+            before != *reached
+        });
+        let least = self.reached.borrow().map(|position| position.time).into_iter().min().unwrap_or(0);
+        while batches.get(1).is_some_and(|next| next.time <= least) {
+            batches.pop_front();
+        }
+    }
+
+    /// The newest position whose batch is applied in `phase`.
+    pub fn position(&self, phase: Phase) -> Position {
+        let reached = self.reached.borrow();
+        let [facts, rows, home] = *reached;
+        match phase {
+            Phase::Facts => facts,
+            Phase::Rows => rows,
+            Phase::Home => home,
+        }
+    }
+
+    /// Waits until `phase` has everything that was committed before `lsn`; `false` when `limit` passes first.
+    pub async fn reached(&self, phase: Phase, lsn: Lsn, limit: Duration) -> bool {
+        if self.position(phase).lsn >= lsn {
+            return true;
+        }
+        self.wanted.send_if_modified(|wanted| {
+            let more = lsn > *wanted;
+            *wanted = (*wanted).max(lsn);
+            more
+        });
+        let mut reached = self.reached.subscribe();
+        let index = phase as usize;
+        let wait = reached.wait_for(|reached| reached.get(index).is_some_and(|position| position.lsn >= lsn));
+        matches!(tokio::time::timeout(limit, wait).await, Ok(Ok(_)))
+    }
+
+    /// Changes whenever a store has reached a new position: facts, rows, home.
+    pub fn watch(&self) -> watch::Receiver<[Position; 3]> {
+        self.reached.subscribe()
+    }
+
+    /// The greatest position that a reader waits for; capture asks for a keepalive when it grows.
+    pub fn wanted(&self) -> watch::Receiver<Lsn> {
+        self.wanted.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(time: Time, lsn: u64) -> Position {
+        Position { time, lsn: Lsn(lsn) }
+    }
+
+    #[tokio::test]
+    async fn a_phase_has_reached_the_newest_batch_before_its_frontier() {
+        let progress = Progress::new(at(10, 100));
+        progress.covers(at(20, 200));
+        progress.covers(at(30, 300));
+        progress.applied(Applied { facts: 31, rows: 30, home: 20 });
+        assert_eq!(progress.position(Phase::Facts), at(30, 300));
+        assert_eq!(progress.position(Phase::Rows), at(20, 200));
+        assert_eq!(progress.position(Phase::Home), at(10, 100));
+        assert!(progress.reached(Phase::Facts, Lsn(300), Duration::ZERO).await);
+        assert!(!progress.reached(Phase::Home, Lsn(101), Duration::ZERO).await);
+        assert_eq!(*progress.wanted().borrow(), Lsn(101));
+        progress.applied(Applied { facts: 31, rows: 31, home: 31 });
+        assert!(progress.reached(Phase::Home, Lsn(300), Duration::ZERO).await);
+    }
+}
