@@ -1,2 +1,112 @@
-//! stub
-fn main() {}
+//! Feedmill turns PostgreSQL's write-ahead log into feeds.
+
+mod config;
+mod control;
+mod import;
+mod load;
+mod up;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, Settings};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Feeds from PostgreSQL's write-ahead log: timelines, followers and counts, kept in step with every commit
+#[derive(Parser)]
+#[command(name = "feedmill", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything on this machine: PostgreSQL, capture, dataflows, stores, HTTP API
+    Up {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Import users, follows, tweets and likes from CSV files into PostgreSQL
+    Import {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: import::ImportArgs,
+    },
+    /// Generate load on a running system and measure it
+    Load {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: load::LoadArgs,
+    },
+    /// Compare every view of a running system with its SQL definition
+    Verify {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: verify::VerifyArgs,
+    },
+    /// Show the settings in force
+    Config {
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    match run(&matches) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("feedmill: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let (_, matches) = matches.subcommand().context("no command was given")?;
+    let resolve = |settings: Settings| -> anyhow::Result<Settings> {
+        let settings = settings.resolve(matches)?;
+        start_log(&settings)?;
+        Ok(settings)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?;
+    let done = |()| ExitCode::SUCCESS;
+    let outcome = match cli.command {
+        Command::Up { settings } => runtime.block_on(up::run(resolve(settings)?)).map(done),
+        Command::Import { settings, args } => {
+            let source = up::running_source(&resolve(settings)?)?;
+            runtime.block_on(import::run(args, source)).map(done)
+        }
+        Command::Load { settings, args } => {
+            let settings = resolve(settings)?;
+            runtime.block_on(async { load::run(args, up::running_source(&settings)?, &settings).await }).map(done)
+        }
+        Command::Verify { settings, args } => runtime.block_on(verify::run(args, &resolve(settings)?)),
+        Command::Config { settings } => resolve(settings)?.print().map(done),
+    };
+    // What still blocks (a password being hashed, a terminal being read) must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+fn start_log(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .with_context(|| format!("--log is `{}`, which is not a filter such as `info`", settings.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -1,1 +1,20 @@
-//! stub
+//! Defines the views and the jobs, and is the only place that runs timely.
+//!
+//! A [`Runtime`] keeps the dataflows at work: it is given the state of the source at one time and then batch after
+//! batch, and hands closed times of view changes to the stores. [`definition`] is the SQL that says what each view
+//! holds: the jobs compute the same, incrementally.
+
+mod collection;
+mod dataflow;
+mod definition;
+mod expire;
+mod jobs;
+mod runtime;
+mod sink;
+mod supervisor;
+#[cfg(test)]
+mod testing;
+mod worker;
+
+pub use definition::definition;
+pub use runtime::{Config, OnApplied, Runtime, RuntimeError, Stores};

@@ -1,1 +1,21 @@
-//! stub
+//! Makes transactions durable in the change log, gives them times, and acknowledges only what is durable.
+//!
+//! ```text
+//!   Incoming ─► run_writer ─► Log::append ─► one atomic, fsynced write: rows, tail, position ─► durable LSN
+//!                                  │
+//!                                  └─► ring of recent batches ─► Reader ─► dataflows
+//! ```
+
+mod error;
+mod key;
+mod log;
+mod reader;
+mod resolve;
+mod state;
+mod writer;
+
+pub use error::LogError;
+pub use log::{Log, LogState, Options};
+pub use reader::Reader;
+pub use state::StateAt;
+pub use writer::{Incoming, run_writer};

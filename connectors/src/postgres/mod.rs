@@ -1,5 +1,35 @@
 //! PostgreSQL: replication, SQL, COPY, migrations, a private cluster.
+//!
+//! ```text
+//!  Cluster ── starts or takes over ──> PostgreSQL <── connects ── Source
+//!                                          │
+//!        schema::prepare: migrations, partitions, publication
+//!                                          │
+//!        Replication::create_slot ─────────┤ consistent point + exported snapshot
+//!                                          │
+//!        copy(snapshot, relation) ─────────┤ rows that committed before the consistent point
+//!        Stream::start(slot, point) ───────┘ transactions that commit after it, whole and in order
+//! ```
 
+mod cluster;
+mod copy;
+mod error;
+mod pgoutput;
+mod replication;
+pub mod schema;
+mod slot;
+mod source;
+mod stream;
 mod transaction;
+mod tuple;
 
+pub use cluster::{Cluster, ClusterError};
+pub use copy::{COPY_ROWS, CopyError, copy};
+pub use error::ServerError;
+pub use pgoutput::{Decoder, Message};
+pub use replication::{Replication, ReplicationError};
+pub use slot::{Slot, SlotStart};
+pub use source::{Source, SourceError};
+pub use stream::{CAPTURE_APPLICATION, Event, Stream, StreamControl};
 pub use transaction::{RowChange, Transaction};
+pub use tuple::DecodeError;

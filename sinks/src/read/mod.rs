@@ -3,10 +3,20 @@
 //! Every page is made in the order home record, timelines, rows, facts, so that each is at least as new as what it
 //! judges, and looks at no more than [`CANDIDATES_PER_ITEM`] × its limit.
 
-use feedmill_model::{EntryId, Parameters, Time};
+mod account;
+mod candidates;
+mod home;
+mod merge;
+mod tweet;
+
+use feedmill_model::{EntryId, Phase, Time};
 use serde::{Deserialize, Serialize};
 
-use crate::{CountedTweet, Edge, Profile, ReadError, Views};
+use crate::{CountedTweet, Profile, Views};
+
+pub use account::{followers_page, following_page, profile_by_name};
+pub use home::home_page;
+pub use tweet::{tweet, user_page};
 
 /// Candidates that a read looks at for each item that it may return.
 pub const CANDIDATES_PER_ITEM: usize = 10;
@@ -19,10 +29,31 @@ pub const SHOWN_MAX: usize = 200;
 pub struct Page<T, C> {
     /// What may be shown, in order.
     pub items: Vec<T>,
-    /// Where the next page begins; `None` when there is nothing more.
+    /// Where the next page begins; `None` when there is nothing more. A page may be short, even empty, and yet have a
+    /// next one: what it looked at was hidden.
     pub next: Option<C>,
     /// The time that was served: that of the oldest view that was read.
     pub time: Time,
+}
+
+/// One thing, and the time that was served: that of the oldest view that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served<T> {
+    /// What was read.
+    pub value: T,
+    /// As of when.
+    pub time: Time,
+}
+
+/// What a viewer gets who asks for something that not everybody may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access<T> {
+    /// It is there, and the viewer may read it.
+    Granted(T),
+    /// It is there, but not for this viewer: its owner is protected, or one of the two blocks the other.
+    Hidden,
+    /// There is no such thing, or not any more.
+    NotFound,
 }
 
 /// A tweet in a timeline.
@@ -45,4 +76,9 @@ pub struct HomeCursor {
     pub before: Option<EntryId>,
     /// The last [`SHOWN_MAX`] tweets shown.
     pub shown: Vec<i64>,
+}
+
+/// The oldest of the times that reads of these phases serve from now on.
+fn served(views: &dyn Views, phases: &[Phase]) -> Time {
+    phases.iter().map(|phase| views.time(*phase)).min().unwrap_or_default()
 }

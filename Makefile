@@ -1,0 +1,50 @@
+# Feedmill: `make run` and `make test` need nothing but git, make and a Debian or Ubuntu system.
+#
+# One build profile (release) serves run, test, lint and bench, so that nothing is compiled twice.
+
+CARGO ?= cargo
+ARGS ?=
+# rustup puts cargo here; a shell that was open before does not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test lint fmt clippy doc audit bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: C compiler, PostgreSQL, Rust
+	@sh .ci/setup
+
+build: setup ## Build the binary
+	$(CARGO) build --release --locked
+
+run: setup ## Build, then start everything on this machine (make run ARGS="--listen 127.0.0.1:9000")
+	$(CARGO) run --release --locked -- up $(ARGS)
+
+test: setup ## Run every test (make test ARGS="-p feedmill-model")
+	$(CARGO) test --release --locked $(if $(ARGS),$(ARGS),--workspace)
+
+lint: fmt clippy doc ## Format, clippy and documentation, with warnings denied
+
+fmt: setup
+	$(CARGO) fmt --all --check
+
+clippy: setup
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+
+doc: setup
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --document-private-items
+
+audit: setup ## Check licences, bans and sources of the dependencies, and known vulnerabilities
+	@command -v cargo-deny >/dev/null || { echo "Installing cargo-deny"; $(CARGO) install --locked cargo-deny; }
+	$(CARGO) deny --locked check bans licenses sources
+	@if $(CARGO) deny --locked fetch db; then $(CARGO) deny --locked check advisories; \
+	else echo "The advisory database cannot be fetched from here: advisories were NOT checked."; fi
+
+bench: setup ## Run the benches (make bench ARGS="--bench fanout")
+	@sh .ci/setup bench
+	$(CARGO) bench --locked -p feedmill $(if $(ARGS),$(ARGS),--benches)
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,150 @@
+//! Tokens by which a client reads its own writes.
+//!
+//! ```text
+//!   base64url( version 1 | LSN 8 ) . base64url( HMAC-SHA256( purpose | source identity | version | LSN ) )
+//! ```
+//!
+//! A token is authenticated, because a position that PostgreSQL never had would make readers wait, and capture ask for
+//! it, for ever. The source is part of what is authenticated: after a restore or a failover, positions mean something
+//! else, and old tokens are refused instead of being misunderstood.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use feedmill_model::{Lsn, Phase, SourceId};
+
+use crate::keys::Keys;
+use crate::problem::{Kind, Problem};
+use crate::state::Context;
+
+/// Header of a write's answer that holds the token, and of a read that is to see the write.
+pub const CONSISTENCY_TOKEN: &str = "x-consistency-token";
+
+const HEADER: HeaderName = HeaderName::from_static(CONSISTENCY_TOKEN);
+/// The form of the token; another form will be another number.
+const VERSION: u8 = 1;
+/// 9 bytes in base64, a point, 32 bytes in base64.
+const TOKEN_BYTES: usize = 12 + 1 + 43;
+
+/// Makes and reads tokens.
+pub(crate) struct ConsistencyTokens {
+    keys: Keys,
+    /// What tokens are authenticated for, beside their position.
+    purpose: Vec<u8>,
+}
+
+impl ConsistencyTokens {
+    /// Tokens for positions of `source`.
+    pub fn new(keys: Keys, source: &SourceId) -> Self {
+        ConsistencyTokens { keys, purpose: format!("feedmill consistency token\0{source}\0").into_bytes() }
+    }
+
+    /// The token for everything that was committed before `lsn`; `None` if the library refuses to sign.
+    fn token(&self, lsn: Lsn) -> Option<String> {
+        let mut position = vec![VERSION];
+        position.extend(lsn.0.to_be_bytes());
+        let code = self.keys.code(&self.message(&position))?;
+        Some(format!("{}.{code}", URL_SAFE_NO_PAD.encode(position)))
+    }
+
+    /// The position in `token`; `None` for what is no token of this source.
+    fn position(&self, token: &str) -> Option<Lsn> {
+        if token.len() != TOKEN_BYTES {
+            return None;
+        }
+        let (position, code) = token.split_once('.')?;
+        let position = URL_SAFE_NO_PAD.decode(position).ok()?;
+        if !self.keys.confirms(&self.message(&position), code) {
+            return None;
+        }
+        match position.split_first()? {
+            (&VERSION, lsn) => Some(Lsn(u64::from_be_bytes(lsn.try_into().ok()?))),
+            _ => None,
+        }
+    }
+
+    fn message(&self, position: &[u8]) -> Vec<u8> {
+        [&self.purpose, position].concat()
+    }
+}
+
+impl Context {
+    /// Waits until `phase` of the views has the write whose token came with the request, if one came.
+    pub async fn catch_up(&self, headers: &HeaderMap, phase: Phase) -> Result<(), Problem> {
+        let Some(token) = headers.get(HEADER) else { return Ok(()) };
+        let lsn = token.to_str().ok().and_then(|token| self.tokens.position(token)).ok_or_else(|| {
+            Kind::InvalidConsistencyToken.because(
+                "X-Consistency-Token must be one that a write returned, and not from before the database was restored \
+                 or failed over. Send the request without it.",
+            )
+        })?;
+        if self.views.progress().reached(phase, lsn, self.settings.read_wait).await {
+            return Ok(());
+        }
+        Err(Kind::NotYetVisible.because("The views have not reached the write of X-Consistency-Token yet. Ask again."))
+    }
+
+    /// The answer to a write after which the source's log ended at `lsn`.
+    pub fn written(&self, lsn: Lsn, answer: impl IntoResponse) -> Response {
+        let mut response = answer.into_response();
+        let token = self.tokens.token(lsn).and_then(|token| HeaderValue::try_from(token).ok());
+        match token {
+            Some(token) => drop(response.headers_mut().insert(HEADER, token)),
+            None => tracing::error!("a consistency token could not be signed"),
+        }
+        response
+    }
+
+    /// The same for a write that narrows who may read: it is answered once the visibility facts have it. When they are
+    /// late it is answered anyway, for it is done.
+    pub async fn narrowed(&self, lsn: Lsn, answer: impl IntoResponse) -> Response {
+        if !self.views.progress().reached(Phase::Facts, lsn, self.settings.narrowing_wait).await {
+            tracing::warn!("the visibility facts are late: a write that narrows who may read was answered before them");
+        }
+        self.written(lsn, answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(system: u64) -> SourceId {
+        SourceId { system, timeline: 1, slot: "feedmill".to_owned() }
+    }
+
+    #[test]
+    fn a_token_holds_its_position_for_its_source_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
+        let tokens = ConsistencyTokens::new(keys.clone(), &source(1));
+        for lsn in [Lsn(0), Lsn(0x16_B374_D848), Lsn(u64::MAX)] {
+            let token = tokens.token(lsn).unwrap();
+            assert_eq!(token.len(), TOKEN_BYTES);
+            assert_eq!(tokens.position(&token), Some(lsn));
+            for other in [source(2), SourceId { timeline: 2, ..source(1) }, SourceId { slot: "x".into(), ..source(1) }] {
+                assert_eq!(ConsistencyTokens::new(keys.clone(), &other).position(&token), None);
+            }
+        }
+    }
+
+    #[test]
+    fn no_altered_token_passes() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
+        let tokens = ConsistencyTokens::new(keys.clone(), &source(1));
+        let token = tokens.token(Lsn(100)).unwrap();
+        for at in 0..token.len() {
+            let mut altered = token.clone().into_bytes();
+            altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(tokens.position(std::str::from_utf8(&altered).unwrap()), None, "at {at}");
+        }
+        for text in ["", ".", "é", &token[1..], &format!("{token}=")] {
+            assert_eq!(tokens.position(text), None, "{text}");
+        }
+        // Neither is a user's token, although the same key signs both.
+        let (_, signature) = token.split_once('.').unwrap();
+        assert!(!keys.confirms(b"", signature));
+    }
+}

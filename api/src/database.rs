@@ -1,0 +1,202 @@
+//! Statements against PostgreSQL, each in as few round trips as it can be.
+//!
+//! ```text
+//!   client ── statement ; SELECT pg_current_wal_flush_lsn() ──►  PostgreSQL       sent together,
+//!          ◄─ rows      ; position                           ──                   answered in order
+//! ```
+//!
+//! A statement commits by itself before the server answers it, and its commit is flushed by then (a session for which
+//! `synchronous_commit` is off is set right when it is made). The position that is asked for behind it is therefore at or
+//! past the end of its commit. It may lie past it, in what others wrote meanwhile: a reader then waits a little longer,
+//! and never too short.
+//!
+//! What takes more than one statement sends `BEGIN … COMMIT` and the question for the position together as well. A
+//! request that is given up meanwhile leaves no transaction open, because all of it has been sent.
+
+use std::time::Duration;
+
+use deadpool_postgres::{
+    BuildError, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+};
+use feedmill_model::Lsn;
+use futures::future::{join, join_all, join4, try_join};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{PgLsn, ToSql};
+use tokio_postgres::{Config, NoTls, Row};
+
+use crate::problem::{Kind, Problem};
+
+/// Where the log ends that is flushed.
+const POSITION: &str = "SELECT pg_current_wal_flush_lsn()";
+
+/// Bounds of every session. All statements are look-ups by key, for which one plan is right whatever the parameters:
+/// planning them again would cost more than running them, most of all for tables with partitions.
+const SESSION: &str = "-c statement_timeout=5000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000 \
+                       -c plan_cache_mode=force_generic_plan";
+
+/// A write is answered with a position that must hold its commit.
+const FLUSHED_AT_COMMIT: &str = "SELECT set_config('synchronous_commit', 'local', false)
+                                 WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Bounds of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Connections.
+    pub size: usize,
+    /// How long a request waits for a connection.
+    pub wait: Duration,
+    /// How long making a connection may take.
+    pub create: Duration,
+    /// How long making an old connection ready may take.
+    pub recycle: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        let limit = Duration::from_secs(2);
+        PoolLimits { size: 16, wait: limit, create: limit, recycle: limit }
+    }
+}
+
+/// A pool of connections for the API. It connects when it is first used, and again whenever that is needed.
+pub fn pool(mut config: Config, limits: PoolLimits) -> Result<Pool, BuildError> {
+    let options = config.get_options().map_or_else(|| SESSION.to_owned(), |options| format!("{options} {SESSION}"));
+    config.options(options);
+    let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    Pool::builder(manager)
+        .max_size(limits.size)
+        .wait_timeout(Some(limits.wait))
+        .create_timeout(Some(limits.create))
+        .recycle_timeout(Some(limits.recycle))
+        .runtime(Runtime::Tokio1)
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move { client.batch_execute(FLUSHED_AT_COMMIT).await.map_err(HookError::Backend) })
+        }))
+        .build()
+}
+
+/// Parameters of a statement.
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// Why a statement has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DatabaseError {
+    /// No connection could be had.
+    #[error("no connection to PostgreSQL could be had: {0}")]
+    Pool(#[from] PoolError),
+    /// The server or the connection failed.
+    #[error("PostgreSQL could not run a statement: {}", with_cause(.0))]
+    Statement(#[from] tokio_postgres::Error),
+}
+
+fn with_cause(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(refused) => format!("{} ({})", refused.message(), refused.code().code()),
+        None => error.to_string(),
+    }
+}
+
+impl DatabaseError {
+    /// The constraint that the statement would have broken.
+    pub fn constraint(&self) -> Option<&str> {
+        match self {
+            DatabaseError::Statement(error) => error.as_db_error()?.constraint(),
+            DatabaseError::Pool(_) => None,
+        }
+    }
+
+    /// Whether the same statement may succeed later: the server is away, starting, stopping, overloaded, or gave up on
+    /// a lock.
+    fn is_transient(&self) -> bool {
+        match self {
+            DatabaseError::Pool(_) => true,
+            DatabaseError::Statement(error) => error.code().is_none_or(|state| {
+                matches!(state, &SqlState::LOCK_NOT_AVAILABLE)
+                    || ["08", "40", "53", "57"].iter().any(|class| state.code().starts_with(class))
+            }),
+        }
+    }
+}
+
+impl From<DatabaseError> for Problem {
+    fn from(error: DatabaseError) -> Self {
+        if error.is_transient() {
+            tracing::warn!(%error, "a request was turned away");
+            return Kind::DatabaseUnavailable.because("The database does not answer in time. Try again in a moment.");
+        }
+        tracing::error!(%error, "a statement was refused");
+        Kind::Internal.because("The database refused a statement. The log of the server says why.")
+    }
+}
+
+/// PostgreSQL, as the handlers use it.
+#[derive(Clone)]
+pub(crate) struct Database {
+    pool: Pool,
+}
+
+impl Database {
+    pub fn new(pool: Pool) -> Self {
+        Database { pool }
+    }
+
+    /// Runs one statement that changes nothing, or of which the position does not matter.
+    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, DatabaseError> {
+        let client = self.pool.get().await?;
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query(&statement, params).await?)
+    }
+
+    /// Runs one statement and tells a position that holds its commit.
+    pub async fn commit(&self, sql: &str, params: Params<'_>) -> Result<(Vec<Row>, Lsn), DatabaseError> {
+        let client = self.pool.get().await?;
+        let (statement, position) = try_join(client.prepare_cached(sql), client.prepare_cached(POSITION)).await?;
+        // The futures are polled in this order, and each sends at its first poll.
+        let (rows, position) = join(client.query(&statement, params), client.query_one(&position, &[])).await;
+        let rows = rows?;
+        Ok((rows, lsn(&position?)?))
+    }
+
+    /// Runs the statements in one transaction, each of which sees what others had committed when it began; gives the
+    /// rows of the last, and a position that holds the commit.
+    pub async fn commit_all(&self, statements: &[(&str, Params<'_>)]) -> Result<(Vec<Row>, Lsn), DatabaseError> {
+        let client = self.pool.get().await?;
+        let mut prepared = Vec::with_capacity(statements.len());
+        for (sql, params) in statements {
+            prepared.push((client.prepare_cached(sql).await?, *params));
+        }
+        let position = client.prepare_cached(POSITION).await?;
+        let queries = join_all(prepared.iter().map(|(statement, params)| client.query(statement, params)));
+        let (began, rows, committed, position) = in_order(&client, queries, &position).await;
+        began?;
+        let rows = rows.into_iter().collect::<Result<Vec<_>, _>>()?.pop().unwrap_or_default();
+        committed?;
+        Ok((rows, lsn(&position?)?))
+    }
+
+    /// Tells the metrics how the pool stands.
+    pub fn gauge(&self) {
+        let status = self.pool.status();
+        metrics::gauge!("feedmill_pool_connections", "state" => "open").set(status.size as f64);
+        metrics::gauge!("feedmill_pool_connections", "state" => "idle").set(status.available as f64);
+        metrics::gauge!("feedmill_pool_connections_max").set(status.max_size as f64);
+        metrics::gauge!("feedmill_pool_waiting").set(status.waiting as f64);
+    }
+}
+
+type Answered<T> = Result<T, tokio_postgres::Error>;
+
+/// Sends `BEGIN`, the queries, `COMMIT` and the question for the position, in this order and without waiting.
+async fn in_order(
+    client: &Object,
+    queries: impl Future<Output = Vec<Answered<Vec<Row>>>>,
+    position: &tokio_postgres::Statement,
+) -> (Answered<()>, Vec<Answered<Vec<Row>>>, Answered<()>, Answered<Row>) {
+    let (begin, commit) = (client.batch_execute("BEGIN"), client.batch_execute("COMMIT"));
+    join4(begin, queries, commit, client.query_one(position, &[])).await
+}
+
+fn lsn(row: &Row) -> Result<Lsn, DatabaseError> {
+    let position: PgLsn = row.try_get(0)?;
+    Ok(Lsn(position.into()))
+}

@@ -1,0 +1,124 @@
+//! The real job into the real store of home timelines, as `feedmill up` runs them, expiry included.
+//!
+//! Time runs fast: the batches are spread over twice the days that an entry lives, so that from the middle on as many
+//! entries expire as are posted. The facts and the rows of an index have no part in this: their stores take everything
+//! and do nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use feedmill_dataflows::{Config, Runtime, Stores};
+use feedmill_model::{
+    Activity, Batch, Change, Closed, Fact, Follow, Lsn, Parameters, Position, Row, RowSink, SHARDS, StoreError, Tweet,
+    ViewRow, floor_of, id_at,
+};
+use feedmill_sinks::LocalHome;
+
+use crate::{Args, Figures, resident};
+
+/// 2026-01-01, in milliseconds since 1970.
+const START: u64 = 1_767_225_600_000;
+/// Users whose follows are loaded as one slice.
+const SLICE: i64 = 3_000;
+/// A run that stands still for so long has failed.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Has what it starts with and takes the rest.
+struct Discard(Position);
+
+impl<R> RowSink<R> for Discard {
+    fn progress(&self) -> Vec<Option<Position>> {
+        vec![Some(self.0); SHARDS]
+    }
+
+    fn apply(&self, _closed: &Closed<R>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Figures> {
+    let parameters = Parameters { active_days: 365, ..Parameters::default() };
+    let step = 2 * parameters.fanout_ms() / args.batches.max(1);
+    let load = Position { time: START, lsn: Lsn(1) };
+    let home = Arc::new(LocalHome::new(parameters.clone()));
+    let discard = Arc::new(Discard(load));
+    let facts: Arc<dyn RowSink<Fact>> = discard.clone();
+    let rows: Arc<dyn RowSink<ViewRow>> = discard;
+    let runtime = Runtime::start(
+        Config { workers: args.workers, parameters },
+        Stores { facts, rows, home: home.clone() },
+        load,
+        Arc::new(|_| {}),
+    )?;
+    let day = i32::try_from(START / 86_400_000)?;
+    let users: Vec<i64> = (0..args.users).collect();
+    for users in users.chunks(65_536) {
+        runtime.load(users.iter().map(|user| Row::Activity(Activity { user_id: *user, day })).collect())?;
+    }
+    let before = resident();
+    for users in users.chunks(usize::try_from(SLICE)?) {
+        let follows = users.iter().flat_map(|user| {
+            (0..args.follows).map(move |n| {
+                let following_id = args.followed(*user, n);
+                Row::Follow(Follow { follower_id: *user, following_id, accepted: true, created_at: 0 })
+            })
+        });
+        runtime.load(follows.collect())?;
+    }
+    runtime.loaded(floor_of(START))?;
+    feed(&runtime, START + 1, Vec::new())?;
+    wait(&runtime, START + 1)?;
+    let follow_bytes = (resident() - before) / (args.users * args.follows) as f64;
+
+    let before = (resident(), home.deliveries());
+    let started = Instant::now();
+    let mut entry_bytes = None;
+    for batch in 1..=args.batches {
+        let time = START + batch * step;
+        let numbers = (batch as i64 - 1) * args.posts..batch as i64 * args.posts;
+        feed(&runtime, time, numbers.map(|number| post(args, time, number)).collect())?;
+        if batch == args.batches / 2 {
+            // Just before the first entry expires: what has been delivered is what is held.
+            wait(&runtime, time)?;
+            entry_bytes = Some((resident() - before.0) / (home.deliveries() - before.1) as f64);
+        }
+    }
+    wait(&runtime, START + args.batches * step)?;
+    let figures = Figures {
+        deliveries: home.deliveries() - before.1,
+        took: started.elapsed(),
+        follow_bytes: Some(follow_bytes),
+        entry_bytes,
+    };
+    runtime.stop();
+    runtime.join()?;
+    Ok(figures)
+}
+
+fn post(args: &Args, time: u64, number: i64) -> Change {
+    let id = id_at(time as i64, (number % 65_536) as u16);
+    let tweet = Tweet {
+        id,
+        user_id: args.author(number),
+        content: format!("post number {number}"),
+        conversation_id: id,
+        created_at: time as i64 * 1_000,
+        updated_at: time as i64 * 1_000,
+        ..Tweet::default()
+    };
+    Change { old: None, new: Some(Row::Tweet(Box::new(tweet))) }
+}
+
+fn feed(runtime: &Runtime, time: u64, changes: Vec<Change>) -> anyhow::Result<()> {
+    let position = Position { time, lsn: Lsn(time) };
+    Ok(runtime.feed(Arc::new(Batch { position, floor: None, changes }))?)
+}
+
+fn wait(runtime: &Runtime, time: u64) -> anyhow::Result<()> {
+    let asked = Instant::now();
+    while runtime.applied().home <= time {
+        anyhow::ensure!(asked.elapsed() < LIMIT, "the dataflows did not reach {time} within {LIMIT:?}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    Ok(())
+}

@@ -1,0 +1,517 @@
+//! A connection in replication mode: slots, and the frames of a stream.
+//!
+//! ```text
+//!  connect ── startup(replication=database) ── authentication ── ready
+//!     │
+//!     ├─ query: IDENTIFY_SYSTEM, CREATE_REPLICATION_SLOT, SQL … ── rows of text
+//!     │
+//!     └─ start: START_REPLICATION ──> frames: XLogData, Keepalive     server -> us
+//!                                <── status: how far we are durable   us -> server
+//! ```
+//!
+//! tokio-postgres has no replication mode, so this speaks the protocol itself, by the messages of postgres-protocol.
+//! That crate does not know CopyBothResponse, so after START_REPLICATION frames are cut here: a byte, a length, a body.
+//!
+//! Why a dropped future loses nothing: bytes are only ever moved from the socket to the end of `input` and from the
+//! front of `output` to the socket, each in one step that either happens or does not. A frame leaves `input` when all
+//! of it is there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use feedmill_model::{Lsn, ParseLsnError, SourceId};
+use postgres_protocol::message::{backend, frontend};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+
+use super::error::{is_transient, with_causes};
+use super::{DecodeError, ServerError, Source, SourceError};
+
+mod authentication;
+
+/// How much is read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// PostgreSQL sends no message longer than this.
+const MESSAGE_BYTES_MAX: usize = 0x4000_0000;
+
+/// Why replication failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// No host accepted the connection.
+    #[error("could not connect to {source_name} for replication: {error}")]
+    Connect {
+        /// The source.
+        source_name: String,
+        /// What went wrong with the last host.
+        error: io::Error,
+    },
+    /// An ordinary connection, needed beside the one in replication mode, cannot be opened.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A statement on an ordinary connection failed.
+    #[error("could not {tried}: {}", with_causes(.error))]
+    Statement {
+        /// What was tried.
+        tried: &'static str,
+        /// What went wrong.
+        error: tokio_postgres::Error,
+    },
+    /// The server cannot log us in.
+    #[error("could not log in to {source_name}: {problem}")]
+    Authentication {
+        /// The source.
+        source_name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The server refused.
+    #[error("could not {tried}: {error}")]
+    Server {
+        /// What was tried.
+        tried: String,
+        /// What the server says.
+        error: ServerError,
+    },
+    /// The connection broke.
+    #[error("the replication connection was lost while trying to {tried}: {error}")]
+    Lost {
+        /// What was tried.
+        tried: String,
+        /// How it broke.
+        error: io::Error,
+    },
+    /// The server sent what nobody understands.
+    #[error("the server's answer is not understood: {0}")]
+    Protocol(String),
+    /// A change cannot be decoded.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// There is no such slot.
+    #[error(
+        "replication slot {slot} does not exist; it was dropped, or the database is another one: start over with a new \
+         copy"
+    )]
+    SlotMissing {
+        /// The slot.
+        slot: String,
+    },
+    /// The slot cannot be read by us.
+    #[error("replication slot {slot} cannot be used: {problem}")]
+    SlotUnusable {
+        /// The slot.
+        slot: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Somebody else reads the slot.
+    #[error(
+        "replication slot {slot} is in use by {application} (PID {pid} on the server): only one process can capture; \
+         stop the other, or run SELECT pg_terminate_backend({pid})"
+    )]
+    SlotInUse {
+        /// The slot.
+        slot: String,
+        /// The server's process.
+        pid: i32,
+        /// What its client calls itself.
+        application: String,
+        /// Whether it may well be a dead connection, which the server ends by itself after `wal_sender_timeout`.
+        perhaps_dead: bool,
+    },
+    /// The slot has moved on beyond what we have: the server would skip what lies between.
+    #[error(
+        "replication slot {slot} was acknowledged up to {confirmed}, but only {ours} is here: something else read it, \
+         or this data is an old copy. What lies between is lost to the stream: start over with a new copy"
+    )]
+    Behind {
+        /// The slot.
+        slot: String,
+        /// Where the slot is.
+        confirmed: Lsn,
+        /// Where we are.
+        ours: Lsn,
+    },
+    /// The source's log ends before what we have.
+    #[error(
+        "the source's log ends at {end}, before {ours}, which is here already: it was restored from an older backup, \
+         or it is another database. Start over with a new copy"
+    )]
+    Ahead {
+        /// Where the source's log ends.
+        end: Lsn,
+        /// Where we are.
+        ours: Lsn,
+    },
+    /// The task that reads the stream is gone.
+    #[error("the stream has ended; start a new one")]
+    Ended,
+}
+
+impl ReplicationError {
+    /// Whether a later attempt may succeed without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            ReplicationError::Connect { .. } | ReplicationError::Lost { .. } | ReplicationError::Ended => true,
+            ReplicationError::Server { error, .. } => error.is_transient(),
+            ReplicationError::Source(error) => error.is_transient(),
+            ReplicationError::Statement { error, .. } => is_transient(error),
+            ReplicationError::SlotInUse { perhaps_dead, .. } => *perhaps_dead,
+            ReplicationError::Authentication { .. }
+            | ReplicationError::Protocol(_)
+            | ReplicationError::Decode(_)
+            | ReplicationError::SlotMissing { .. }
+            | ReplicationError::SlotUnusable { .. }
+            | ReplicationError::Behind { .. }
+            | ReplicationError::Ahead { .. } => false,
+        }
+    }
+}
+
+impl From<ParseLsnError> for ReplicationError {
+    fn from(error: ParseLsnError) -> Self {
+        ReplicationError::Protocol(error.to_string())
+    }
+}
+
+/// A frame of a stream.
+#[derive(Debug)]
+pub(super) enum Frame {
+    /// A message of the output plugin.
+    Data(Bytes),
+    /// How far the server has read its log for us.
+    Keepalive {
+        /// Everything committed before this was sent.
+        end: Lsn,
+        /// The server wants a status at once.
+        reply: bool,
+    },
+    /// The server has ended the stream.
+    Done,
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
+
+/// A connection in replication mode.
+pub struct Replication {
+    socket: Box<dyn Socket>,
+    /// Whether the socket never leaves the machine.
+    local: bool,
+    /// Received, and not yet looked at.
+    input: BytesMut,
+    /// To be sent.
+    output: BytesMut,
+    /// The server's process that serves this connection.
+    pid: i32,
+}
+
+impl Replication {
+    /// Connects to the first host of the source that accepts, within its connect timeout.
+    pub async fn connect(source: &Source, application_name: &str) -> Result<Self, ReplicationError> {
+        let limit = source.config().get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
+        let mut last = ReplicationError::Protocol("the address names no host".to_owned());
+        for host in hosts(source) {
+            let attempt = tokio::time::timeout(limit, Self::connect_to(source, &host, application_name)).await;
+            match attempt {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => last = error,
+                Err(_) => {
+                    let error = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+                    last = ReplicationError::Connect { source_name: source.to_string(), error };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(source: &Source, host: &Endpoint, application_name: &str) -> Result<Self, ReplicationError> {
+        let socket = host.open().await;
+        let socket = socket.map_err(|error| ReplicationError::Connect { source_name: source.to_string(), error })?;
+        let local = matches!(host, Endpoint::Unix(_));
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        let mut connection = Replication { socket, local, input, output, pid: 0 };
+        connection.log_in(source, application_name).await?;
+        if source.config().get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
+            let standby = connection.query("SELECT pg_is_in_recovery()").await?;
+            if standby.first().and_then(|row| row.first()) == Some(&Some("t".to_owned())) {
+                let error = io::Error::other("the server is a standby");
+                return Err(ReplicationError::Connect { source_name: source.to_string(), error });
+            }
+        }
+        Ok(connection)
+    }
+
+    /// A simple query: a replication command, or SQL. Rows of values in text form. A connection of which a query was
+    /// dropped half-way is of no more use.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, ReplicationError> {
+        use backend::Message;
+        let malformed = |error: io::Error| ReplicationError::Protocol(error.to_string());
+        frontend::query(sql, &mut self.output).map_err(malformed)?;
+        self.flush().await.map_err(|error| lost(sql, error))?;
+        let (mut rows, mut refused) = (Vec::new(), None);
+        loop {
+            // A refusal that ends the session is followed by the end of the connection.
+            let message = match self.message().await {
+                Ok(message) => message,
+                Err(error) => return Err(refused.unwrap_or_else(|| lost(sql, error))),
+            };
+            match message {
+                Message::DataRow(body) => {
+                    let text = |range: std::ops::Range<usize>| {
+                        String::from_utf8_lossy(body.buffer().get(range).unwrap_or_default()).into_owned()
+                    };
+                    let row = body.ranges().map(|range| Ok(range.map(text))).collect().map_err(malformed)?;
+                    rows.push(row);
+                }
+                Message::ErrorResponse(body) => {
+                    let error = ServerError::from_body(&body);
+                    refused = Some(ReplicationError::Server { tried: format!("run {sql}"), error });
+                }
+                Message::ReadyForQuery(_) => return refused.map_or(Ok(rows), Err),
+                _ => {}
+            }
+        }
+    }
+
+    /// Which history of which database this is, together with the slot's name.
+    pub async fn identify(&mut self, slot: &str) -> Result<SourceId, ReplicationError> {
+        let rows = self.query("IDENTIFY_SYSTEM").await?;
+        let source = match rows.first().map(Vec::as_slice) {
+            Some([Some(system), Some(timeline), ..]) => system.parse().ok().zip(timeline.parse().ok()),
+            _ => None,
+        };
+        match source {
+            Some((system, timeline)) => Ok(SourceId { system, timeline, slot: slot.to_owned() }),
+            None => Err(ReplicationError::Protocol(format!("IDENTIFY_SYSTEM gave {rows:?}"))),
+        }
+    }
+
+    /// Where the source's log ends: everything that was committed so far lies before it.
+    pub async fn wal_end(&mut self) -> Result<Lsn, ReplicationError> {
+        let rows = self.query("SELECT pg_current_wal_flush_lsn()").await?;
+        match rows.first().map(Vec::as_slice) {
+            Some([Some(lsn)]) => Ok(lsn.parse()?),
+            _ => Err(ReplicationError::Protocol(format!("pg_current_wal_flush_lsn gave {rows:?}"))),
+        }
+    }
+
+    /// The server's process that serves this connection, as `pg_cancel_backend` takes it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Starts streaming. From here on there are only [`Self::frame`], [`Self::push_status`], [`Self::exchange`].
+    pub(super) async fn start(
+        &mut self,
+        slot: &str,
+        from: Lsn,
+        options: &[(&str, &str)],
+    ) -> Result<(), ReplicationError> {
+        let tried = || format!("start replication from slot {slot} at {from}");
+        let options: Vec<String> = options
+            .iter()
+            .map(|(name, value)| format!("{} {}", super::error::identifier(name), super::error::literal(value)))
+            .collect();
+        let (slot, options) = (super::error::identifier(slot), options.join(", "));
+        frontend::query(&format!("START_REPLICATION SLOT {slot} LOGICAL {from} ({options})"), &mut self.output)
+            .map_err(|error| ReplicationError::Protocol(error.to_string()))?;
+        self.flush().await.map_err(|error| lost(tried(), error))?;
+        let mut refused = None;
+        loop {
+            let Some((kind, body)) = self.cut()? else {
+                match self.fill().await {
+                    Ok(()) => continue,
+                    Err(error) => return Err(refused.unwrap_or_else(|| lost(tried(), error))),
+                }
+            };
+            match kind {
+                // CopyBothResponse
+                b'W' => return Ok(()),
+                b'E' => {
+                    let error = ServerError::from_frame(&body);
+                    refused = Some(ReplicationError::Server { tried: tried(), error });
+                }
+                // ReadyForQuery: after a refusal the connection can be used again.
+                b'Z' => {
+                    let silent = || ReplicationError::Protocol("START_REPLICATION was not answered".to_owned());
+                    return Err(refused.unwrap_or_else(silent));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next frame that has been received whole.
+    pub(super) fn frame(&mut self) -> Result<Option<Frame>, ReplicationError> {
+        while let Some((kind, mut body)) = self.cut()? {
+            match (kind, body.first()) {
+                // CopyData holding XLogData: start, end and time stand before the payload.
+                (b'd', Some(b'w')) if body.len() >= 25 => {
+                    body.advance(25);
+                    return Ok(Some(Frame::Data(body)));
+                }
+                (b'd', Some(b'k')) if body.len() >= 18 => {
+                    body.advance(1);
+                    let (end, _time, reply) = (Lsn(body.get_u64()), body.get_i64(), body.get_u8() != 0);
+                    return Ok(Some(Frame::Keepalive { end, reply }));
+                }
+                (b'c', _) => return Ok(Some(Frame::Done)),
+                (b'E', _) => {
+                    let (tried, error) = ("read the stream".to_owned(), ServerError::from_frame(&body));
+                    return Err(ReplicationError::Server { tried, error });
+                }
+                // Notices, parameters, the end of the command.
+                (b'N' | b'S' | b'C' | b'Z', _) => {}
+                (kind, _) => {
+                    let problem = format!("a frame of kind {:?} in a stream", char::from(kind));
+                    return Err(ReplicationError::Protocol(problem));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts a status into the output: everything before `received` has arrived, everything before `durable` is safe
+    /// and need not be sent again. A `durable` of 0 leaves the slot where it is.
+    pub(super) fn push_status(&mut self, received: Lsn, durable: Lsn, now_micros: i64, reply: bool) {
+        let output = &mut self.output;
+        output.put_u8(b'd');
+        output.put_u32(4 + 34);
+        output.put_u8(b'r');
+        output.put_u64(received.0);
+        output.put_u64(durable.0);
+        output.put_u64(durable.0);
+        output.put_i64(super::tuple::server_time(now_micros));
+        output.put_u8(u8::from(reply));
+    }
+
+    /// Puts the end of the session into the output.
+    pub(super) fn push_terminate(&mut self) {
+        frontend::terminate(&mut self.output);
+    }
+
+    /// How many bytes wait to be sent: more than a few mean that the server does not read.
+    pub(super) fn unsent(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Writes what is in the output, and reads if `reading`, whichever goes first. A dropped call loses nothing.
+    /// Pending for ever if there is nothing to do. Returns whether bytes were received.
+    pub(super) async fn exchange(&mut self, reading: bool) -> io::Result<bool> {
+        if reading && self.input.capacity() - self.input.len() < READ_BYTES / 8 {
+            self.input.reserve(READ_BYTES);
+        }
+        let (mut reader, mut writer) = tokio::io::split(&mut self.socket);
+        tokio::select! {
+            read = reader.read_buf(&mut self.input), if reading => match read? {
+                0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
+                _ => Ok(true),
+            },
+            written = writer.write_buf(&mut self.output), if !self.output.is_empty() => match written? {
+                0 => Err(io::ErrorKind::WriteZero.into()),
+                _ => Ok(false),
+            },
+            () = std::future::pending() => Ok(false),
+        }
+    }
+
+    /// Sends everything.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            self.exchange(false).await?;
+        }
+        self.socket.flush().await
+    }
+
+    async fn fill(&mut self) -> io::Result<()> {
+        while !self.exchange(true).await? {}
+        Ok(())
+    }
+
+    /// Cuts the next frame from the input if all of it is there.
+    fn cut(&mut self) -> Result<Option<(u8, Bytes)>, ReplicationError> {
+        let mut header = self.input.as_ref();
+        if header.len() < 5 {
+            return Ok(None);
+        }
+        let (kind, length) = (header.get_u8(), header.get_u32() as usize);
+        if !(4..=MESSAGE_BYTES_MAX).contains(&length) {
+            return Err(ReplicationError::Protocol(format!("a frame of {length} bytes")));
+        }
+        if self.input.len() <= length {
+            return Ok(None);
+        }
+        let mut frame = self.input.split_to(length + 1).freeze();
+        frame.advance(5);
+        Ok(Some((kind, frame)))
+    }
+
+    async fn message(&mut self) -> io::Result<backend::Message> {
+        loop {
+            if let Some(message) = backend::Message::parse(&mut self.input)? {
+                return Ok(message);
+            }
+            self.fill().await?;
+        }
+    }
+}
+
+fn lost(tried: impl Into<String>, error: io::Error) -> ReplicationError {
+    ReplicationError::Lost { tried: tried.into(), error }
+}
+
+/// Where a server listens.
+enum Endpoint {
+    Unix(std::path::PathBuf),
+    Name(String, u16),
+    Address(SocketAddr),
+}
+
+impl Endpoint {
+    async fn open(&self) -> io::Result<Box<dyn Socket>> {
+        let tcp = match self {
+            Endpoint::Unix(path) => {
+                let socket = UnixStream::connect(path).await;
+                let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                return Ok(Box::new(socket.map_err(named)?));
+            }
+            Endpoint::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await?,
+            Endpoint::Address(address) => TcpStream::connect(address).await?,
+        };
+        tcp.set_nodelay(true)?;
+        notice_silence(&tcp)?;
+        Ok(Box::new(tcp))
+    }
+}
+
+/// Lets the kernel end a connection whose other side is gone without a word within about a minute: idle, by keepalive
+/// probes; with a status under way, by the limit on what stays unconfirmed.
+fn notice_silence(tcp: &TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(tcp);
+    let (idle, interval) = (Duration::from_secs(30), Duration::from_secs(10));
+    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+    Ok(())
+}
+
+/// The hosts of the source in order. As in libpq an address, where there is one, stands for the host's name.
+fn hosts(source: &Source) -> Vec<Endpoint> {
+    let config = source.config();
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    let endpoint = |at: usize| {
+        let port = config.get_ports().get(at).or(config.get_ports().first()).copied().unwrap_or(5432);
+        match (addresses.get(at), hosts.get(at)) {
+            (Some(address), _) => Some(Endpoint::Address(SocketAddr::new(*address, port))),
+            (None, Some(Host::Tcp(name))) => Some(Endpoint::Name(name.clone(), port)),
+            (None, Some(Host::Unix(path))) => Some(Endpoint::Unix(path.join(format!(".s.PGSQL.{port}")))),
+            (None, None) => None,
+        }
+    };
+    (0..hosts.len().max(addresses.len())).filter_map(endpoint).collect()
+}

@@ -1,0 +1,166 @@
+//! How a stream starts: the slot is checked, and taken over from a dead connection of ours.
+//!
+//! ```text
+//!  check slot ─ START_REPLICATION ─┬─ started
+//!      ▲                           └─ 55006: somebody reads it ─ wait ─ who? ─┬─ ours, and silent: end it ─┐
+//!      │                                                                     └─ alive, or not ours: refuse │
+//!      └─────────────────────────────────────────────────────────────────────────────────────────────────--┘
+//! ```
+//!
+//! After a crash the server may not know yet that the connection is dead. A stream that lives says so each second, so a
+//! holder of the slot that bears our name and says nothing for [`PATIENCE`] is dead; one that goes on talking is a
+//! second copy of us, which must not be fought for the slot.
+
+use std::time::Duration;
+
+use feedmill_model::Lsn;
+use tokio::time::Instant;
+
+use super::super::error::literal;
+use super::super::schema::PUBLICATION;
+use super::super::{Replication, ReplicationError, Source};
+
+/// The `application_name` of a stream's connection.
+pub const CAPTURE_APPLICATION: &str = "feedmill-capture";
+
+/// How long a holder of the slot is watched before it is ended or given way to; several times the interval at which a
+/// living stream sends statuses.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The longest pause between attempts.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// SQLSTATE of a slot that another process reads.
+const OBJECT_IN_USE: &str = "55006";
+
+/// Opens a connection that streams the slot from `from`.
+pub(super) async fn open(source: &Source, slot: &str, from: Lsn) -> Result<Replication, ReplicationError> {
+    let mut connection = Replication::connect(source, CAPTURE_APPLICATION).await?;
+    // In-progress transactions are streamed by a later option of protocol 2; until then each comes whole.
+    let publication = super::super::error::identifier(PUBLICATION);
+    let options =
+        [("proto_version", "2"), ("binary", "true"), ("messages", "true"), ("publication_names", publication.as_str())];
+    let mut pause = Duration::from_millis(50);
+    let (mut holder, mut since, mut ended) = (None, Instant::now(), false);
+    loop {
+        check(&mut connection, slot, from).await?;
+        match connection.start(slot, from, &options).await {
+            Err(ReplicationError::Server { error, .. }) if error.code == OBJECT_IN_USE => {}
+            started => return started.map(|()| connection),
+        }
+        let now = Holder::find(&mut connection, slot).await?;
+        if holder.is_none() {
+            (holder, since) = (now, Instant::now());
+        } else if since.elapsed() >= PATIENCE {
+            if let (Some(before), Some(now)) = (&holder, now) {
+                now.judge(before, slot, ended)?;
+                tracing::warn!(slot, pid = now.pid, "ending a dead connection of ours that still reads the slot");
+                connection.query(&format!("SELECT pg_terminate_backend({})", now.pid)).await?;
+                ended = true;
+            }
+            (holder, since) = (None, Instant::now());
+        }
+        tokio::time::sleep(pause).await;
+        pause = PAUSE_MAX.min(pause * 2);
+    }
+}
+
+/// Whether the slot is there, is ours to read, and stands at or before `from`.
+async fn check(connection: &mut Replication, name: &str, from: Lsn) -> Result<(), ReplicationError> {
+    let Some(slot) = connection.slot(name).await? else {
+        return Err(ReplicationError::SlotMissing { slot: name.to_owned() });
+    };
+    let unusable = |problem: String| Err(ReplicationError::SlotUnusable { slot: name.to_owned(), problem });
+    if slot.plugin.as_deref() != Some("pgoutput") {
+        return unusable(format!("its plugin is {}, not pgoutput", slot.plugin.as_deref().unwrap_or("none")));
+    }
+    if slot.wal_status.as_deref() == Some("lost") {
+        let problem = "the server has removed log that it still needed (see max_slot_wal_keep_size); drop the slot and \
+                       start over with a new copy";
+        return unusable(problem.to_owned());
+    }
+    let database = connection.query("SELECT current_database()").await?;
+    if database.first().and_then(|row| row.first()) != Some(&slot.database) {
+        return unusable(format!("it reads the database {}", slot.database.as_deref().unwrap_or("none")));
+    }
+    if let Some(confirmed) = slot.confirmed_flush.filter(|confirmed| *confirmed > from) {
+        return Err(ReplicationError::Behind { slot: name.to_owned(), confirmed, ours: from });
+    }
+    let end = connection.wal_end().await?;
+    if from > end {
+        return Err(ReplicationError::Ahead { end, ours: from });
+    }
+    Ok(())
+}
+
+/// Who reads the slot.
+#[derive(Debug)]
+struct Holder {
+    pid: i32,
+    application: String,
+    /// Whether the role may see how the connection fares.
+    visible: bool,
+    /// When it last said something.
+    reply_time: Option<String>,
+}
+
+impl Holder {
+    async fn find(connection: &mut Replication, slot: &str) -> Result<Option<Holder>, ReplicationError> {
+        let sql = format!(
+            "SELECT a.pid, coalesce(a.application_name, ''), r.state IS NOT NULL, r.reply_time \
+             FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid \
+             LEFT JOIN pg_stat_replication r ON r.pid = a.pid WHERE s.slot_name = {}",
+            literal(slot)
+        );
+        let rows = connection.query(&sql).await?;
+        Ok(match rows.into_iter().next().as_deref() {
+            Some([Some(pid), Some(application), visible, reply_time]) => pid.parse().ok().map(|pid| Holder {
+                pid,
+                application: application.clone(),
+                visible: visible.as_deref() == Some("t"),
+                reply_time: reply_time.clone(),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Whether this holder, which was `before` when the watch began, may be ended.
+    fn judge(&self, before: &Holder, slot: &str, ended_one: bool) -> Result<(), ReplicationError> {
+        let ours = self.application == CAPTURE_APPLICATION;
+        let silent = self.visible && self.pid == before.pid && self.reply_time == before.reply_time;
+        if ours && silent && !ended_one {
+            return Ok(());
+        }
+        Err(ReplicationError::SlotInUse {
+            slot: slot.to_owned(),
+            pid: self.pid,
+            application: self.application.clone(),
+            perhaps_dead: ours && (silent || !self.visible),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(application: &str, visible: bool, reply_time: Option<&str>) -> Holder {
+        Holder { pid: 7, application: application.to_owned(), visible, reply_time: reply_time.map(str::to_owned) }
+    }
+
+    #[test]
+    fn only_a_silent_connection_of_ours_is_ended() {
+        let dead = |before: &Holder, now: &Holder, ended| match now.judge(before, "s", ended) {
+            Ok(()) => None,
+            Err(error) => Some(error.is_transient()),
+        };
+        let (early, late) = (Some("12:00:00"), Some("12:00:04"));
+        let ours = |visible, reply| holder(CAPTURE_APPLICATION, visible, reply);
+        assert_eq!(dead(&ours(true, early), &ours(true, early), false), None);
+        assert_eq!(dead(&ours(true, None), &ours(true, None), false), None);
+        assert_eq!(dead(&ours(true, early), &ours(true, early), true), Some(true));
+        assert_eq!(dead(&ours(true, early), &ours(true, late), false), Some(false));
+        assert_eq!(dead(&ours(false, None), &ours(false, None), false), Some(true));
+        assert_eq!(dead(&holder("psql", true, early), &holder("psql", true, early), false), Some(false));
+    }
+}

@@ -1,0 +1,206 @@
+//! How the jobs are connected: one dataflow, the same on every worker.
+//!
+//! ```text
+//!   users tweets follows blocks mutes ─► facts ────────────────────────────────► facts sink
+//!   users ─► profile ┐                                                               │
+//!   follows ─► follows├──────────────────────────────────────────────────────────► rows sink
+//!   tweets likes retweets ─► tweets, retweets, user_timeline ┘                       │
+//!   activity ─► active ┐                                                             │
+//!   follows blocks mutes ─► audience ─► by author ┬─► verified_following ─► records  │
+//!   users popular ─► hot ─────────────────────────┤                              ▼   ▼
+//!   tweets retweets ─► entries ───────────────────┴─► home ─► deliveries ─────► home sink
+//! ```
+//!
+//! What feeds only stores that have reached a time already is not even mapped up to that time; what feeds another
+//! operator always is (see the sinks for the rest of hydration).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use differential_dataflow::input::InputSession;
+use feedmill_model::{
+    Activity, Applied, Block, Follow, HomeRecordChange, Like, Mute, Parameters, Popular, Position, Retweet, Row, Time,
+    Tweet, User,
+};
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::probe::Handle as ProbeHandle;
+use timely::dataflow::operators::vec::input::Handle as InputHandle;
+use timely::dataflow::{Scope, operators::Input};
+
+use crate::Stores;
+use crate::collection::{Rows, after, index, set};
+use crate::jobs::{self, home::BulkTimes, home::Window};
+use crate::sink::{Tick, home_sink, row_sink};
+use crate::supervisor::Supervisor;
+
+/// Changes of one relation.
+type Changes<D> = InputSession<Time, D, isize>;
+
+/// What a worker feeds.
+pub(crate) struct Inputs {
+    users: Changes<Rc<User>>,
+    tweets: Changes<Rc<Tweet>>,
+    follows: Changes<Follow>,
+    likes: Changes<Like>,
+    retweets: Changes<Retweet>,
+    blocks: Changes<Block>,
+    mutes: Changes<Mute>,
+    activity: Changes<Activity>,
+    popular: Changes<Popular>,
+    ticks: InputHandle<Time, Tick>,
+    ticks_at: Time,
+}
+
+impl Inputs {
+    fn new() -> Self {
+        Inputs {
+            users: Changes::new(),
+            tweets: Changes::new(),
+            follows: Changes::new(),
+            likes: Changes::new(),
+            retweets: Changes::new(),
+            blocks: Changes::new(),
+            mutes: Changes::new(),
+            activity: Changes::new(),
+            popular: Changes::new(),
+            ticks: InputHandle::new(),
+            ticks_at: 0,
+        }
+    }
+
+    /// `row` comes (`diff` 1) or goes (−1) at `time`.
+    pub(crate) fn update(&mut self, row: &Row, time: Time, diff: isize) {
+        match row {
+            Row::User(row) => self.users.update_at(Rc::new(User::clone(row)), time, diff),
+            Row::Tweet(row) => self.tweets.update_at(Rc::new(Tweet::clone(row)), time, diff),
+            Row::Follow(row) => self.follows.update_at(*row, time, diff),
+            Row::Like(row) => self.likes.update_at(*row, time, diff),
+            Row::Retweet(row) => self.retweets.update_at(*row, time, diff),
+            Row::Block(row) => self.blocks.update_at(*row, time, diff),
+            Row::Mute(row) => self.mutes.update_at(*row, time, diff),
+            Row::Activity(row) => self.activity.update_at(*row, time, diff),
+            Row::Popular(row) => self.popular.update_at(*row, time, diff),
+            Row::ReadMark(_) => {}
+        }
+    }
+
+    /// A batch stands at `tick`.
+    pub(crate) fn tick(&mut self, tick: Tick) {
+        self.ticks.send(tick);
+    }
+
+    /// Nothing more comes before `time`. Takes effect with [`Self::flush`].
+    pub(crate) fn advance_to(&mut self, time: Time) {
+        self.users.advance_to(time);
+        self.tweets.advance_to(time);
+        self.follows.advance_to(time);
+        self.likes.advance_to(time);
+        self.retweets.advance_to(time);
+        self.blocks.advance_to(time);
+        self.mutes.advance_to(time);
+        self.activity.advance_to(time);
+        self.popular.advance_to(time);
+        self.ticks_at = time;
+    }
+
+    /// Hands everything to the dataflow.
+    pub(crate) fn flush(&mut self) {
+        self.users.flush();
+        self.tweets.flush();
+        self.follows.flush();
+        self.likes.flush();
+        self.retweets.flush();
+        self.blocks.flush();
+        self.mutes.flush();
+        self.activity.flush();
+        self.popular.flush();
+        self.ticks.flush();
+        if *self.ticks.time() < self.ticks_at {
+            self.ticks.advance_to(self.ticks_at);
+        }
+    }
+}
+
+/// How far the sinks are.
+pub(crate) struct Probes {
+    facts: ProbeHandle<Time>,
+    rows: ProbeHandle<Time>,
+    home: ProbeHandle<Time>,
+}
+
+impl Probes {
+    /// The frontiers, on all workers; `None` when the dataflow has come to its end.
+    pub(crate) fn applied(&self) -> Option<Applied> {
+        let frontier = |probe: &ProbeHandle<Time>| probe.with_frontier(|frontier| frontier.first().copied());
+        Some(Applied { facts: frontier(&self.facts)?, rows: frontier(&self.rows)?, home: frontier(&self.home)? })
+    }
+
+    /// Whether everything at `time` is applied.
+    pub(crate) fn passed(&self, time: Time) -> bool {
+        !self.home.less_equal(&time)
+    }
+}
+
+/// Builds the dataflow in `scope`.
+pub(crate) fn build(
+    scope: Scope<'_, Time>,
+    parameters: &Parameters,
+    stores: &Stores,
+    load: Position,
+    bulk: BulkTimes,
+    supervisor: &Arc<Supervisor>,
+) -> (Inputs, Probes) {
+    let mut inputs = Inputs::new();
+    let users = inputs.users.to_collection(scope);
+    let tweets = inputs.tweets.to_collection(scope);
+    let follows = inputs.follows.to_collection(scope);
+    let likes = inputs.likes.to_collection(scope);
+    let retweets = inputs.retweets.to_collection(scope);
+    let blocks = inputs.blocks.to_collection(scope);
+    let mutes = inputs.mutes.to_collection(scope);
+    let activity = inputs.activity.to_collection(scope);
+    let popular = inputs.popular.to_collection(scope);
+    let ticks = scope.input_from(&mut inputs.ticks);
+    let live_retweets = jobs::retweets::live_retweets(retweets.clone(), tweets.clone());
+
+    let reached = reached_by_all(stores);
+    let (new_users, new_tweets) = (after(users.clone(), reached), after(tweets.clone(), reached));
+    let new_follows = after(follows.clone(), reached);
+    let facts = jobs::facts::facts(
+        new_users.clone(),
+        new_tweets.clone(),
+        new_follows.clone(),
+        after(blocks.clone(), reached),
+        after(mutes.clone(), reached),
+    );
+    let new_retweets = after(live_retweets.clone(), reached);
+    let rows = jobs::profile::profile(new_users).concatenate([
+        jobs::follows::follows(new_follows),
+        jobs::tweets::tweets(new_tweets.clone(), after(likes, reached), after(retweets, reached)),
+        jobs::retweets::retweets(new_retweets.clone()),
+        jobs::user_timeline::user_timeline(new_tweets, new_retweets),
+    ]);
+
+    let active = jobs::active::active(activity, load.time, parameters);
+    let hot = set(jobs::hot::hot(users, popular), "HotSet");
+    let audience = jobs::audience::audience(follows, mutes, blocks, active.clone());
+    let audience = index(audience, "AudienceByAuthor");
+    let records = jobs::verified_following::verified_following(hot.clone(), audience.clone());
+    let records: Rows<'_, HomeRecordChange> =
+        records.concat(active.clone().map(|viewer| HomeRecordChange::Active { viewer }));
+    let entries = jobs::home::entries(tweets, live_retweets, load.time, parameters);
+    let window = Window::new(parameters, load.time, bulk);
+    let deliveries = jobs::home::home(entries, hot, audience, set(active, "ActiveSet"), window);
+
+    let facts = row_sink("FactsSink", facts, ticks, Arc::clone(&stores.facts), load, Arc::clone(supervisor));
+    let rows = row_sink("RowsSink", rows, facts.clone(), Arc::clone(&stores.rows), load, Arc::clone(supervisor));
+    let home = home_sink(deliveries, records, rows.clone(), Arc::clone(&stores.home), load, Arc::clone(supervisor));
+    let probes = Probes { facts: facts.probe().0, rows: rows.probe().0, home: home.probe().0 };
+    (inputs, probes)
+}
+
+/// The time that every shard of the facts and rows has reached; 0 if one has not reached any.
+fn reached_by_all(stores: &Stores) -> Time {
+    let progress = stores.facts.progress().into_iter().chain(stores.rows.progress());
+    progress.map(|position| position.map_or(0, |position| position.time)).min().unwrap_or(0)
+}

@@ -1,0 +1,9 @@
+-- User to own entries and replies.
+SELECT concat_ws(' ', user_id, id, 't') AS key,
+       concat_ws(' ', CASE WHEN reply_to_id IS NULL THEN 'f' ELSE 't' END, id) AS value
+FROM tweets
+WHERE deleted_at IS NULL
+UNION ALL
+SELECT concat_ws(' ', user_id, id, 'r'), concat_ws(' ', 'f', tweet_id)
+FROM retweets
+WHERE tweet_id NOT IN (SELECT id FROM tweets WHERE deleted_at IS NOT NULL)

@@ -1,0 +1,245 @@
+//! Runs the dataflows on worker threads.
+//!
+//! ```text
+//!   start ─► load* ─► loaded ─► feed* ─► stop ─► join
+//! ```
+//!
+//! One thread feeds; the calls block while too much is in flight, and return an error once a worker has failed. Slices
+//! of the first state get the times 1, 2, 3, … up to the load time, batches their own.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use feedmill_model::{
+    Applied, Batch, Fact, HomeSink, Parameters, Position, Relation, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
+};
+use timely::communication::WorkerGuards;
+
+use crate::supervisor::Supervisor;
+use crate::worker::{Feed, Plan, work};
+
+/// Batches and slices that wait for each worker.
+const QUEUED_MAX: usize = 16;
+/// Records that an arrangement's idle merges move in one go, some tenths of a millisecond.
+const IDLE_MERGE_EFFORT: isize = 50_000;
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Worker threads, 1 to 64.
+    pub workers: usize,
+    /// Settings of the views.
+    pub parameters: Parameters,
+}
+
+/// Where the views go.
+#[derive(Clone)]
+pub struct Stores {
+    /// Visibility facts.
+    pub facts: Arc<dyn RowSink<Fact>>,
+    /// Rows and counts.
+    pub rows: Arc<dyn RowSink<ViewRow>>,
+    /// Home timelines.
+    pub home: Arc<dyn HomeSink>,
+}
+
+/// Called by one of the workers whenever a frontier of [`Applied`] has moved. It must not block.
+pub type OnApplied = Arc<dyn Fn(Applied) + Send + Sync>;
+
+/// Why the dataflows could not go on.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No worker could be started.
+    #[error("could not start {workers} dataflow workers: {reason}")]
+    Start {
+        /// How many were asked for.
+        workers: usize,
+        /// What the system said.
+        reason: String,
+    },
+    /// A store refused a closed time for good.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// A worker came to an end that is a defect of ours.
+    #[error("a dataflow worker panicked: {0}")]
+    Panic(String),
+    /// A call that does not fit what was fed before.
+    #[error("could not {tried}: {why}; it must be `load` any number of times, `loaded` once, and then `feed` in order")]
+    Order {
+        /// What was tried.
+        tried: String,
+        /// What stands against it.
+        why: String,
+    },
+    /// Somebody stopped the dataflows.
+    #[error("the dataflows have stopped")]
+    Stopped,
+}
+
+/// Where the feeding stands.
+#[derive(Clone, Copy)]
+enum Fed {
+    /// This many slices were loaded.
+    Slices(Time),
+    /// The last time that was fed.
+    Time(Time),
+}
+
+/// The one that feeds.
+struct Feeder {
+    fed: Fed,
+    workers: Vec<Sender<Feed>>,
+}
+
+/// The dataflows at work.
+pub struct Runtime {
+    load: Position,
+    feeder: Mutex<Feeder>,
+    supervisor: Arc<Supervisor>,
+    workers: Mutex<Option<WorkerGuards<()>>>,
+}
+
+impl Runtime {
+    /// The order in which to load relations: what makes rows of others irrelevant first, so that nothing is derived only
+    /// to be withdrawn; and activity before follows, so that their audience comes in slices and not at once.
+    pub const LOAD_ORDER: [Relation; 9] = [
+        Relation::Activity,
+        Relation::Popular,
+        Relation::Users,
+        Relation::Mutes,
+        Relation::Blocks,
+        Relation::Tweets,
+        Relation::Retweets,
+        Relation::Follows,
+        Relation::Likes,
+    ];
+
+    /// Starts the workers; the state of time `load.time` is to be given next.
+    pub fn start(config: Config, stores: Stores, load: Position, on_applied: OnApplied) -> Result<Self, RuntimeError> {
+        let workers = config.workers;
+        let failed = |reason: String| RuntimeError::Start { workers, reason };
+        if !(1..=SHARDS).contains(&workers) {
+            return Err(failed(format!("there must be 1 to {SHARDS}, so that each has a shard")));
+        }
+        let supervisor = Arc::new(Supervisor::default());
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(QUEUED_MAX)).unzip();
+        // Each worker takes its own end, so that it closes when that worker ends.
+        let receivers: Mutex<Vec<Option<Receiver<Feed>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
+        let parameters = config.parameters;
+        let plan = Plan { parameters, stores, load, on_applied, supervisor: Arc::clone(&supervisor) };
+        let guards = timely::execute(timely_config(workers), move |worker| {
+            let mut receivers = receivers.lock().unwrap_or_else(PoisonError::into_inner);
+            let feed = receivers.get_mut(worker.index()).and_then(Option::take);
+            drop(receivers);
+            if let Some(feed) = feed {
+                work(worker, &plan, &feed);
+            }
+        });
+        let workers = Mutex::new(Some(guards.map_err(failed)?));
+        let feeder = Mutex::new(Feeder { fed: Fed::Slices(0), workers: senders });
+        Ok(Runtime { load, feeder, supervisor, workers })
+    }
+
+    /// A slice of the state at the load time; about 100,000 rows, in [`Self::LOAD_ORDER`]. Blocks while too much is in
+    /// flight.
+    pub fn load(&self, rows: Vec<Row>) -> Result<(), RuntimeError> {
+        let mut feeder = self.feeder();
+        let Fed::Slices(slices) = feeder.fed else {
+            return Err(order("load rows", "the state was complete already"));
+        };
+        let time = (slices + 1).min(self.load.time);
+        feeder.fed = Fed::Slices(time);
+        self.give(&feeder, Feed::Slice(Arc::new(rows), time))
+    }
+
+    /// Ends the load. `floor` is what home timelines start at: the greater of the load time's floor and the greatest id
+    /// of an entry loaded.
+    pub fn loaded(&self, floor: i64) -> Result<(), RuntimeError> {
+        let mut feeder = self.feeder();
+        let Fed::Slices(_) = feeder.fed else {
+            return Err(order("end the load", "it was ended already"));
+        };
+        feeder.fed = Fed::Time(self.load.time);
+        self.give(&feeder, Feed::Loaded(floor))
+    }
+
+    /// Feeds the next batch; blocks while too much is in flight.
+    pub fn feed(&self, batch: Arc<Batch>) -> Result<(), RuntimeError> {
+        let mut feeder = self.feeder();
+        let time = batch.position.time;
+        let tried = || format!("feed the batch of time {time}");
+        match feeder.fed {
+            Fed::Slices(_) => return Err(order(&tried(), "the state is not loaded yet")),
+            Fed::Time(last) if time <= last => {
+                return Err(order(&tried(), &format!("the dataflows are at {last} already")));
+            }
+            Fed::Time(_) => feeder.fed = Fed::Time(time),
+        }
+        self.give(&feeder, Feed::Batch(batch))
+    }
+
+    /// How far the stores are.
+    pub fn applied(&self) -> Applied {
+        self.supervisor.applied()
+    }
+
+    /// How many rows had a multiplicity that cannot be. Each was logged; anything but 0 is a defect, of the source's
+    /// keys or of ours.
+    pub fn anomalies(&self) -> u64 {
+        self.supervisor.anomalies()
+    }
+
+    /// Asks the workers to end, at once: what is in flight is not applied, and is fed again after the next start.
+    pub fn stop(&self) {
+        self.supervisor.stop();
+    }
+
+    /// Stops, waits for the workers to end, and tells what went wrong first. Must not be called by `on_applied`.
+    pub fn join(&self) -> Result<(), RuntimeError> {
+        self.end();
+        self.supervisor.failure().map_or(Ok(()), Err)
+    }
+
+    fn feeder(&self) -> MutexGuard<'_, Feeder> {
+        self.feeder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands `feed` to every worker.
+    fn give(&self, feeder: &Feeder, feed: Feed) -> Result<(), RuntimeError> {
+        for worker in &feeder.workers {
+            if self.supervisor.stopping() || worker.send(feed.clone()).is_err() {
+                return Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped));
+            }
+        }
+        self.supervisor.wake();
+        Ok(())
+    }
+
+    fn end(&self) {
+        self.supervisor.stop();
+        // Held until they have ended, so that all who join wait for them.
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        for ended in workers.take().into_iter().flat_map(WorkerGuards::join) {
+            if let Err(panic) = ended {
+                self.supervisor.fail(RuntimeError::Panic(panic));
+            }
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn order(tried: &str, why: &str) -> RuntimeError {
+    RuntimeError::Order { tried: tried.to_owned(), why: why.to_owned() }
+}
+
+fn timely_config(workers: usize) -> timely::Config {
+    let mut config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+    let merges = differential_dataflow::Config::default().idle_merge_effort(Some(IDLE_MERGE_EFFORT));
+    differential_dataflow::configure(&mut config.worker, &merges);
+    config
+}

@@ -1,0 +1,238 @@
+//! The sink of a store of rows: one operation a key and closed time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use differential_dataflow::ExchangeData;
+use feedmill_model::{Closed, Keyed, Op, Position, RowSink, SHARDS, Shard, Time};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{Held, Tick, open_from, route, shards_of};
+use crate::collection::Rows;
+use crate::supervisor::Supervisor;
+
+/// Changes of one time, with the shard of each.
+type Changes<R> = Vec<(Shard, R, isize)>;
+
+/// What a sink of rows has received and not applied.
+struct Waiting<R> {
+    name: &'static str,
+    store: Arc<dyn RowSink<R>>,
+    supervisor: Arc<Supervisor>,
+    /// The shards of this worker.
+    shards: u64,
+    /// Changes at or before these are not needed, by shard.
+    reached: [Option<Time>; SHARDS],
+    /// The state at this position is loaded in slices at smaller times.
+    load: Position,
+    changes: BTreeMap<Time, Changes<R>>,
+    ticks: BTreeMap<Time, Tick>,
+    /// The newest tick that was applied.
+    newest: Position,
+}
+
+/// Applies `rows` to `store`; gives on each tick once its time is applied.
+pub(crate) fn row_sink<'scope, R: Keyed + ExchangeData>(
+    name: &'static str,
+    rows: Rows<'scope, R>,
+    ticks: StreamVec<'scope, Time, Tick>,
+    store: Arc<dyn RowSink<R>>,
+    load: Position,
+    supervisor: Arc<Supervisor>,
+) -> StreamVec<'scope, Time, Tick> {
+    let scope = ticks.scope();
+    let mut builder = OperatorBuilder::new(name.to_owned(), scope);
+    let by_shard = Exchange::new(|(row, _, _): &(R, Time, isize)| route(row.shard()));
+    let mut rows = builder.new_input(rows.inner, by_shard);
+    let mut ticks = builder.new_input(ticks, Pipeline);
+    let (output, applied) = builder.new_output();
+    let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Tick>>>::from(output);
+    let shards = shards_of(scope.index(), scope.peers());
+    builder.build(move |initial| {
+        drop(initial);
+        let mut waiting = Waiting::new(name, store, supervisor, shards, load);
+        let mut held = Held::default();
+        move |frontiers| {
+            rows.for_each(|capability, rows| {
+                if waiting.receive(rows) {
+                    held.keep(*capability.time(), || capability.retain(0));
+                }
+            });
+            ticks.for_each(|capability, ticks| {
+                waiting.ticks.extend(ticks.drain(..).map(|tick| (tick.position.time, tick)));
+                held.keep(*capability.time(), || capability.retain(0));
+            });
+            let Some(open) = open_from(frontiers) else { return };
+            let Ok(done) = waiting.apply_before(open) else { return };
+            if let Some(capability) = held.0.as_ref().filter(|_| !done.is_empty()) {
+                output.activate().session(capability).give_iterator(done.into_iter());
+            }
+            held.release(waiting.first());
+        }
+    });
+    applied
+}
+
+/// The store refused a time; the workers are told to end.
+struct Refused;
+
+impl<R: Keyed> Waiting<R> {
+    fn new(
+        name: &'static str,
+        store: Arc<dyn RowSink<R>>,
+        supervisor: Arc<Supervisor>,
+        shards: u64,
+        load: Position,
+    ) -> Self {
+        let mut reached = [None; SHARDS];
+        for (reached, position) in reached.iter_mut().zip(store.progress()) {
+            *reached = position.map(|position| position.time);
+        }
+        let (changes, ticks) = (BTreeMap::new(), BTreeMap::new());
+        Waiting { name, store, supervisor, shards, reached, load, changes, ticks, newest: Position::default() }
+    }
+
+    /// Takes in changes; `false` if none is needed.
+    fn receive(&mut self, rows: &mut Vec<(R, Time, isize)>) -> bool {
+        let reached = &self.reached;
+        rows.retain(|(row, time, _)| {
+            reached.get(usize::from(row.shard())).copied().flatten().is_none_or(|reached| reached < *time)
+        });
+        let mut rows = rows.drain(..).peekable();
+        let any = rows.peek().is_some();
+        while let Some(&(_, time, _)) = rows.peek() {
+            let changes = self.changes.entry(time).or_default();
+            while let Some((row, _, diff)) = rows.next_if(|(_, other, _)| *other == time) {
+                changes.push((row.shard(), row, diff));
+            }
+        }
+        any
+    }
+
+    /// The first time that waits.
+    fn first(&self) -> Option<Time> {
+        self.changes.keys().next().into_iter().chain(self.ticks.keys().next()).copied().min()
+    }
+
+    /// Applies every time before `open`, in order, and returns their ticks.
+    fn apply_before(&mut self, open: Time) -> Result<Vec<Tick>, Refused> {
+        let mut done = Vec::new();
+        let mut last = None;
+        while let Some(time) = self.first().filter(|time| *time < open) {
+            if let Some(tick) = self.ticks.remove(&time) {
+                self.newest = tick.position;
+                done.push(tick);
+            }
+            if let Some(changes) = self.changes.remove(&time) {
+                let loading = time < self.load.time;
+                let lsn = if loading { self.load.lsn } else { self.newest.lsn };
+                self.apply(Position { time, lsn }, loading, changes)?;
+                last = Some(time);
+            }
+        }
+        // A time without changes moves the progress, unless a later one has.
+        if let Some(tick) = done.last().filter(|tick| last.is_none_or(|last| last < tick.position.time)) {
+            self.apply(tick.position, false, Vec::new())?;
+        }
+        Ok(done)
+    }
+
+    fn apply(&mut self, position: Position, loading: bool, changes: Changes<R>) -> Result<(), Refused> {
+        let (ops, anomalies) = operations(changes);
+        self.supervisor.anomaly(self.name, position.time, anomalies);
+        if loading && ops.is_empty() {
+            return Ok(());
+        }
+        self.store.apply(&Closed { position, shards: self.shards, loading, ops }).map_err(|error| {
+            self.supervisor.refused(error);
+            Refused
+        })
+    }
+}
+
+/// One operation a key, ordered by shard, and how many keys had a multiplicity that cannot be.
+fn operations<R: Keyed>(mut changes: Changes<R>) -> (Vec<(Shard, Op<R>)>, u64) {
+    changes.sort_unstable_by(|(one_shard, one, _), (other_shard, other, _)| (one_shard, one).cmp(&(other_shard, other)));
+    // Equal rows become one, with the sum of their differences.
+    changes.dedup_by(|(_, row, diff), (_, kept, sum)| {
+        let same = row == kept;
+        if same {
+            *sum += *diff;
+        }
+        same
+    });
+    changes.retain(|(_, _, diff)| *diff != 0);
+    let mut anomalies = 0;
+    let mut ops: Vec<(Shard, Op<R>)> = Vec::with_capacity(changes.len());
+    for (shard, row, diff) in changes {
+        if row.is_sum() {
+            ops.push((shard, Op::Add(row, diff as i64)));
+            continue;
+        }
+        anomalies += u64::from(diff.abs() > 1);
+        // Rows of one key are neighbours: a put stands against deletes, whichever comes first.
+        let same_key = ops.last_mut().map(|(_, op)| op).filter(|op| match op {
+            Op::Put(other) | Op::Delete(other) => other.same_key(&row),
+            Op::Add(..) => false,
+        });
+        match same_key {
+            None if diff > 0 => ops.push((shard, Op::Put(row))),
+            None => ops.push((shard, Op::Delete(row))),
+            Some(op @ Op::Delete(_)) if diff > 0 => *op = Op::Put(row),
+            Some(Op::Put(_)) if diff < 0 => {}
+            Some(op) => {
+                anomalies += 1;
+                *op = if diff > 0 { Op::Put(row) } else { Op::Delete(row) };
+            }
+        }
+    }
+    (ops, anomalies)
+}
+
+#[cfg(test)]
+mod tests {
+    use feedmill_model::{Counter, Fact, ViewRow};
+
+    use super::*;
+
+    fn of<R: Keyed>(changes: impl IntoIterator<Item = (R, isize)>) -> (Vec<Op<R>>, u64) {
+        let (ops, anomalies) = operations(changes.into_iter().map(|(row, diff)| (row.shard(), row, diff)).collect());
+        assert!(ops.is_sorted_by_key(|(shard, _)| *shard));
+        (ops.into_iter().map(|(_, op)| op).collect(), anomalies)
+    }
+
+    fn follow(accepted: bool) -> Fact {
+        Fact::Follow { follower: 1, following: 2, accepted }
+    }
+
+    #[test]
+    fn a_key_has_one_operation_and_put_wins() {
+        for (old, new) in [(false, true), (true, false)] {
+            assert_eq!(of([(follow(old), -1), (follow(new), 1)]), (vec![Op::Put(follow(new))], 0));
+        }
+        assert_eq!(of([(follow(true), -1), (follow(true), 1)]), (vec![], 0));
+        assert_eq!(of([(follow(true), -1), (follow(true), 1), (follow(true), -1)]), (vec![Op::Delete(follow(true))], 0));
+        let block = Fact::Block { blocker: 1, blocked: 2 };
+        assert_eq!(of([(block, 1), (follow(true), -1)]), (vec![Op::Delete(follow(true)), Op::Put(block)], 0));
+    }
+
+    #[test]
+    fn counts_are_added_up() {
+        let count = ViewRow::Count { counter: Counter::Likes, of: 7 };
+        let changes = [(count.clone(), 1), (count.clone(), 1), (count.clone(), -5)];
+        assert_eq!(of(changes), (vec![Op::Add(count.clone(), -3)], 0));
+        assert_eq!(of([(count.clone(), 1), (count, -1)]), (vec![], 0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_counted_and_does_not_panic() {
+        assert_eq!(of([(follow(true), 2)]), (vec![Op::Put(follow(true))], 1));
+        assert_eq!(of([(follow(true), -2)]), (vec![Op::Delete(follow(true))], 1));
+        let (ops, anomalies) = of([(follow(true), 1), (follow(false), 1)]);
+        assert!(matches!(&ops[..], [Op::Put(_)]) && anomalies == 1);
+    }
+}

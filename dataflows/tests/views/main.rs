@@ -1,0 +1,385 @@
+//! Every view, at every time, on 1 to 4 workers, against a naive oracle, over generated histories with restarts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on should say where"
+)]
+
+mod history;
+mod oracle;
+mod recording;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
+use feedmill_model::{Applied, Fact, Lsn, Position, Row, RowSink, Time, ViewRow};
+use history::{Action, Age, Jump, Moment, Step, floor, parameters, play};
+use proptest::prelude::*;
+use recording::{HomeLog, HomeState, RowRecord, RowState};
+
+/// No wait of a test is longer.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until the stores are as far as a test needs.
+#[derive(Clone, Default)]
+struct Waiter(Arc<(Mutex<Applied>, Condvar)>);
+
+impl Waiter {
+    fn moved(&self, applied: Applied) {
+        *self.0.0.lock().unwrap() = applied;
+        self.0.1.notify_all();
+    }
+
+    fn until_applied(&self, time: Time) {
+        let applied = self.0.0.lock().unwrap();
+        let (applied, wait) = self.0.1.wait_timeout_while(applied, LIMIT, |applied| applied.home <= time).unwrap();
+        assert!(!wait.timed_out(), "{time} was not applied in time: {applied:?}");
+    }
+}
+
+/// One start of the runtime, and where it ends.
+#[derive(Clone, Debug)]
+struct Run {
+    workers: usize,
+    /// How many of the batches that are left are fed, in 64ths.
+    part: usize,
+    /// Wait for each batch before the next is fed.
+    one_by_one: bool,
+    /// Stop without waiting for all that was fed.
+    abruptly: bool,
+    /// The stores of facts and rows are lost afterwards.
+    lose_stores: bool,
+    /// Rows a slice of the load.
+    slice: usize,
+}
+
+fn runs() -> impl Strategy<Value = Vec<Run>> {
+    let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), prop::bool::weighted(0.3), 1..40_usize).prop_map(
+        |(workers, part, one_by_one, abruptly, lose_stores, slice)| Run {
+            workers,
+            part,
+            one_by_one,
+            abruptly,
+            lose_stores,
+            slice,
+        },
+    );
+    prop::collection::vec(run, 1..4)
+}
+
+/// The stores of a history. Home timelines are new in each run.
+#[derive(Default)]
+struct Kept {
+    facts: Arc<RowRecord<Fact>>,
+    rows: Arc<RowRecord<ViewRow>>,
+    /// Index of the first moment that these stores must agree with.
+    from: usize,
+}
+
+impl Kept {
+    fn reached(&self) -> Option<Position> {
+        let (facts, rows) = (self.facts.reached()?, self.rows.reached()?);
+        Some(if facts.time < rows.time { facts } else { rows })
+    }
+}
+
+/// Entries that were compared, over all cases: a test that compares nothing proves nothing.
+static ENTRIES: AtomicUsize = AtomicUsize::new(0);
+
+/// Plays `moments` in `runs` and compares all stores at all times.
+fn check(moments: &[Moment], runs: &[Run]) {
+    let mut kept = Kept::default();
+    // The first moment is the snapshot that the first run loads.
+    let mut log_at = 0;
+    for (number, run) in runs.iter().enumerate() {
+        let last_run = number + 1 == runs.len();
+        let run = &Run { abruptly: run.abruptly && !last_run, ..run.clone() };
+        let load_at = match kept.reached() {
+            Some(reached) => moments.iter().rposition(|moment| moment.batch.position.time <= reached.time).unwrap(),
+            None => {
+                compare_rows(moments, &kept, log_at);
+                kept = Kept { from: log_at, ..Kept::default() };
+                log_at
+            }
+        };
+        let left = moments.len() - 1 - log_at;
+        log_at = if last_run { moments.len() - 1 } else { log_at + left * run.part / 64 };
+        let applied = play_run(moments, load_at, log_at, run, &kept);
+        if !run.abruptly {
+            assert_eq!(applied, log_at);
+        }
+        if run.lose_stores && !last_run {
+            compare_rows(moments, &kept, applied);
+            kept = Kept { from: log_at, ..Kept::default() };
+        }
+    }
+    compare_rows(moments, &kept, moments.len() - 1);
+}
+
+/// Runs from the state of `load_at` through the batch `end`; returns the last one that was certainly applied.
+fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Kept) -> usize {
+    let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
+    let stores = Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone() };
+    let reached = kept.reached().map(|position| position.time);
+    let load = Position {
+        time: reached.unwrap_or(moments[load_at].batch.position.time),
+        lsn: moments[load_at].batch.position.lsn,
+    };
+    let config = Config { workers: run.workers, parameters: parameters() };
+    let on_applied = waiter.clone();
+    let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
+    for relation in Runtime::LOAD_ORDER {
+        let rows: Vec<Row> =
+            moments[load_at].world.values().filter(|row| row.relation() == relation).cloned().collect();
+        for slice in rows.chunks(run.slice) {
+            runtime.load(slice.to_vec()).unwrap();
+        }
+    }
+    let load_floor = floor(&moments[load_at].world, load.time);
+    runtime.loaded(load_floor).unwrap();
+    for moment in &moments[load_at + 1..=end] {
+        runtime.feed(Arc::new(moment.batch.clone())).unwrap();
+        if run.one_by_one {
+            waiter.until_applied(moment.batch.position.time);
+        }
+    }
+    let end_time = moments[end].batch.position.time.max(load.time);
+    if !run.abruptly {
+        waiter.until_applied(end_time);
+    }
+    let frontier = runtime.applied().home;
+    assert!(frontier <= end_time + 1, "{frontier} was applied and only {end_time} was fed");
+    runtime.join().unwrap();
+    assert_eq!(runtime.anomalies(), 0);
+    compare_phases(kept, &home, load.time);
+    let applied = moments[load_at..=end].iter().rposition(|moment| moment.batch.position.time < frontier);
+    if frontier > load.time {
+        compare_home(moments, &home, load.time, frontier);
+    }
+    applied.map_or(0, |applied| load_at + applied)
+}
+
+/// Each time begins in a phase when it has ended in the one before, on all workers.
+fn compare_phases(kept: &Kept, home: &HomeLog, load: Time) {
+    let facts: Vec<_> = kept.facts.by_time().into_iter().map(|(time, began, ended, _)| (time, began, ended)).collect();
+    let rows: Vec<_> = kept.rows.by_time().into_iter().map(|(time, began, ended, _)| (time, began, ended)).collect();
+    let home = home.by_time().into_iter().filter(|(time, ..)| *time > load).map(|(time, began, _)| (time, began));
+    let later = |one: &[(Time, u64, u64)], time: Time, began: u64| {
+        // What an earlier run, with stores that survived it, has applied is no part of the order.
+        one.iter().filter(|(before, _, _)| *before == time).all(|(_, _, ended)| *ended < began)
+    };
+    let first_home = home.clone().map(|(_, began)| began).min().unwrap_or(u64::MAX);
+    for (time, began, _) in rows.iter().filter(|(time, began, _)| *time > load && *began > first_home) {
+        assert!(later(&facts, *time, *began), "rows of {time} before its facts");
+    }
+    for (time, began) in home {
+        assert!(later(&rows, time, began), "home of {time} before its rows");
+    }
+}
+
+fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
+    let (facts, rows) = (kept.facts.by_time(), kept.rows.by_time());
+    let (mut facts, mut rows) = (facts.iter().peekable(), rows.iter().peekable());
+    let (mut fact_state, mut row_state) = (RowState::default(), RowState::default());
+    if kept.reached().is_none() {
+        return;
+    }
+    for moment in &moments[kept.from..=last.max(kept.from)] {
+        let time = moment.batch.position.time;
+        while let Some((_, _, _, closed)) = facts.next_if(|(at, ..)| *at <= time) {
+            fact_state.apply(closed);
+        }
+        while let Some((_, _, _, closed)) = rows.next_if(|(at, ..)| *at <= time) {
+            row_state.apply(closed);
+        }
+        let expected = oracle::views(&moment.world, time, &parameters());
+        assert_eq!(fact_state.rows, expected.facts, "facts at {time}");
+        assert_eq!(row_state.rows, expected.rows, "rows at {time}");
+        assert_eq!(row_state.counts(), expected.counts, "counts at {time}");
+    }
+}
+
+/// Compares at each batch, and at each full minute between two at which something happened.
+fn compare_home(moments: &[Moment], home: &HomeLog, load: Time, frontier: Time) {
+    let closed = home.by_time();
+    let mut times: BTreeSet<Time> = closed.iter().map(|(time, ..)| *time).collect();
+    times.extend(moments.iter().map(|moment| moment.batch.position.time));
+    let (mut closed, mut state) = (closed.iter().peekable(), HomeState::default());
+    for time in times.into_iter().filter(|time| (load..frontier).contains(time)) {
+        while let Some((_, _, closed)) = closed.next_if(|(at, ..)| *at <= time) {
+            state.apply(closed, &parameters());
+        }
+        let moment = moments.iter().rfind(|moment| moment.batch.position.time <= time).unwrap();
+        let expected = oracle::views(&moment.world, time, &parameters()).home;
+        assert_eq!(
+            state.records.keys().collect::<Vec<_>>(),
+            expected.keys().collect::<Vec<_>>(),
+            "active viewers at {time}"
+        );
+        for (viewer, record) in &state.records {
+            assert_eq!(record.hot, expected[viewer].hot, "hot accounts that {viewer} follows at {time}");
+            let floor = record.floor.max(parameters().horizon(time));
+            let above = |entry: &feedmill_model::PackedEntry| entry.id() > floor;
+            let held: BTreeSet<_> =
+                record.entries.iter().filter(|(entry, times)| above(entry) && **times > 0).map(|(e, _)| *e).collect();
+            let due: BTreeSet<_> = expected[viewer].entries.iter().copied().filter(above).collect();
+            assert_eq!(held, due, "home timeline of {viewer} above {floor} at {time}");
+            ENTRIES.fetch_add(due.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn views_equal_the_oracle_at_every_time_on_any_number_of_workers() {
+    let settings = ProptestConfig::default();
+    let cases = 4 * settings.cases;
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 400,
+        ..settings
+    });
+    let histories = (prop::collection::vec(history::steps(), 1..40), runs());
+    let outcome = runner.run(&histories, |(steps, runs)| {
+        check(&play(&steps), &runs);
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+    let compared = ENTRIES.load(Ordering::Relaxed);
+    println!("{compared} entries stood above floors");
+    assert!(compared > 50 * cases as usize, "only {compared} entries stood above floors");
+}
+
+fn step(jump: Jump, actions: Vec<Action>) -> Step {
+    Step { jump, actions, bulk: false }
+}
+
+fn post(user: usize) -> Action {
+    Action::Post { user, age: Age::Ms(0), reply_to: None }
+}
+
+/// A story with everything that a home timeline must bear, on each number of workers.
+#[test]
+fn a_story_told_in_full() {
+    let second = || Jump::Ms(1_000);
+    let mut steps = vec![
+        step(second(), (1..7).map(|user| Action::Follow { user, other: 0, accepted: true }).collect()),
+        step(second(), vec![post(0), post(1)]),
+        step(second(), vec![Action::Retweet { user: 0, pick: 1, age: Age::Ms(0) }]),
+        step(second(), vec![Action::Mute { user: 1, other: 0 }, Action::Block { user: 0, other: 2 }]),
+        step(second(), vec![Action::Block { user: 2, other: 0 }]),
+        step(second(), vec![Action::Unmute { pick: 0 }, Action::Unblock { pick: 0 }]),
+        step(second(), vec![Action::Verify { user: 0, verified: true }, post(0)]),
+        step(second(), vec![Action::Popular { user: 0, popular: true }, Action::Verify { user: 0, verified: false }]),
+        step(second(), vec![Action::Popular { user: 0, popular: false }]),
+        step(second(), vec![Action::DeleteTweet { pick: 1 }]),
+    ];
+    steps.push(Step { jump: second(), actions: vec![post(0), post(3), post(0)], bulk: true });
+    steps.push(step(second(), vec![post(0), Action::Unfollow { pick: 0 }]));
+    steps.push(step(Jump::Ms(2 * 86_400_000 - 30_000), vec![Action::Act { user: 3, days_ago: 0 }]));
+    steps.extend((0..3).map(|_| step(Jump::Minute, vec![])));
+    steps.push(step(Jump::Ms(2 * 86_400_000), vec![post(0)]));
+    steps.push(step(second(), (0..7).map(|user| Action::Act { user, days_ago: 0 }).collect()));
+    steps.push(step(second(), vec![post(0), Action::Protect { user: 0, protected: true }]));
+    let moments = play(&steps);
+    for workers in 1..=4 {
+        let run = |part, one_by_one, lose_stores| Run {
+            workers,
+            part,
+            one_by_one,
+            abruptly: false,
+            lose_stores,
+            slice: 3,
+        };
+        check(&moments, &[run(64, true, false)]);
+        check(&moments, &[run(20, false, false), run(32, false, true), run(64, true, false)]);
+    }
+}
+
+fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
+    let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
+    let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home };
+    let config = Config { workers, parameters: parameters() };
+    let on_applied = waiter.clone();
+    let load = Position { time: 1_000, lsn: Lsn(1) };
+    let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
+    (runtime, waiter)
+}
+
+#[test]
+fn a_store_that_refuses_stops_the_runtime_and_is_named() {
+    let moments = play(&[step(Jump::Ms(1), vec![post(0)])]);
+    for workers in [1, 3] {
+        let refused_time = moments[1].batch.position.time;
+        let (runtime, waiter) = start(Arc::new(RowRecord::refusing_from(refused_time)), workers);
+        runtime.loaded(0).unwrap();
+        runtime.feed(Arc::new(moments[0].batch.clone())).unwrap();
+        waiter.until_applied(moments[0].batch.position.time);
+        // Whoever feeds learns of it: at once, or when the next batch finds the workers gone.
+        let mut batch = moments[1].batch.clone();
+        let refused = (0..1_000_000).find_map(|_| {
+            let outcome = runtime.feed(Arc::new(batch.clone())).err();
+            batch.position.time += 1;
+            outcome
+        });
+        assert!(matches!(refused, Some(RuntimeError::Store(_))), "{refused:?}");
+        assert!(runtime.applied().rows <= refused_time, "a time that was refused is not applied");
+        let error = runtime.join().unwrap_err().to_string();
+        assert!(error.contains("could not apply") && error.contains("recording store"), "{error}");
+    }
+}
+
+/// A store with a defect.
+struct Panics;
+
+impl RowSink<ViewRow> for Panics {
+    fn progress(&self) -> Vec<Option<Position>> {
+        vec![None; feedmill_model::SHARDS]
+    }
+
+    fn apply(&self, _: &feedmill_model::Closed<ViewRow>) -> Result<(), feedmill_model::StoreError> {
+        panic!("a defect");
+    }
+}
+
+#[test]
+fn a_panic_ends_all_workers_with_an_error() {
+    let (runtime, _) = start(Arc::new(Panics), 3);
+    let loaded = runtime.loaded(0);
+    assert!(matches!(loaded, Ok(()) | Err(RuntimeError::Panic(_))), "{loaded:?}");
+    let mut time = 1_000;
+    let failed = (0..1_000_000).find_map(|_| {
+        time += 1;
+        let position = Position { time, lsn: Lsn(1) };
+        runtime.feed(Arc::new(feedmill_model::Batch { position, floor: None, changes: vec![] })).err()
+    });
+    assert!(matches!(&failed, Some(RuntimeError::Panic(text)) if text == "a defect"), "{failed:?}");
+    assert!(matches!(runtime.join(), Err(RuntimeError::Panic(_))));
+}
+
+#[test]
+fn calls_out_of_order_are_refused() {
+    let (runtime, waiter) = start(Arc::new(RowRecord::default()), 2);
+    let batch = |time| {
+        Arc::new(feedmill_model::Batch { position: Position { time, lsn: Lsn(2) }, floor: None, changes: vec![] })
+    };
+    let refused = |outcome: Result<(), RuntimeError>| assert!(matches!(outcome, Err(RuntimeError::Order { .. })));
+    refused(runtime.feed(batch(2_000)));
+    runtime.loaded(0).unwrap();
+    refused(runtime.loaded(0));
+    refused(runtime.load(vec![]));
+    refused(runtime.feed(batch(1_000)));
+    runtime.feed(batch(2_000)).unwrap();
+    refused(runtime.feed(batch(2_000)));
+    waiter.until_applied(2_000);
+    runtime.stop();
+    assert!(matches!(runtime.feed(batch(3_000)), Err(RuntimeError::Stopped)));
+    runtime.join().unwrap();
+}

@@ -1,0 +1,213 @@
+//! Facts and rows on this machine's disk, in fjall.
+//!
+//! ```text
+//!   worker ─ Closed<Fact> ────► ledger of facts ─┐  one batch: rows,      ┌─► facts
+//!   worker ─ Closed<ViewRow> ─► ledger of rows ──┴─ then the progress ────┼─► profile, username, followers, …
+//!                                                                         └─► state: format, progress
+//!   reader ─► a snapshot for each call
+//! ```
+//!
+//! Why it is correct: a closed time is one batch of fjall together with its progress, so after a crash a shard has both
+//! or neither. (A closed time of more than [`BATCH_ROWS`] rows is several batches, progress in the last: applied again,
+//! a put or a delete changes nothing, and a sum carries the time that it has.) fjall's journal loses at most its end,
+//! and a table of it never reaches the disk before the journal does; what was lost the change log replays, since it
+//! keeps its tail from [`LocalIndex::durable`] on. A first load has no progress until its end; if that never comes, the
+//! next start finds shards without progress and clears the store.
+
+mod facts;
+mod key;
+mod ledger;
+mod read;
+mod rows;
+mod scan;
+
+pub(super) use self::scan::kind_text;
+
+use std::path::{Path, PathBuf};
+
+use feedmill_model::{Closed, Fact, Position, RowSink, StoreError, ViewRow};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot};
+
+use self::facts::Facts;
+use self::ledger::{Ledger, Progressed};
+use self::rows::Rows;
+use crate::ReadError;
+
+/// Version of what the keyspaces hold. Another version is refused: derived data is rebuilt rather than migrated.
+const FORMAT: u32 = 1;
+const FORMAT_KEY: &[u8] = b"format";
+const STATE: &str = "state";
+/// First bytes of the rows of `state` that hold progress.
+const FACTS_PROGRESS: u8 = 1;
+const ROWS_PROGRESS: u8 = 2;
+
+/// Rows of a batch of fjall, which holds them all in memory.
+const BATCH_ROWS: usize = 65_536;
+/// Blocks of tables in memory, for all keyspaces. The file cache of the system holds more.
+const CACHE_BYTES: u64 = 128 << 20;
+/// A keyspace's rows in memory before they become a table; there are [`rows::KEYSPACES`] and one more.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Journals on disk; above it the keyspaces that hold the oldest back are written out.
+const JOURNAL_BYTES: u64 = 256 << 20;
+
+/// Why a local store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It was written by another version.
+    #[error(
+        "the index store in {path} has format {found}, this version of feedmill reads {expected}: \
+         move the folder away, and it is built again from the change log"
+    )]
+    Format {
+        /// Where.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+        /// Ours.
+        expected: u32,
+    },
+    /// Another process has it open.
+    #[error("the index store in {path} is open in another process: stop that one, or use another --data")]
+    Locked {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The engine could not do it.
+    #[error("could not {tried} in the index store in {path}: {source}")]
+    Engine {
+        /// What was tried.
+        tried: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: fjall::Error,
+    },
+}
+
+/// What goes wrong with a row.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error("{0}")]
+    Engine(#[from] fjall::Error),
+    #[error("a row of keyspace {keyspace} cannot be decoded; move the store away, and it is built again")]
+    Undecodable { keyspace: &'static str },
+    #[error("a row cannot be encoded: {0}")]
+    Unencodable(#[from] postcard::Error),
+}
+
+impl Fault {
+    fn store(self, store: &'static str, tried: impl Into<String>) -> StoreError {
+        StoreError { store, tried: tried.into(), source: Box::new(self) }
+    }
+}
+
+/// Facts and rows on this machine's disk.
+pub struct LocalIndex {
+    db: Database,
+    facts: Facts,
+    rows: Rows,
+}
+
+impl LocalIndex {
+    /// Opens the store in the folder `dir`, or makes it. Facts or rows whose first load was not completed are cleared.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let failed = |tried| move |source| OpenError::Engine { tried, path: dir.to_path_buf(), source };
+        let opened = Database::builder(dir).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open();
+        let db = opened.map_err(|source| match source {
+            fjall::Error::Locked => OpenError::Locked { path: dir.to_path_buf() },
+            source => failed("open the database")(source),
+        })?;
+        let state = db.keyspace(STATE, options).map_err(failed("open the state"))?;
+        check_format(&state, dir)?;
+        let failed = failed("open the keyspaces");
+        let facts = Facts::open(&db, Ledger::open(&db, &state, "facts", FACTS_PROGRESS).map_err(failed)?).map_err(failed)?;
+        let rows = Rows::open(&db, Ledger::open(&db, &state, "rows", ROWS_PROGRESS).map_err(failed)?).map_err(failed)?;
+        Ok(LocalIndex { db, facts, rows })
+    }
+
+    /// Makes all that was applied before the call durable. Returns the least position that a shard of facts or rows
+    /// has on disk, `None` while one has none: the change log must keep what came after it.
+    ///
+    /// To be called every few seconds; counts that have come down to zero are dropped here.
+    pub fn durable(&self) -> Result<Option<Position>, StoreError> {
+        let facts = self.facts.ledger.record(&self.db)?;
+        let rows = self.rows.ledger.record(&self.db)?;
+        let persisted = self.db.persist(PersistMode::SyncAll);
+        persisted.map_err(|error| Fault::from(error).store("index", "make the journal durable"))?;
+        self.rows.drop_zeros(&self.db, &rows)?;
+        let positions: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
+        Ok(positions.and_then(|positions| positions.into_iter().min_by_key(|position| position.time)))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        self.db.snapshot()
+    }
+}
+
+/// All keyspaces are alike: short keys, short values, many of them.
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+}
+
+fn check_format(state: &Keyspace, dir: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Engine { tried: "read the format", path: dir.to_path_buf(), source };
+    let found = state.get(FORMAT_KEY).map_err(failed)?;
+    match found {
+        Some(found) if *found == *FORMAT.to_string().as_bytes() => Ok(()),
+        Some(found) => Err(OpenError::Format {
+            path: dir.to_path_buf(),
+            found: String::from_utf8_lossy(&found).into_owned(),
+            expected: FORMAT,
+        }),
+        None => state.insert(FORMAT_KEY, FORMAT.to_string()).map_err(failed),
+    }
+}
+
+/// The keyspace `name`, without the rows of a load that was not completed. It is deleted rather than cleared: tables
+/// that are still being written belong to the deleted one.
+fn empty_keyspace(db: &Database, name: &'static str) -> fjall::Result<Keyspace> {
+    let keyspace = db.keyspace(name, options)?;
+    if keyspace.is_empty()? {
+        return Ok(keyspace);
+    }
+    db.delete_keyspace(keyspace)?;
+    db.keyspace(name, options)
+}
+
+fn open_keyspace(db: &Database, ledger: &Ledger, name: &'static str) -> fjall::Result<Keyspace> {
+    if ledger.is_complete() { db.keyspace(name, options) } else { empty_keyspace(db, name) }
+}
+
+impl RowSink<Fact> for LocalIndex {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.facts.ledger.progress()
+    }
+
+    fn apply(&self, closed: &Closed<Fact>) -> Result<(), StoreError> {
+        let ledger = &self.facts.ledger;
+        ledger.apply(&self.db, closed, |op, batch, _: &mut Progressed| self.facts.write(op, batch))
+    }
+}
+
+impl RowSink<ViewRow> for LocalIndex {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.rows.ledger.progress()
+    }
+
+    fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        let time = closed.position.time;
+        self.rows.ledger.apply(&self.db, closed, |op, batch, shard| self.rows.write(op, time, batch, shard))
+    }
+}
+
+/// Says which read failed.
+trait OrRead<T> {
+    fn or_read(self, what: &'static str) -> Result<T, ReadError>;
+}
+
+impl<T> OrRead<T> for Result<T, Fault> {
+    fn or_read(self, what: &'static str) -> Result<T, ReadError> {
+        self.map_err(|fault| ReadError { store: "local", what, source: Box::new(fault) })
+    }
+}

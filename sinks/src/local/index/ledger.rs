@@ -1,0 +1,212 @@
+//! Which closed times a store has, by shard.
+//!
+//! ```text
+//!   apply(t, shards of a worker) ─► locks them, leaves out those that have t already
+//!     loading:     rows                       reached stays
+//!     otherwise:   rows + row (shards → t)    reached = t          one batch
+//! ```
+//!
+//! Closed times come hundreds a second and most touch few shards, so progress is one row for each set of shards that
+//! comes together, and a closed time without rows writes it at most once a second of stream time: what is replayed
+//! from the older position has no row for these shards. A shard's progress is the greatest of the rows with its bit, so
+//! rows of an earlier number of workers do no harm.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use feedmill_model::{Closed, Lsn, Op, Position, SHARDS, StoreError, Time};
+use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::key::Parts;
+use super::{BATCH_ROWS, Fault};
+
+/// Stream time after which progress is written though no row was.
+const IDLE_MS: Time = 1_000;
+
+/// Counts that were seen to reach zero, by shard, at most; those beyond stay in the store, where they mean the same.
+const ZEROS_MAX: usize = 4_096;
+
+/// What is known about a shard.
+#[derive(Debug, Default)]
+pub(super) struct Progressed {
+    /// The last closed time that it has.
+    reached: Option<Position>,
+    /// Keys of sums that are zero since a time, in the order of the times.
+    zeros: VecDeque<(Time, Vec<u8>)>,
+}
+
+impl Progressed {
+    /// The sum under `key` is zero since `time`.
+    pub(super) fn is_zero(&mut self, key: &[u8], time: Time) {
+        if self.zeros.len() < ZEROS_MAX {
+            self.zeros.push_back((time, key.to_vec()));
+        }
+    }
+
+    /// Takes the next sum that is zero since `time` or earlier.
+    pub(super) fn next_zero(&mut self, time: Time) -> Option<(Time, Vec<u8>)> {
+        self.zeros.pop_front_if(|(since, _)| *since <= time)
+    }
+}
+
+/// A set of shards that come together, and the position that its row has.
+type Written = BTreeMap<u64, Reached>;
+
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    applied: Position,
+    written: Position,
+}
+
+/// Progress of the shards of one store.
+pub(super) struct Ledger {
+    store: &'static str,
+    /// First byte of its rows in `state`.
+    prefix: u8,
+    state: Keyspace,
+    shards: Vec<Mutex<Progressed>>,
+    /// Written under the lock of a shard of the set.
+    sets: Mutex<Written>,
+}
+
+impl Ledger {
+    /// Reads the progress of the store whose rows begin with `prefix`. If a shard has none that of the others goes.
+    pub(super) fn open(db: &Database, state: &Keyspace, store: &'static str, prefix: u8) -> fjall::Result<Self> {
+        let mut reached = [None::<Position>; SHARDS];
+        let mut sets = Written::new();
+        for row in state.prefix([prefix]) {
+            let (key, value) = row.into_inner()?;
+            let Some((set, position)) = decode(&key, &value) else { continue };
+            sets.insert(set, Reached { applied: position, written: position });
+            let of_set = reached.iter_mut().enumerate().filter(|(shard, _)| set & (1 << shard) != 0);
+            of_set.for_each(|(_, reached)| *reached = (*reached).max_by_time(position));
+        }
+        if reached.contains(&None) {
+            reached = [None; SHARDS];
+            let mut batch = db.batch();
+            sets.keys().for_each(|set| batch.remove(state, encode_set(prefix, *set)));
+            sets.clear();
+            // The progress goes before the rows do: a crash in between must not find progress without rows.
+            batch.durability(Some(PersistMode::SyncAll)).commit()?;
+        }
+        let shards = reached.map(|reached| Mutex::new(Progressed { reached, ..Progressed::default() }));
+        Ok(Ledger { store, prefix, state: state.clone(), shards: shards.into(), sets: Mutex::new(sets) })
+    }
+
+    /// Whether every shard has reached some time.
+    pub(super) fn is_complete(&self) -> bool {
+        self.progress().iter().all(Option::is_some)
+    }
+
+    pub(super) fn progress(&self) -> Vec<Option<Position>> {
+        self.shards.iter().map(|shard| shard.lock().reached).collect()
+    }
+
+    /// Locks a shard.
+    pub(super) fn shard(&self, shard: usize) -> Option<MutexGuard<'_, Progressed>> {
+        self.shards.get(shard).map(Mutex::lock)
+    }
+
+    /// Applies a closed time to the shards that do not have it yet; `write` puts one operation into the batch.
+    pub(super) fn apply<R>(
+        &self,
+        db: &Database,
+        closed: &Closed<R>,
+        mut write: impl FnMut(&Op<R>, &mut OwnedWriteBatch, &mut Progressed) -> Result<(), Fault>,
+    ) -> Result<(), StoreError> {
+        let position = closed.position;
+        let failed = |fault: Fault| fault.store(self.store, format!("apply the closed time {}", position.time));
+        let mut due = self.lock_due(closed);
+        let mut batch = db.batch();
+        let mut rows = 0;
+        for (shard, op) in &closed.ops {
+            let Some(shard) = due.get_mut(usize::from(*shard)).and_then(Option::as_mut) else { continue };
+            write(op, &mut batch, shard).map_err(failed)?;
+            rows += 1;
+            if batch.len() >= BATCH_ROWS {
+                let full = std::mem::replace(&mut batch, db.batch());
+                full.commit().map_err(|error| failed(error.into()))?;
+            }
+        }
+        let record = !closed.loading && due.iter().any(Option::is_some);
+        let written = record && (rows > 0 || self.is_time_to_write(closed));
+        if written {
+            batch.insert(&self.state, encode_set(self.prefix, closed.shards), encode_position(position));
+        }
+        batch.commit().map_err(|error| failed(error.into()))?;
+        if record {
+            due.iter_mut().flatten().for_each(|shard| shard.reached = Some(position));
+            self.note(closed.shards, position, written);
+        }
+        Ok(())
+    }
+
+    /// The shards of the closed time that do not have it, each at its index, locked in their order.
+    fn lock_due<'a, R>(&'a self, closed: &Closed<R>) -> Vec<Option<MutexGuard<'a, Progressed>>> {
+        let lock = |(number, shard): (usize, &'a Mutex<Progressed>)| {
+            let comes = closed.shards & (1 << number) != 0;
+            let has_it = |shard: &Progressed| shard.reached.is_some_and(|own| own.time >= closed.position.time);
+            comes.then(|| shard.lock()).filter(|shard| !has_it(shard))
+        };
+        self.shards.iter().enumerate().map(lock).collect()
+    }
+
+    fn is_time_to_write<R>(&self, closed: &Closed<R>) -> bool {
+        let sets = self.sets.lock();
+        sets.get(&closed.shards).is_none_or(|set| set.written.time + IDLE_MS <= closed.position.time)
+    }
+
+    fn note(&self, set: u64, position: Position, written: bool) {
+        let mut sets = self.sets.lock();
+        let reached = sets.entry(set).or_insert(Reached { applied: position, written: position });
+        reached.applied = position;
+        if written {
+            reached.written = position;
+        }
+    }
+
+    /// Writes the progress that was not written yet, and returns that of each shard.
+    pub(super) fn record(&self, db: &Database) -> Result<Vec<Option<Position>>, StoreError> {
+        // No closed time is being applied while all shards are locked, so no row can go back.
+        let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        let mut sets = self.sets.lock();
+        let mut batch = db.batch();
+        let behind = sets.iter().filter(|(_, reached)| reached.applied.time > reached.written.time);
+        behind.for_each(|(set, reached)| {
+            batch.insert(&self.state, encode_set(self.prefix, *set), encode_position(reached.applied));
+        });
+        let recorded = batch.commit().map_err(Fault::from);
+        recorded.map_err(|fault| fault.store(self.store, "record its progress"))?;
+        sets.values_mut().for_each(|reached| reached.written = reached.applied);
+        Ok(shards.iter().map(|shard| shard.reached).collect())
+    }
+}
+
+trait MaxByTime {
+    fn max_by_time(self, position: Position) -> Self;
+}
+
+impl MaxByTime for Option<Position> {
+    fn max_by_time(self, position: Position) -> Self {
+        self.filter(|own| own.time > position.time).or(Some(position))
+    }
+}
+
+fn encode_set(prefix: u8, set: u64) -> [u8; 9] {
+    let mut key = [prefix; 9];
+    key.iter_mut().skip(1).zip(set.to_be_bytes()).for_each(|(to, from)| *to = from);
+    key
+}
+
+fn encode_position(position: Position) -> [u8; 16] {
+    (u128::from(position.time) << 64 | u128::from(position.lsn.0)).to_be_bytes()
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Option<(u64, Position)> {
+    let mut key = Parts::new(key);
+    let mut value = Parts::new(value);
+    let (_, set) = (key.byte()?, key.number()?);
+    let position = Position { time: value.number()?, lsn: Lsn(value.number()?) };
+    key.rest().is_empty().then_some((set, position))
+}
+

@@ -1,0 +1,119 @@
+//! Everything that facts and rows hold, in the words of the views' SQL.
+//!
+//! Key and value are text: fields stand apart by a space when all are numbers, by U+001F when there is text; NULL is
+//! `\N`, a boolean `t` or `f`, a time its microseconds since 1970.
+
+use feedmill_model::{EntryKind, Fact, View, ViewRow};
+
+use super::rows::RowView;
+use super::{LocalIndex, OrRead};
+use crate::ReadError;
+
+/// Stands between fields of which one is text.
+const SEPARATOR: &str = "\u{1f}";
+const NULL: &str = "\\N";
+
+impl LocalIndex {
+    /// Calls `each` with key and value of every row of `view`, in no particular order. Views that are not in this
+    /// store, those of home timelines, have none.
+    pub(in crate::local) fn scan(&self, view: View, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
+        let rows = |view, each: &mut dyn FnMut(String, String)| {
+            let mut pair = |row: ViewRow, count| {
+                if let Some((key, value)) = row_text(&row, count) {
+                    each(key, value);
+                }
+            };
+            self.rows.scan(&self.snapshot(), view, &mut pair).or_read("all rows of a view")
+        };
+        let facts = |like: Fact, each: &mut dyn FnMut(String, String)| {
+            let mut pair = |fact: Fact| {
+                let (key, value) = fact_text(&fact);
+                each(key, value);
+            };
+            self.facts.scan(&self.snapshot(), &like, &mut pair).or_read("all facts of a view")
+        };
+        match view {
+            View::FollowFacts => facts(Fact::Follow { follower: 0, following: 0, accepted: false }, each),
+            View::Blocks => facts(Fact::Block { blocker: 0, blocked: 0 }, each),
+            View::Mutes => facts(Fact::Mute { muter: 0, muted: 0 }, each),
+            View::Protected => facts(Fact::Protected(0), each),
+            View::DeletedUsers => facts(Fact::DeletedUser(0), each),
+            View::DeletedTweets => facts(Fact::DeletedTweet(0), each),
+            View::Profile => rows(RowView::Profile, each),
+            View::Username => rows(RowView::Username, each),
+            View::Followers => rows(RowView::Followers, each),
+            View::Following => rows(RowView::Following, each),
+            View::Tweet => rows(RowView::Tweet, each),
+            View::Retweet => rows(RowView::Retweet, each),
+            View::UserTimeline => rows(RowView::UserTimeline, each),
+            View::Counts => rows(RowView::Counts, each),
+            View::Active | View::VerifiedFollowing | View::Home => Ok(()),
+        }
+    }
+}
+
+const fn boolean(value: bool) -> &'static str {
+    if value { "t" } else { "f" }
+}
+
+fn fact_text(fact: &Fact) -> (String, String) {
+    match *fact {
+        Fact::Follow { follower, following, accepted } => {
+            (format!("{follower} {following}"), boolean(accepted).to_owned())
+        }
+        Fact::Block { blocker: one, blocked: other } | Fact::Mute { muter: one, muted: other } => {
+            (format!("{one} {other}"), String::new())
+        }
+        Fact::Protected(id) | Fact::DeletedUser(id) | Fact::DeletedTweet(id) => (id.to_string(), String::new()),
+    }
+}
+
+/// `None` for a count of zero, which is as good as none.
+fn row_text(row: &ViewRow, count: i64) -> Option<(String, String)> {
+    Some(match row {
+        ViewRow::Profile(user) => {
+            let text = [
+                &user.username,
+                &user.display_name,
+                user.bio.as_deref().unwrap_or(NULL),
+                user.avatar_url.as_deref().unwrap_or(NULL),
+                boolean(user.verified),
+                boolean(user.protected),
+                &user.created_at.to_string(),
+                &user.updated_at.to_string(),
+            ];
+            (user.id.to_string(), text.join(SEPARATOR))
+        }
+        ViewRow::Username { name, user } => (name.clone(), user.to_string()),
+        ViewRow::Follower { user, at, follower: other } | ViewRow::Following { user, at, following: other } => {
+            (format!("{user} {other}"), at.to_string())
+        }
+        ViewRow::Tweet(tweet) => {
+            let reply_to = tweet.reply_to_id.map_or_else(|| NULL.to_owned(), |id| id.to_string());
+            let text = [
+                &tweet.user_id.to_string(),
+                &tweet.content,
+                &reply_to,
+                &tweet.conversation_id.to_string(),
+                tweet.media.as_deref().unwrap_or(NULL),
+                &tweet.created_at.to_string(),
+                &tweet.updated_at.to_string(),
+            ];
+            (tweet.id.to_string(), text.join(SEPARATOR))
+        }
+        ViewRow::Retweet { id, user, tweet } => (id.to_string(), format!("{user} {tweet}")),
+        ViewRow::TimelineEntry { user, reply, entry, tweet } => {
+            (format!("{user} {} {}", entry.id, kind_text(entry.kind)), format!("{} {tweet}", boolean(*reply)))
+        }
+        ViewRow::Count { .. } if count == 0 => return None,
+        ViewRow::Count { counter, of } => (format!("{} {of}", counter.name()), count.to_string()),
+    })
+}
+
+/// How a key names the kind of an entry.
+pub(in crate::local) const fn kind_text(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Tweet => "t",
+        EntryKind::Retweet => "r",
+    }
+}

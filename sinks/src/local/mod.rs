@@ -1,0 +1,9 @@
+//! The stores of one machine.
+
+mod home;
+mod index;
+mod views;
+
+pub use home::LocalHome;
+pub use index::{LocalIndex, OpenError};
+pub use views::LocalViews;

@@ -1,0 +1,133 @@
+//! Reads the local stores.
+//!
+//! Reads are answered on the thread that asks: what they touch is in memory or in the system's file cache nearly always,
+//! where a hop to another thread costs more than the read. Each takes from the task's budget, so that a page that merges
+//! thousands of timelines lets others run.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use feedmill_model::{EntryId, Parameters, Time, View};
+use tokio::task::consume_budget;
+
+use super::index::kind_text;
+use crate::{
+    CountedTweet, Edge, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, TimelineItem,
+    Views,
+};
+
+/// The local stores, read.
+#[derive(Clone)]
+pub struct LocalViews {
+    index: Arc<LocalIndex>,
+    home: Arc<LocalHome>,
+    progress: Arc<Progress>,
+}
+
+impl LocalViews {
+    /// Reads these stores; `progress` says how far they are.
+    pub fn new(index: Arc<LocalIndex>, home: Arc<LocalHome>, progress: Arc<Progress>) -> Self {
+        LocalViews { index, home, progress }
+    }
+
+    /// Facts and rows.
+    pub fn index(&self) -> &LocalIndex {
+        &self.index
+    }
+
+    /// Home timelines.
+    pub fn home_store(&self) -> &LocalHome {
+        &self.home
+    }
+
+    /// Calls `each` with key and value of every row of `view` as of `at`, in the form in which the view's SQL prints
+    /// them, in no particular order. Of [`View::Home`] it gives what lies above the floors of [`LocalHome::floors`].
+    ///
+    /// Nothing may be applied meanwhile if the pairs shall be those of one time.
+    pub fn scan(
+        &self,
+        view: View,
+        at: Time,
+        parameters: &Parameters,
+        each: &mut dyn FnMut(String, String),
+    ) -> Result<(), ReadError> {
+        let mut key = |key: String| each(key, String::new());
+        match view {
+            View::Active => self.home.scan(at, |record| key(record.viewer().to_string())),
+            View::VerifiedFollowing => self.home.scan(at, |record| {
+                record.hot().iter().for_each(|author| key(format!("{} {author}", record.viewer())));
+            }),
+            View::Home => self.home.scan(at, |record| {
+                let above = |id: &i64| *id > parameters.horizon(at);
+                for entry in record.entries().map(|entry| entry.entry()).filter(|entry| above(&entry.id)) {
+                    key(format!("{} {} {}", record.viewer(), entry.id, kind_text(entry.kind)));
+                }
+            }),
+            _ => self.index.scan(view, each)?,
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Views for LocalViews {
+    async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
+        consume_budget().await;
+        self.index.user_by_name(name)
+    }
+
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+        consume_budget().await;
+        self.index.profiles(ids)
+    }
+
+    async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+        consume_budget().await;
+        self.index.followers(user, after, limit)
+    }
+
+    async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+        consume_budget().await;
+        self.index.following(user, after, limit)
+    }
+
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
+        consume_budget().await;
+        self.index.tweets(ids)
+    }
+
+    async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
+        consume_budget().await;
+        self.index.retweets(ids)
+    }
+
+    async fn user_timeline(
+        &self,
+        user: i64,
+        replies: bool,
+        before: Option<EntryId>,
+        limit: usize,
+    ) -> Result<Vec<TimelineItem>, ReadError> {
+        consume_budget().await;
+        self.index.user_timeline(user, replies, before, limit)
+    }
+
+    async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
+        consume_budget().await;
+        Ok(self.home.record(viewer))
+    }
+
+    async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
+        consume_budget().await;
+        self.index.relationships(viewer, users)
+    }
+
+    async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
+        consume_budget().await;
+        self.index.deleted_tweets(ids)
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}

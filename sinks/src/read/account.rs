@@ -1,0 +1,78 @@
+//! Accounts and lists of accounts.
+
+use feedmill_model::Phase;
+
+use super::candidates::{profile, relationship};
+use super::{Access, Page, Served, served};
+use crate::{Edge, Profile, ReadError, Views};
+
+/// Which list of accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    Followers,
+    Following,
+}
+
+/// A page of the accounts that follow `user`, newest first.
+pub async fn followers_page(
+    views: &dyn Views,
+    viewer: Option<i64>,
+    user: i64,
+    cursor: Option<Edge>,
+    limit: usize,
+) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+    list_page(views, List::Followers, viewer, user, cursor, limit).await
+}
+
+/// A page of the accounts that `user` follows, newest first.
+pub async fn following_page(
+    views: &dyn Views,
+    viewer: Option<i64>,
+    user: i64,
+    cursor: Option<Edge>,
+    limit: usize,
+) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+    list_page(views, List::Following, viewer, user, cursor, limit).await
+}
+
+/// The account of this name, whatever its case. Anyone may read a profile: what protects or blocks hides what an
+/// account writes, and whom it follows.
+pub async fn profile_by_name(views: &dyn Views, name: &str) -> Result<Option<Served<Profile>>, ReadError> {
+    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let Some(id) = views.user_by_name(name).await? else { return Ok(None) };
+    let found = profile(views, id).await?;
+    let deleted = relationship(views, None, id).await?.deleted;
+    Ok(found.filter(|_| !deleted).map(|value| Served { value, time }))
+}
+
+async fn list_page(
+    views: &dyn Views,
+    list: List,
+    viewer: Option<i64>,
+    user: i64,
+    cursor: Option<Edge>,
+    limit: usize,
+) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let limit = limit.max(1);
+    // One more tells whether there is a next page.
+    let mut edges = match list {
+        List::Followers => views.followers(user, cursor, limit + 1).await?,
+        List::Following => views.following(user, cursor, limit + 1).await?,
+    };
+    let more = edges.len() > limit;
+    edges.truncate(limit);
+    let next = edges.last().copied().filter(|_| more);
+    let users: Vec<i64> = std::iter::once(user).chain(edges.into_iter().map(|edge| edge.id)).collect();
+    let mut profiles = views.profiles(&users).await?.into_iter();
+    let mut relationships = views.relationships(viewer, &users).await?.into_iter();
+    let (Some(Some(_)), Some(owner)) = (profiles.next(), relationships.next().filter(|owner| !owner.deleted)) else {
+        return Ok(Access::NotFound);
+    };
+    if !owner.may_read(viewer == Some(user)) {
+        return Ok(Access::Hidden);
+    }
+    let there = profiles.zip(relationships).filter(|(_, relationship)| !relationship.deleted);
+    let items = there.filter_map(|(profile, _)| profile).collect();
+    Ok(Access::Granted(Page { items, next, time }))
+}

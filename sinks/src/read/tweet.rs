@@ -1,0 +1,60 @@
+//! A tweet, and a user's own timeline.
+
+use feedmill_model::{EntryId, Phase};
+
+use super::candidates::{Audience, profile, relationship, show};
+use super::merge::{Merge, Source};
+use super::{Access, Page, Served, TimelineTweet, served};
+use crate::{ReadError, Views};
+
+/// One tweet. A mute does not hide what is asked for by its id.
+pub async fn tweet(
+    views: &dyn Views,
+    viewer: Option<i64>,
+    id: i64,
+) -> Result<Access<Served<TimelineTweet>>, ReadError> {
+    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let Some(tweet) = views.tweets(&[id]).await?.into_iter().next().flatten() else {
+        return Ok(Access::NotFound);
+    };
+    let user = tweet.tweet.user_id;
+    let Some(author) = profile(views, user).await? else { return Ok(Access::NotFound) };
+    let relationship = relationship(views, viewer, user).await?;
+    let deleted = views.deleted_tweets(&[id]).await?.contains(&true);
+    if deleted || relationship.deleted {
+        return Ok(Access::NotFound);
+    }
+    if !relationship.may_read(viewer == Some(user)) {
+        return Ok(Access::Hidden);
+    }
+    let value = TimelineTweet { entry: EntryId::tweet(id), tweet, author, retweeted_by: None };
+    Ok(Access::Granted(Served { value, time }))
+}
+
+/// A page of what `user` tweeted and retweeted, newest first; `replies` adds the replies. A retweet of what the viewer
+/// may not read is left out; what the viewer mutes is not.
+pub async fn user_page(
+    views: &dyn Views,
+    viewer: Option<i64>,
+    user: i64,
+    replies: bool,
+    cursor: Option<EntryId>,
+    limit: usize,
+) -> Result<Access<Page<TimelineTweet, EntryId>>, ReadError> {
+    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let owner = profile(views, user).await?;
+    let relationship = relationship(views, viewer, user).await?;
+    if owner.is_none() || relationship.deleted {
+        return Ok(Access::NotFound);
+    }
+    if !relationship.may_read(viewer == Some(user)) {
+        return Ok(Access::Hidden);
+    }
+    let timeline = |replies| Source::timeline(user, replies, cursor, i64::MIN);
+    let mut sources = vec![timeline(false)];
+    sources.extend(replies.then(|| timeline(true)));
+    let mut merge = Merge::open(views, sources).await?;
+    let shown = show(views, &Audience::Asked { viewer }, &mut merge, limit, |_| true).await?;
+    let next = shown.last.or(cursor).filter(|_| shown.more);
+    Ok(Access::Granted(Page { items: shown.items, next, time }))
+}

@@ -1,0 +1,86 @@
+//! Makes the change log ready: the first copy, or the proof that what it holds is of this source.
+//!
+//! ```text
+//!   no slot ── create slot ── consistent point P, exported snapshot ── copy every relation ── log is ready at P
+//! ```
+//!
+//! The snapshot holds what committed before P, and the slot gives what commits from P on, so each transaction is in
+//! exactly one of the two. A copy that did not end leaves a log that says so: the slot is dropped and it starts over.
+
+use anyhow::{Context, bail, ensure};
+use feedmill_connectors::postgres::{Replication, Source, copy};
+use feedmill_ingest::{Log, LogState};
+use feedmill_model::{Lsn, Relation, SourceId};
+use tokio::sync::mpsc;
+
+use super::{SLOT, stages};
+
+/// Chunks of rows between the connection and the log.
+const CHUNKS_MAX: usize = 8;
+
+/// Copies the source if the log is not ready; checks that it is the same source if it is.
+pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<SourceId> {
+    let mut replication = Replication::connect(source, "feedmill-copy").await?;
+    let identity = replication.identify(SLOT).await?;
+    let slot = replication.slot(SLOT).await?;
+    if log.state() == LogState::Ready {
+        let known = log.source().context("the change log does not say of which source it is")?;
+        ensure!(
+            known == identity,
+            "the change log is of another source ({known}) than the database now is ({identity}): it was restored, promoted \
+             or replaced. Point --database-url at the database that the log was made from, or give --data an empty folder"
+        );
+        let position = log.position().map_or(Lsn(0), |position| position.lsn);
+        let Some(slot) = slot else {
+            bail!(
+                "the replication slot {SLOT} is gone, and with it what was written since {position}. Give --data an empty \
+                 folder: everything is copied again"
+            );
+        };
+        let confirmed = slot.confirmed_flush.unwrap_or_default();
+        ensure!(
+            confirmed <= position,
+            "the replication slot {SLOT} has moved to {confirmed}, beyond the change log, which ends at {position}: another \
+             program has read from it. Give --data an empty folder: everything is copied again"
+        );
+        return Ok(identity);
+    }
+    if slot.is_some() {
+        tracing::info!("a first copy did not end: starting over");
+        replication.drop_slot(SLOT).await.context("could not drop the slot of a first copy that did not end")?;
+    }
+    // The snapshot lives until the next command on this connection.
+    let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
+    log.begin_copy(&identity)?;
+    let mut rows = 0;
+    for relation in Relation::ALL {
+        rows += copy_relation(source, log, &start.snapshot, relation)
+            .await
+            .with_context(|| format!("could not copy the table {}", relation.table()))?;
+    }
+    let (log, point) = (log.clone(), start.consistent_point);
+    let position = tokio::task::spawn_blocking(move || log.finish_copy(point, stages::now_ms())).await??;
+    tracing::info!("copied {rows} rows as of {}", position.lsn);
+    drop(replication);
+    Ok(identity)
+}
+
+async fn copy_relation(source: &Source, log: &Log, snapshot: &str, relation: Relation) -> anyhow::Result<u64> {
+    let (sender, mut chunks) = mpsc::channel(CHUNKS_MAX);
+    let log = log.clone();
+    let write = tokio::task::spawn_blocking(move || {
+        while let Some(rows) = chunks.blocking_recv() {
+            log.copy_rows(rows)?;
+        }
+        anyhow::Ok(())
+    });
+    let read = async {
+        let rows = copy(source, snapshot, relation, &sender).await;
+        drop(sender);
+        rows
+    };
+    let (read, written) = tokio::join!(read, write);
+    // When the log fails the reader only learns that nobody takes its rows.
+    written??;
+    Ok(read?)
+}

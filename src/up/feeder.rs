@@ -1,0 +1,97 @@
+//! From the change log into the dataflows.
+//!
+//! ```text
+//!   Log::state_at(load time) ── slices ─► Runtime::load … loaded ─► Log::reader ── batch ─► Runtime::feed
+//!                                                                       │
+//!                                            Hold: no batch beyond a position, while `verify` reads the stores
+//! ```
+//!
+//! The feeder is one thread. `Runtime::feed` blocks while too much is in flight, so what the stores cannot take stays in
+//! the log, on disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use feedmill_dataflows::Runtime;
+use feedmill_ingest::Log;
+use feedmill_model::{Lsn, Position, floor_of};
+use feedmill_sinks::Progress;
+use parking_lot::{Condvar, Mutex};
+use tokio_util::sync::CancellationToken;
+
+/// How long the feeder waits for a batch or a release before it looks whether it should end.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Keeps the dataflows from taking batches beyond a position.
+#[derive(Default)]
+pub struct Hold {
+    at: Mutex<Option<Lsn>>,
+    released: Condvar,
+}
+
+/// While this lives, the dataflows are held.
+pub struct Held(Arc<Hold>);
+
+impl Hold {
+    /// Holds the dataflows at the first batch that covers `lsn`. One hold at a time: the later replaces the earlier.
+    pub fn at(self: &Arc<Self>, lsn: Lsn) -> Held {
+        *self.at.lock() = Some(lsn);
+        Held(Arc::clone(self))
+    }
+
+    /// Blocks while the dataflows are held at or before `position`.
+    fn wait(&self, position: Position, shutdown: &CancellationToken) {
+        let mut at = self.at.lock();
+        while at.is_some_and(|lsn| position.lsn >= lsn) && !shutdown.is_cancelled() {
+            self.released.wait_for(&mut at, WAIT);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.0.at.lock() = None;
+        self.0.released.notify_all();
+    }
+}
+
+/// Loads the state at `load` into the dataflows.
+pub fn load(log: &Log, runtime: &Runtime, load: Position) -> anyhow::Result<u64> {
+    let newest = log.position();
+    ensure!(
+        newest.is_some_and(|newest| load.time <= newest.time),
+        "the stores are at time {}, beyond the change log, which is at {newest:?}: they are not of the same history. \
+         Remove the folder of the stores, and they are filled again",
+        load.time,
+    );
+    let mut rows = 0;
+    for slice in log.state_at(load.time).context("could not load the state from the change log")? {
+        let slice = slice.context("could not load the state from the change log")?;
+        rows += slice.len() as u64;
+        runtime.load(slice)?;
+    }
+    runtime.loaded(floor_of(load.time).max(log.greatest_entry()))?;
+    Ok(rows)
+}
+
+/// Feeds batches until shutdown.
+pub fn feed(
+    log: &Log,
+    runtime: &Runtime,
+    progress: &Progress,
+    hold: &Hold,
+    load: Position,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut reader = log.reader(load.time).context("could not read the change log")?;
+    let mut last = load;
+    while !shutdown.is_cancelled() {
+        hold.wait(last, shutdown);
+        let Some(batch) = reader.next(WAIT).context("could not read the change log")? else { continue };
+        last = batch.position;
+        progress.covers(last);
+        runtime.feed(batch)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! `feedmill up`: everything on one machine.
+//!
+//! ```text
+//!   folder (locked) ─ PostgreSQL ─ schema ─ change log (first copy) ─ stores ─ dataflows (load) ─ capture ─ API
+//! ```
+//!
+//! Each part is started when what it needs stands, and stopped in the reverse order. If one of them fails, all are
+//! stopped and the process ends with its error: what is durable makes the next start go on from there.
+
+mod capture;
+mod copy;
+mod feeder;
+mod popular;
+mod stages;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use feedmill_connectors::postgres::{Cluster, Source, schema};
+use feedmill_dataflows::{Config, Runtime, Stores};
+use feedmill_ingest::{Log, Options, run_writer};
+use feedmill_model::{Fact, Lsn, Position, RowSink};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Progress};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use capture::{CUT_PAUSE_MAX, Cut};
+pub use feeder::{Held, Hold};
+
+use crate::config::Settings;
+use crate::control::{self, Request};
+use crate::verify::Verifier;
+use capture::Capture;
+use popular::Watched;
+use stages::Stages;
+
+/// Name of the replication slot.
+pub const SLOT: &str = "feedmill";
+/// A cluster that has to recover after a crash of the machine takes its time.
+const CLUSTER_START_MAX: Duration = Duration::from_secs(300);
+/// Ctrl-C ends within 5 seconds: HTTP requests and PostgreSQL share them.
+const DRAIN_MAX: Duration = Duration::from_millis(1_500);
+const CLUSTER_STOP_MAX: Duration = Duration::from_secs(3);
+/// Transactions and keepalives between capture and the writer of the change log.
+const INCOMING_MAX: usize = 4_096;
+
+/// Runs until Ctrl-C or SIGTERM, or until a part fails.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let _lock = lock(&settings.data)?;
+    let shutdown = CancellationToken::new();
+    on_signal(shutdown.clone())?;
+    let cluster = match &settings.database_url {
+        Some(_) => None,
+        None => Some(Cluster::start(&settings.data.join("postgres"), CLUSTER_START_MAX).await?),
+    };
+    let source = match (&settings.database_url, &cluster) {
+        (Some(url), _) => url.parse::<Source>()?,
+        (None, Some(cluster)) => cluster.source().clone(),
+        (None, None) => bail!("there is neither a database URL nor a private cluster"),
+    };
+    let outcome = serve(&settings, &source, cluster.as_ref(), shutdown).await;
+    if let Some(cluster) = cluster {
+        cluster.stop(CLUSTER_STOP_MAX).await.context("could not stop PostgreSQL")?;
+    }
+    outcome
+}
+
+/// The database of the system that runs, or last ran, on the folder.
+pub fn running_source(settings: &Settings) -> anyhow::Result<Source> {
+    match &settings.database_url {
+        Some(url) => Ok(url.parse()?),
+        None => {
+            let socket = settings.data.join("postgres/socket");
+            anyhow::ensure!(
+                socket.join(".s.PGSQL.5432").exists(),
+                "no PostgreSQL of Feedmill's runs under {data}: start one with `feedmill up --data {data}`, or name another \
+                 folder with --data, or a database with --database-url",
+                data = settings.data.display(),
+            );
+            let mut config = tokio_postgres::Config::new();
+            config.host_path(socket).user("feedmill").dbname("feedmill");
+            Ok(Source::from_config(config)?)
+        }
+    }
+}
+
+/// One process a folder.
+fn lock(data: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data)
+        .with_context(|| format!("could not make the folder {}; name another with --data", data.display()))?;
+    let path = data.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("could not open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another Feedmill runs on {}: stop it first, or give this one a folder of its own with --data",
+            data.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("could not lock {}", path.display())),
+    }
+}
+
+fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping");
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// Everything but PostgreSQL.
+async fn serve(
+    settings: &Settings,
+    source: &Source,
+    cluster: Option<&Cluster>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = stages::install_metrics()?;
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!("could not listen on {}: is another program there? Name another address with --listen", settings.listen)
+    })?;
+    schema::prepare(source).await.context("could not prepare the schema")?;
+
+    let parameters = settings.parameters();
+    let log = Log::open(&settings.data.join("log"), Options { bulk_rows: settings.bulk_rows, ..Options::default() })?;
+    let identity = tokio::select! {
+        identity = copy::ready(source, &log) => identity?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let index = Arc::new(LocalIndex::open(&settings.data.join("index"))?);
+    let home = Arc::new(LocalHome::new(parameters.clone()));
+    let load = start_of(&index, &log)?;
+    let progress = Arc::new(Progress::new(Position { lsn: Lsn(0), ..load }));
+    let views = Arc::new(LocalViews::new(Arc::clone(&index), Arc::clone(&home), Arc::clone(&progress)));
+    let watched = Arc::new(Watched::new(Arc::clone(&index)));
+    let hold = Arc::new(Hold::default());
+    let (incoming, received) = mpsc::channel(INCOMING_MAX);
+    let (durable, is_durable) = watch::channel(log.position().map_or(Lsn(0), |position| position.lsn));
+    let (cut, cuts) = mpsc::channel(1);
+    let stages = Arc::new(Stages::new(log.clone(), Arc::clone(&views)));
+
+    let runtime = Runtime::start(
+        Config { workers: settings.workers, parameters: parameters.clone() },
+        Stores { facts: Arc::clone(&index) as _, rows: Arc::clone(&watched) as _, home: Arc::clone(&home) as _ },
+        load,
+        {
+            let progress = Arc::clone(&progress);
+            Arc::new(move |applied| progress.applied(applied))
+        },
+    )?;
+    progress.covers(load);
+
+    let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
+    let end = shutdown.child_token();
+    {
+        let (log, progress, hold, end) = (log.clone(), Arc::clone(&progress), Arc::clone(&hold), end.clone());
+        let stages = Arc::clone(&stages);
+        parts.spawn_blocking(move || {
+            let fed = feeder::load(&log, &runtime, load).and_then(|rows| {
+                tracing::info!("loaded {rows} rows into the dataflows");
+                stages.loaded(rows);
+                feeder::feed(&log, &runtime, &progress, &hold, load, &end)
+            });
+            runtime.stop();
+            // The dataflows know best why they took no more.
+            runtime.join()?;
+            fed.map(|()| "the feeder of the dataflows")
+        });
+    }
+    {
+        let log = log.clone();
+        parts.spawn_blocking(move || {
+            run_writer(&log, received, &durable, stages::now_ms)?;
+            Ok("the writer of the change log")
+        });
+    }
+    let capture = Capture {
+        source: source.clone(),
+        slot: SLOT.to_owned(),
+        incoming,
+        durable: is_durable,
+        wanted: progress.wanted(),
+        cuts,
+        shutdown: end.clone(),
+    };
+    parts.spawn(async move { capture.run().await.map(|()| "capture") });
+    {
+        let (source, views, end) = (source.clone(), Arc::clone(&views), end.clone());
+        let hot_followers = parameters.hot_followers;
+        parts.spawn(async move {
+            popular::keep(source, views, watched, hot_followers, end).await;
+            Ok("the keeper of popular accounts")
+        });
+    }
+    parts.spawn(stages::keep_partitions(source.clone(), end.clone()));
+    parts.spawn(stages::keep_house(
+        log.clone(),
+        Arc::clone(&index),
+        Arc::clone(&home),
+        Arc::clone(&views),
+        Duration::from_secs(settings.tail_minutes * 60),
+        end.clone(),
+    ));
+    let verifier =
+        Arc::new(Verifier::new(source.clone(), cut, hold, Arc::clone(&views), parameters.clone()));
+    {
+        let (data, end) = (settings.data.clone(), end.clone());
+        let handler: control::Handler = Arc::new(move |request, answers| {
+            let verifier = Arc::clone(&verifier);
+            Box::pin(async move {
+                match request {
+                    Request::Verify { sample } => verifier.run(sample, answers).await,
+                }
+            })
+        });
+        parts.spawn(async move {
+            tokio::select! {
+                served = control::serve(&data, handler) => served?,
+                () = end.cancelled() => {}
+            }
+            Ok("the control socket")
+        });
+    }
+    let app = feedmill_api::app(feedmill_api::State {
+        views,
+        pool: feedmill_api::pool(
+            source.pool_config("feedmill-api"),
+            feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
+        )?,
+        source: identity,
+        keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
+        parameters,
+        settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
+        metrics,
+        health: stages,
+    });
+    stages::banner(settings, listener.local_addr()?, cluster)?;
+    parts.spawn(stages::serve_http(listener, app, DRAIN_MAX, end.clone()));
+    let outcome = supervise(&mut parts, &shutdown, &end).await;
+    index.durable().context("could not make the stores durable")?;
+    outcome
+}
+
+/// Waits for shutdown or for the first part that ends by itself, then ends the others. The first error counts.
+async fn supervise(
+    parts: &mut JoinSet<anyhow::Result<&'static str>>,
+    shutdown: &CancellationToken,
+    end: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    loop {
+        let part = tokio::select! {
+            part = parts.join_next() => part,
+            () = shutdown.cancelled(), if !end.is_cancelled() => {
+                end.cancel();
+                continue;
+            }
+        };
+        let failed = match part {
+            None => return outcome,
+            Some(Ok(Ok(name))) if !end.is_cancelled() => Err(anyhow::anyhow!("{name} ended by itself")),
+            Some(Ok(Ok(_))) => Ok(()),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(error)) => Err(anyhow::anyhow!(error).context("a part panicked")),
+        };
+        if let Err(error) = failed {
+            tracing::error!("{error:#}");
+            if outcome.is_ok() {
+                outcome = Err(error);
+            }
+            end.cancel();
+        }
+    }
+}
+
+/// Where the stores are: the dataflows load the state of that position. Stores that have nothing start at the log's.
+fn start_of(index: &LocalIndex, log: &Log) -> anyhow::Result<Position> {
+    let newest = log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
+    let facts = RowSink::<Fact>::progress(index);
+    let rows = RowSink::<feedmill_model::ViewRow>::progress(index);
+    let reached: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
+    let least = reached.and_then(|reached| reached.into_iter().min_by_key(|position| position.time));
+    Ok(least.unwrap_or(newest))
+}
+
+/// The file of the keys that sign tokens.
+pub fn key_file(data: &Path) -> PathBuf {
+    data.join("keys.json")
+}

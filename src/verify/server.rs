@@ -1,0 +1,202 @@
+//! The comparison itself, in the running process.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use feedmill_connectors::postgres::{Replication, Source};
+use feedmill_dataflows::definition;
+use feedmill_model::{Lsn, Parameters, Phase, Time, View};
+use feedmill_sinks::{LocalViews, Views};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::{Report, compare, served};
+use crate::control::Answer;
+use crate::up::{CUT_PAUSE_MAX, Cut, Held, Hold};
+
+/// Attempts to find a position at which no other transaction is under way for long.
+const ATTEMPTS: usize = 5;
+/// How long the stores may take to reach the position.
+const REACH_MAX: Duration = Duration::from_secs(120);
+/// Timelines with pushed entries that are compared as served, unless `--sample` says otherwise.
+const SAMPLE: usize = 100;
+
+/// Compares the stores of this process with its source.
+pub struct Verifier {
+    source: Source,
+    cuts: mpsc::Sender<Cut>,
+    hold: Arc<Hold>,
+    views: Arc<LocalViews>,
+    parameters: Parameters,
+    one_at_a_time: Mutex<()>,
+}
+
+/// The source as of a position: while this lives, the snapshot does.
+struct Snapshot {
+    position: Lsn,
+    name: String,
+    _slot: Replication,
+    /// The dataflows take no batch beyond the position; dropping this lets them go on.
+    _held: Held,
+}
+
+impl Verifier {
+    /// Compares `views` with `source`.
+    pub fn new(
+        source: Source,
+        cuts: mpsc::Sender<Cut>,
+        hold: Arc<Hold>,
+        views: Arc<LocalViews>,
+        parameters: Parameters,
+    ) -> Self {
+        Verifier { source, cuts, hold, views, parameters, one_at_a_time: Mutex::new(()) }
+    }
+
+    /// Compares every view, and sends a report for each.
+    pub async fn run(&self, sample: Option<usize>, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
+        let _one = self.one_at_a_time.try_lock().context("another verify is running; try again when it has ended")?;
+        let snapshot = self.snapshot().await?;
+        let time = self.reached(&snapshot).await?;
+        let client = self.open(&snapshot).await?;
+        let send = async |report| answers.send(Answer::View(report)).await.context("whoever asked has gone away");
+        for view in View::ALL {
+            if view != View::Home {
+                let sql = definition(view, time, &self.parameters);
+                let store = |each: &mut dyn FnMut(&str, &str)| self.scan(view, time, each);
+                send(compare::compare(&client, view.name(), &sql, &store, &|_| true).await?).await?;
+            }
+        }
+        let (report, pushed) = self.home(&client, time).await?;
+        send(report).await?;
+        let viewers = viewers(&client, &pushed, sample).await?;
+        send(served::compare(&client, &*self.views, &self.parameters, &viewers).await?).await?;
+        Ok(())
+    }
+
+    fn scan(&self, view: View, time: Time, each: &mut dyn FnMut(&str, &str)) -> anyhow::Result<()> {
+        Ok(self.views.scan(view, time, &self.parameters, &mut |key, value| each(&key, &value))?)
+    }
+
+    /// A snapshot of the source at a position at which the change log has a batch end.
+    async fn snapshot(&self) -> anyhow::Result<Snapshot> {
+        for _ in 0..ATTEMPTS {
+            if let Some(snapshot) = self.attempt().await? {
+                return Ok(snapshot);
+            }
+        }
+        let holder = self.oldest_transaction().await?;
+        bail!(
+            "no position was found within {ATTEMPTS} attempts of {CUT_PAUSE_MAX:?}, because a transaction has been under \
+             way all the time ({holder}); end it, or try again"
+        )
+    }
+
+    async fn attempt(&self) -> anyhow::Result<Option<Snapshot>> {
+        let mut replication = Replication::connect(&self.source, "feedmill-verify").await?;
+        let (paused, is_paused) = oneshot::channel();
+        let (give_position, position) = oneshot::channel();
+        let (done, is_done) = oneshot::channel();
+        self.cuts.send(Cut { paused, position, done }).await.ok().context("capture has ended")?;
+        if !matches!(timeout(REACH_MAX, is_paused).await, Ok(Ok(()))) {
+            bail!("capture does not answer; `/health` says what stands still");
+        }
+        let name = format!("feedmill_verify_{}", std::process::id());
+        // Capture gives the attempt up after the same time, and goes on.
+        let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(&name, true)).await else { return Ok(None) };
+        let slot = slot.context("could not make a temporary slot for a snapshot")?;
+        let position = slot.consistent_point;
+        let held = self.hold.at(position);
+        let snapshot = Snapshot { position, name: slot.snapshot, _slot: replication, _held: held };
+        if give_position.send(position).is_err() {
+            return Ok(None);
+        }
+        Ok(matches!(timeout(REACH_MAX, is_done).await, Ok(Ok(()))).then_some(snapshot))
+    }
+
+    async fn oldest_transaction(&self) -> anyhow::Result<String> {
+        let client = self.source.connect("feedmill-verify").await?;
+        let query = "SELECT format('pid %s, user %s, application %s, since %s', pid, usename, application_name, xact_start)
+                     FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1";
+        let row = client.query_opt(query, &[]).await?;
+        Ok(row.map_or(Ok("it has just ended".to_owned()), |row| row.try_get(0))?)
+    }
+
+    /// Waits until all stores stand at the position; gives their time.
+    async fn reached(&self, snapshot: &Snapshot) -> anyhow::Result<Time> {
+        let progress = self.views.progress();
+        ensure!(
+            progress.reached(Phase::Home, snapshot.position, REACH_MAX).await,
+            "the stores have not reached {} within {REACH_MAX:?}; `/health` says what stands still",
+            snapshot.position
+        );
+        let [facts, rows, home] = *progress.watch().borrow();
+        ensure!(
+            facts == home && rows == home && home.lsn == snapshot.position,
+            "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}; this is a defect of Feedmill's",
+            snapshot.position
+        );
+        Ok(home.time)
+    }
+
+    async fn open(&self, snapshot: &Snapshot) -> anyhow::Result<Client> {
+        let client = self.source.connect("feedmill-verify").await?;
+        // The name comes from the server, and is made of hexadecimal digits and dashes.
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}';
+             SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL statement_timeout = 0",
+            snapshot.name
+        );
+        client.batch_execute(&begin).await.context("could not use the exported snapshot")?;
+        Ok(client)
+    }
+
+    /// Pushed entries above each viewer's floor; also gives who has any.
+    async fn home(&self, client: &Client, time: Time) -> anyhow::Result<(Report, HashSet<i64>)> {
+        let floors: HashMap<i64, i64> = self.views.home_store().floors(time).collect();
+        let sql = definition(View::Home, time, &self.parameters);
+        let store = |each: &mut dyn FnMut(&str, &str)| self.scan(View::Home, time, each);
+        // A viewer whom the SQL knows and the store does not has no floor: every entry is missing.
+        let counts = |key: &str| {
+            entry_of(key).is_none_or(|(viewer, id)| floors.get(&viewer).is_none_or(|floor| id > *floor))
+        };
+        let mut report = compare::compare(client, View::Home.name(), &sql, &store, &counts).await?;
+        let mut pushed = HashSet::new();
+        self.scan(View::Home, time, &mut |key, _| pushed.extend(entry_of(key).map(|(viewer, _)| viewer)))?;
+        let users: i64 =
+            client.query_one("SELECT count(*) FROM users WHERE deleted_at IS NULL", &[]).await?.try_get(0)?;
+        report.note = Some(format!(
+            "{} entries above floors of {} viewers; {} viewers merged",
+            report.rows,
+            pushed.len(),
+            usize::try_from(users)?.saturating_sub(pushed.len())
+        ));
+        Ok((report, pushed))
+    }
+}
+
+/// Viewer and id of a key of the home view.
+fn entry_of(key: &str) -> Option<(i64, i64)> {
+    let mut fields = key.split(' ');
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Whose timelines are compared as served: everyone without pushed entries, and some of the others.
+async fn viewers(client: &Client, pushed: &HashSet<i64>, sample: Option<usize>) -> anyhow::Result<Vec<i64>> {
+    let rows = client.query("SELECT id FROM users WHERE deleted_at IS NULL ORDER BY id", &[]).await?;
+    let users = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()?;
+    let (pushed, mut chosen): (Vec<i64>, Vec<i64>) = users.iter().partition(|user| pushed.contains(user));
+    chosen.extend(spread(&pushed, SAMPLE));
+    Ok(match sample {
+        Some(sample) => spread(&users, sample),
+        None => chosen,
+    })
+}
+
+/// At most `count` of `users`, evenly spread over them: the same ones at each run.
+fn spread(users: &[i64], count: usize) -> Vec<i64> {
+    let step = users.len().div_ceil(count.max(1)).max(1);
+    users.iter().copied().step_by(step).take(count).collect()
+}

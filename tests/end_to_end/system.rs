@@ -1,0 +1,277 @@
+//! A whole Feedmill, as a user starts it: the binary, its private PostgreSQL, its HTTP API.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+/// Nothing that a test waits for takes longer, also on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A system in a folder of its own, which is stopped and removed at the end.
+pub struct System {
+    data: PathBuf,
+    settings: Vec<String>,
+    process: Option<Child>,
+    /// Where it listens.
+    pub url: String,
+    pub http: reqwest::Client,
+}
+
+/// A signed-in user.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub id: String,
+    pub token: String,
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub token: Option<String>,
+    pub body: Value,
+}
+
+impl System {
+    /// Starts a system in a new folder.
+    pub async fn start(settings: &[&str]) -> System {
+        let data = tempfile::Builder::new().prefix("feedmill-").tempdir().unwrap().keep();
+        let mut system = System {
+            data,
+            settings: settings.iter().map(ToString::to_string).collect(),
+            process: None,
+            url: String::new(),
+            http: reqwest::Client::new(),
+        };
+        system.go().await;
+        system
+    }
+
+    /// Starts it again after it was stopped or killed, and waits until it is ready.
+    pub async fn go(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_feedmill"))
+            .args(["up", "--listen", "127.0.0.1:0", "--data"])
+            .arg(&self.data)
+            .args(&self.settings)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        self.process = Some(child);
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        let deadline = Instant::now() + LIMIT;
+        let url = tokio::task::spawn_blocking(move || {
+            let mut seen = Vec::new();
+            while let Ok(line) = receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                if let Some(at) = line.find("http://") {
+                    let url = line[at..].split_whitespace().next().unwrap().trim_end_matches('/').to_owned();
+                    // Keep the pipe open, or the process would be told that nobody reads.
+                    std::thread::spawn(move || receiver.iter().for_each(drop));
+                    return Ok(url);
+                }
+                seen.push(line);
+            }
+            Err(seen)
+        });
+        match url.await.unwrap() {
+            Ok(url) => self.url = url,
+            Err(seen) => panic!("it did not say where it listens, but {seen:?} and\n{}", self.log()),
+        }
+        self.until("it is ready", async |system: &System| system.get("/ready", None).await.status == 200).await;
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.data.join("test.log")).unwrap_or_default()
+    }
+
+    /// The folder of its data.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.as_ref().unwrap().id().try_into().unwrap())
+    }
+
+    /// `kill -9`. PostgreSQL goes on.
+    pub fn kill(&mut self) {
+        kill(self.pid(), Signal::SIGKILL).unwrap();
+        self.process.take().unwrap().wait().unwrap();
+    }
+
+    /// Ctrl-C, and waits for the end.
+    pub fn interrupt(&mut self) -> (std::process::ExitStatus, Duration) {
+        let asked = Instant::now();
+        kill(self.pid(), Signal::SIGINT).unwrap();
+        let status = self.process.take().unwrap().wait().unwrap();
+        (status, asked.elapsed())
+    }
+
+    /// A connection to its PostgreSQL, as the owner of the schema.
+    pub async fn sql(&self) -> tokio_postgres::Client {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(self.data.join("postgres/socket")).user("feedmill").dbname("feedmill");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Runs another command of the binary on the same folder.
+    pub async fn command(&self, args: &[&str]) -> Output {
+        let mut command = self.prepare(args);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// Another command of the binary on the same folder, not yet started.
+    pub fn prepare(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_feedmill"));
+        command.args(args).arg("--data").arg(&self.data).stdin(Stdio::null());
+        command
+    }
+
+    /// `feedmill verify` finds no difference; gives what it printed.
+    pub async fn verified(&self) -> String {
+        let output = self.command(&["verify"]).await;
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{printed}\n{error}\n{}", self.log());
+        assert!(printed.ends_with(" 0 differences\n"), "{printed}");
+        printed
+    }
+
+    /// Waits until `holds`; fails after [`LIMIT`].
+    pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&System) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while !holds(self).await {
+            assert!(Instant::now() < deadline, "waited for {LIMIT:?} until {what}\n{}", self.log());
+            pause.tick().await;
+        }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder, as_user: Option<&Account>) -> Answer {
+        let request = match as_user {
+            Some(account) => request.bearer_auth(&account.token),
+            None => request,
+        };
+        let Ok(answer) = request.timeout(LIMIT).send().await else {
+            return Answer { status: 0, token: None, body: Value::Null };
+        };
+        let status = answer.status().as_u16();
+        let token = answer.headers().get("x-consistency-token").map(|token| token.to_str().unwrap().to_owned());
+        let body = answer.bytes().await.unwrap();
+        Answer { status, token, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str, as_user: Option<&Account>) -> Answer {
+        self.send(self.http.get(format!("{}{path}", self.url)), as_user).await
+    }
+
+    /// GET of what is at least as new as the write that gave `token`.
+    pub async fn get_after(&self, token: &str, path: &str, as_user: Option<&Account>) -> Answer {
+        let request = self.http.get(format!("{}{path}", self.url)).header("X-Consistency-Token", token);
+        self.send(request, as_user).await
+    }
+
+    /// POST of a JSON body.
+    pub async fn post(&self, path: &str, as_user: Option<&Account>, body: Value) -> Answer {
+        self.send(self.http.post(format!("{}{path}", self.url)).json(&body), as_user).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str, as_user: Option<&Account>) -> Answer {
+        self.send(self.http.delete(format!("{}{path}", self.url)), as_user).await
+    }
+
+    /// Registers a user.
+    pub async fn register(&self, name: &str) -> Account {
+        let body = json!({
+            "username": name, "email": format!("{name}@example.com"),
+            "password": "correct horse battery", "displayName": name,
+        });
+        let answer = self.post("/api/auth/register", None, body).await;
+        assert!((200..300).contains(&answer.status), "{answer:?}");
+        Account {
+            id: answer.body["user"]["id"].as_str().unwrap().to_owned(),
+            token: answer.body["token"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// Signs in as a user who has no password: an imported one.
+    pub fn account(&self, id: i64) -> Account {
+        let keys = feedmill_api::Keys::load_or_create(&self.data.join("keys.json")).unwrap();
+        Account { id: id.to_string(), token: keys.token_for(id, Duration::from_secs(3_600)).unwrap() }
+    }
+
+    /// Posts a tweet; gives its id and the token of the write.
+    pub async fn tweet(&self, by: &Account, content: &str) -> (String, String) {
+        let answer = self.post("/api/tweets", Some(by), json!({ "content": content })).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let id = answer.body.get("tweet").unwrap_or(&answer.body)["id"].as_str().unwrap().to_owned();
+        (id, answer.token.unwrap())
+    }
+
+    /// Ids of the tweets on the first page of a viewer's home timeline, at least as new as `token`.
+    pub async fn home(&self, viewer: &Account, token: Option<&str>) -> Vec<String> {
+        let path = "/api/timeline?limit=100";
+        let answer = match token {
+            Some(token) => self.get_after(token, path, Some(viewer)).await,
+            None => self.get(path, Some(viewer)).await,
+        };
+        assert_eq!(answer.status, 200, "{answer:?}");
+        ids(&answer.body)
+    }
+
+    /// The value of a metric, summed over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.http.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap();
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+}
+
+/// Ids of the tweets in a list.
+pub fn ids(list: &Value) -> Vec<String> {
+    list["tweets"].as_array().unwrap().iter().map(|tweet| tweet["id"].as_str().unwrap().to_owned()).collect()
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            self.interrupt();
+        } else if let Ok(pid) = std::fs::read_to_string(self.data.join("postgres/data/postmaster.pid")) {
+            // The process was killed and PostgreSQL, rightly, went on.
+            if let Some(pid) = pid.lines().next().and_then(|line| line.parse().ok()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("the data stay in {}", self.data.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.data);
+        }
+    }
+}
+
+/// A file or folder of the data that this project does not bring along; says so where it is absent.
+pub fn shared_data(name: &str) -> Option<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    if path.exists() {
+        return Some(path.to_str().unwrap().to_owned());
+    }
+    eprintln!("skipped: {} is not on this machine", path.display());
+    None
+}
