@@ -82,7 +82,7 @@ pub struct Settings {
     pub tail_minutes: u64,
 
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
-    #[arg(long, env = "FEEDMILL_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(long, env = "FEEDMILL_LOG", value_name = "FILTER", default_value = "info,fjall=warn,lsm_tree=warn,refinery_core=warn")]
     pub log: String,
 
     /// How it is logged

@@ -82,11 +82,7 @@ impl<'a> From<&'a Profile> for UserBody<'a> {
             verified: user.verified,
             protected: user.protected,
             created_at: TimeText(user.created_at),
-            counts: UserCounts {
-                followers: profile.followers,
-                following: profile.following,
-                tweets: profile.tweets,
-            },
+            counts: UserCounts { followers: profile.followers, following: profile.following, tweets: profile.tweets },
         }
     }
 }

@@ -123,7 +123,8 @@ mod tests {
             let token = tokens.token(lsn).unwrap();
             assert_eq!(token.len(), TOKEN_BYTES);
             assert_eq!(tokens.position(&token), Some(lsn));
-            for other in [source(2), SourceId { timeline: 2, ..source(1) }, SourceId { slot: "x".into(), ..source(1) }] {
+            for other in [source(2), SourceId { timeline: 2, ..source(1) }, SourceId { slot: "x".into(), ..source(1) }]
+            {
                 assert_eq!(ConsistencyTokens::new(keys.clone(), &other).position(&token), None);
             }
         }

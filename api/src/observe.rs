@@ -44,7 +44,14 @@ pub(crate) async fn observe(State(context): State<Shared>, request: Request, nex
 
     let status = response.status().as_u16();
     let took = started.elapsed();
-    tracing::debug!(method, route, status, took_us = took.as_micros(), request_id = id.to_str().unwrap_or(""), "answered");
+    tracing::debug!(
+        method,
+        route,
+        status,
+        took_us = took.as_micros(),
+        request_id = id.to_str().unwrap_or(""),
+        "answered"
+    );
     metrics::histogram!(REQUEST_SECONDS, "method" => method, "route" => route, "status" => status.to_string())
         .record(took);
     let headers = response.headers_mut();
@@ -61,13 +68,19 @@ async fn bounded(context: &Context, response: impl Future<Output = Response>) ->
     let caught = AssertUnwindSafe(response).catch_unwind();
     match tokio::time::timeout(limit, caught).await {
         Ok(Ok(response)) => response,
-        Ok(Err(_)) => Kind::Internal.because("The request met a defect. The log of the server says which.").into_response(),
+        Ok(Err(_)) => {
+            Kind::Internal.because("The request met a defect. The log of the server says which.").into_response()
+        }
         Err(_) => Kind::TimedOut.because("The request was given up. A write may have been done.").into_response(),
     }
 }
 
 /// Turns requests away until the views may be read.
-pub(crate) async fn once_serving(State(context): State<Shared>, request: Request, next: Next) -> Result<Response, Problem> {
+pub(crate) async fn once_serving(
+    State(context): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     if context.health.serving() {
         return Ok(next.run(request).await);
     }

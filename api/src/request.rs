@@ -64,9 +64,11 @@ impl<C: Cursor> FromRequestParts<Shared> for List<C> {
         let max = context.settings.page_max;
         let limit = match query.limit {
             None => context.settings.page_default,
-            Some(text) => text.parse().ok().filter(|limit| (1..=max).contains(limit)).ok_or_else(|| {
-                Kind::InvalidLimit.because(format!("limit is a number from 1 to {max}."))
-            })?,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=max).contains(limit))
+                .ok_or_else(|| Kind::InvalidLimit.because(format!("limit is a number from 1 to {max}.")))?,
         };
         let cursor = query.cursor.map(|text| {
             cursor::decode(&text).ok_or_else(|| {

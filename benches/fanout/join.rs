@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use differential_dataflow::input::InputSession;
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::{Operator, Probe};
@@ -20,6 +21,7 @@ const IN_FLIGHT: u64 = 8;
 const SLICE: i64 = 5_000;
 
 type Delivery = ((i64, i64), u64, isize);
+type Counted = CapacityContainerBuilder<Vec<()>>;
 
 pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
     let figures = Arc::new(Mutex::new(Figures::default()));
@@ -54,7 +56,9 @@ pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
             worker.step_while(|| probe.less_than(&time));
         }
         // The follows never change again, and may settle.
-        while worker.step() {}
+        for _ in 0..1_000 {
+            worker.step();
+        }
         let follow_bytes = (resident() - before) / (args.users * args.follows) as f64;
         let started = Instant::now();
         for batch in 0..args.batches {
@@ -88,13 +92,13 @@ pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
 fn count(joined: StreamVec<'_, u64, Delivery>, counter: Rc<Cell<u64>>, exchanged: bool) -> StreamVec<'_, u64, ()> {
     if exchanged {
         let pact = Exchange::new(|((viewer, _), _, _): &Delivery| *viewer as u64);
-        joined.unary(pact, "Count", |_, _| {
+        joined.unary::<Counted, _, _, _>(pact, "Count", |_, _| {
             move |input, _output| {
                 input.for_each(|_, data| counter.set(counter.get() + data.len() as u64));
             }
         })
     } else {
-        joined.unary(Pipeline, "Count", |_, _| {
+        joined.unary::<Counted, _, _, _>(Pipeline, "Count", |_, _| {
             move |input, _output| {
                 input.for_each(|_, data| counter.set(counter.get() + data.len() as u64));
             }

@@ -5,6 +5,7 @@
 -- else). Callers at the same time wait for each other. Creating a partition locks `tweets` until the transaction ends, so
 -- call it in a transaction of its own; it waits for the lock 2 s at most, because writers queue up behind it.
 CREATE FUNCTION feedmill_quarter_partition(ms bigint) RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '2s' AS $$
+<<quarter_partition>>
 DECLARE
     -- Not timestamptz: the arithmetic of months must not depend on the session's zone.
     quarter timestamp := date_trunc('quarter', timestamp '1970-01-01' + ms * interval '1 millisecond');
@@ -21,7 +22,11 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('feedmill_quarter_partition'));
-    IF to_regclass(format('public.%I', name)) IS NOT NULL THEN
+    -- Another caller may have made it meanwhile. to_regclass may answer from this session's cache, which an advisory lock
+    -- does not refresh; a query sees what is committed.
+    IF EXISTS (SELECT FROM pg_class WHERE oid = ANY (SELECT inhrelid FROM pg_inherits
+                                                     WHERE inhparent = 'public.tweets'::regclass)
+                                      AND relname = quarter_partition.name) THEN
         RETURN false;
     END IF;
     SELECT EXISTS (SELECT FROM public.tweets_default WHERE id >= low AND id < high) INTO taken;

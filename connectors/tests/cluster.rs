@@ -72,10 +72,12 @@ async fn a_cluster_is_made_taken_over_recovered_and_stopped() {
     let cluster = start(&dir).await;
     assert!(!cluster.taken_over());
     assert_eq!(count(&cluster).await, 1);
-    kill(Pid::from_raw(cluster.pid()), Signal::SIGKILL).unwrap();
+    let killed = cluster.pid();
+    kill(Pid::from_raw(killed), Signal::SIGKILL).unwrap();
+    cluster.stop(STOP).await.expect("one that is dead is stopped");
     let recovered = start(&dir).await;
     assert_eq!(count(&recovered).await, 1);
-    assert_ne!(recovered.pid(), cluster.pid());
+    assert_ne!(recovered.pid(), killed);
 
     // A session in a transaction does not hold up a stop.
     let open = recovered.source().connect("test").await.unwrap();
@@ -198,16 +200,8 @@ async fn logging_in() {
         assert!(!wrong.connect("test").await.unwrap_err().is_transient());
     }
     cluster.stop(STOP).await.unwrap();
-    let error =
-        Replication::connect(&as_role(&Cluster::start(&dir, LIMIT).await.unwrap(), "by_scram", PASSWORD), "test");
-    assert!(error.await.is_ok());
-    start(&dir).await.stop(STOP).await.unwrap();
-    let source = as_role_at(&dir);
+    // Nobody listens any more: that may pass.
+    let source: Source = format!("host='{}' user=feedmill", dir.join("socket").display()).parse().unwrap();
     assert!(Replication::connect(&source, "test").await.err().unwrap().is_transient());
     assert!(source.connect("test").await.unwrap_err().is_transient());
-}
-
-/// The source of a cluster that is stopped.
-fn as_role_at(dir: &Path) -> Source {
-    format!("host={} user=feedmill dbname=feedmill", dir.join("socket").display()).parse().unwrap()
 }

@@ -56,7 +56,7 @@ async fn names_are_unique_and_follow_the_account() {
     fixture.run(&insert("(3, 'Ada_1', 'ada@example.org')")).await;
     assert_eq!(refused(&fixture, &insert("(4, 'aDA_1', NULL)")).await.1, "accounts_username_key");
     assert_eq!(refused(&fixture, &insert("(4, 'bob', 'ADA@example.org')")).await.1, "accounts_email_key");
-    for name in ["", "with space", "ünï", "a23456789012345678901234567890x"] {
+    for name in ["", "with space", "a-b", "@ada", "a23456789012345678901234567890x"] {
         assert_eq!(refused(&fixture, &insert(&format!("(4, '{name}', NULL)"))).await.0, SqlState::CHECK_VIOLATION);
     }
     let other = "INSERT INTO users (id, username, display_name) VALUES (3, 'other', '')";
@@ -138,17 +138,14 @@ async fn a_block_ends_follows_both_ways() {
 #[tokio::test]
 async fn ids_are_ordered_by_time_and_unique() {
     let fixture = Fixture::new("schema_ids").await;
-    let sql = "SELECT id, feedmill_micros(clock_timestamp()) / 1000 FROM \
-               (SELECT feedmill_id() AS id FROM generate_series(1, 70000)) AS ids";
-    let mut ids = Vec::new();
-    for row in fixture.client.query(sql, &[]).await.unwrap() {
-        let (id, ms): (i64, i64) = (row.get(0), row.get(1));
-        assert!((ms - 1..=ms).contains(&ms_of(id)), "{} {ms}", ms_of(id));
-        ids.push(id);
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), 70_000);
+    let clock = "SELECT feedmill_micros(clock_timestamp()) / 1000";
+    let before = integer(&fixture, clock).await;
+    let ids = fixture.client.query("SELECT feedmill_id() FROM generate_series(1, 60000)", &[]).await.unwrap();
+    let after = integer(&fixture, clock).await;
+    let ids: Vec<i64> = ids.iter().map(|row| row.get(0)).collect();
+    assert!(ids.iter().all(|id| (before..=after).contains(&ms_of(*id))));
+    assert_eq!(ids.iter().collect::<std::collections::HashSet<_>>().len(), 60_000);
+    assert!(ids.is_sorted_by_key(|id| ms_of(*id)));
     // Inlined where it is a default: the plan names the sequence, not the function.
     let plan =
         fixture.client.query("EXPLAIN (VERBOSE) SELECT feedmill_id(), feedmill_micros(now())", &[]).await.unwrap();

@@ -97,9 +97,6 @@ async fn updates_deletes_keys_and_truncates() {
     fixture.run("INSERT INTO follows VALUES (1, 2, true, 'epoch')").await;
     fixture.run("INSERT INTO likes VALUES (1, 10), (2, 10), (3, 11)").await;
     let mut stream = fixture.stream("stream_changes").await;
-    let of = |changes| async { assert_eq!(self::changes(changes), [] as [RowChange; 0]) };
-    of(fixture.drain(&mut stream).await).await;
-
     fixture.run("UPDATE follows SET accepted = false").await;
     fixture.run("UPDATE follows SET following_id = 3").await;
     let follow = |following_id| Row::Follow(Follow { follower_id: 1, following_id, accepted: false, created_at: 0 });
@@ -377,7 +374,6 @@ async fn c06_c08_c13_positions_that_do_not_fit_are_refused() {
     let error = start("stream_positions", Lsn(u64::MAX)).await;
     assert!(matches!(error, ReplicationError::Ahead { .. }), "{error}");
     assert!(matches!(start("nowhere", from).await, ReplicationError::SlotMissing { .. }));
-    replication.query("SELECT pg_create_logical_replication_slot('stream_other', 'test_decoding')").await.unwrap_err();
     replication.query("SELECT pg_create_physical_replication_slot('stream_physical')").await.unwrap();
     assert!(matches!(start("stream_physical", from).await, ReplicationError::SlotUnusable { .. }));
     let other = fixture.source.with_database("feedmill");
@@ -438,8 +434,7 @@ async fn c35_a_column_that_is_read_and_changes_is_named_and_others_are_free() {
     let ReplicationError::Decode(error @ DecodeError::ColumnType { .. }) = &error else { panic!("{error}") };
     assert!(error.to_string().contains("read_marks.notifications_id"), "{error}");
 
-    let snapshot = fixture.replication().await;
-    let mut snapshot = snapshot;
+    let mut snapshot = fixture.replication().await;
     let start = snapshot.create_slot("stream_columns_copy", true).await.unwrap();
     let (sender, _receiver) = mpsc::channel(1);
     let error = copy(&fixture.source, &start.snapshot, Relation::ReadMarks, &sender).await.unwrap_err();

@@ -41,11 +41,11 @@ where
             }
             input.advance_to(time + 1);
             input.flush();
-            worker.step_while(|| probe.less_equal(time));
+            worker.step_or_park_while(None, || probe.less_equal(time));
         }
         input.advance_to(end + 1);
         input.flush();
-        worker.step_while(|| probe.less_equal(&end));
+        worker.step_or_park_while(None, || probe.less_equal(&end));
     });
     for worker in workers.expect("workers start").join() {
         worker.expect("no worker panics");

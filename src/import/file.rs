@@ -35,20 +35,12 @@ impl Kind {
     /// The columns, and whether a file must have them.
     const fn columns(self) -> &'static [(&'static str, bool)] {
         match self {
-            Kind::Users => &[
-                ("id", true),
-                ("username", true),
-                ("display_name", true),
-                ("email", false),
-                ("created_at_ms", true),
-            ],
-            Kind::Tweets => &[
-                ("id", true),
-                ("user_id", true),
-                ("reply_to_id", false),
-                ("content", true),
-                ("created_at_ms", true),
-            ],
+            Kind::Users => {
+                &[("id", true), ("username", true), ("display_name", true), ("email", false), ("created_at_ms", true)]
+            }
+            Kind::Tweets => {
+                &[("id", true), ("user_id", true), ("reply_to_id", false), ("content", true), ("created_at_ms", true)]
+            }
             Kind::Follows => &[("follower", true), ("following", true), ("created_at_ms", false)],
             Kind::Likes => &[("user_id", true), ("tweet_id", true), ("created_at_ms", true)],
         }
@@ -157,7 +149,9 @@ impl Lines {
                 let display_name = self.text(2)?;
                 let display_name = if display_name.is_empty() { &username } else { display_name }.to_owned();
                 let email = Some(self.text(3)?).filter(|email| !email.is_empty()).map(str::to_owned);
-                if let Some(email) = email.as_ref().filter(|email| !email.contains('@') || email.len() > EMAIL_BYTES_MAX) {
+                if let Some(email) =
+                    email.as_ref().filter(|email| !email.contains('@') || email.len() > EMAIL_BYTES_MAX)
+                {
                     return Err(format!("`{email}` is not an e-mail address"));
                 }
                 Row::User { id: self.number(0)?, username, display_name, email, created_ms: self.time(4)? }
@@ -166,7 +160,9 @@ impl Lines {
                 let content = self.text(3)?.to_owned();
                 let length = content.chars().count();
                 if length > CONTENT_CHARS_MAX {
-                    return Err(format!("the content has {length} characters, but at most {CONTENT_CHARS_MAX} are allowed"));
+                    return Err(format!(
+                        "the content has {length} characters, but at most {CONTENT_CHARS_MAX} are allowed"
+                    ));
                 }
                 Row::Tweet {
                     id: self.number(0)?,

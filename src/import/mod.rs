@@ -100,7 +100,11 @@ impl ImportArgs {
         let mut folders = Vec::new();
         for (_, path) in self.files() {
             let path = path.canonicalize().with_context(|| format!("could not find {}", path.display()))?;
-            ensure!(path.is_file(), "{} is not a file with a folder of its own: name the import by --name", path.display());
+            ensure!(
+                path.is_file(),
+                "{} is not a file with a folder of its own: name the import by --name",
+                path.display()
+            );
             folders.push(path.parent().map(Path::to_path_buf).unwrap_or_default());
         }
         folders.dedup();
@@ -150,17 +154,15 @@ pub async fn run(args: ImportArgs, source: Source) -> anyhow::Result<()> {
     tweets::mint(&client, &name, shift_ms, &mut report).await?;
     check::likes(&client, shift_ms, &mut report).await?;
     if report.bad() > 0 && !args.skip_bad {
-        bail!(
-            "{} bad lines, so nothing was imported: mend them, or leave them out with --skip-bad",
-            report.bad()
-        );
+        bail!("{} bad lines, so nothing was imported: mend them, or leave them out with --skip-bad", report.bad());
     }
 
     if record.is_none() {
         let inserted = "INSERT INTO imports (name, shift_ms) VALUES ($1, $2)";
         client.execute(inserted, &[&name, &shift_ms]).await.with_context(|| format!("could not record `{name}`"))?;
     }
-    let record = recorded(&client, &name).await?.with_context(|| format!("the import `{name}` is no longer recorded"))?;
+    let record =
+        recorded(&client, &name).await?.with_context(|| format!("the import `{name}` is no longer recorded"))?;
     write::all(&mut client, &name, &record, !args.inactive, &mut report).await?;
     report.print(started.elapsed());
     let lost = report.lost();
@@ -189,7 +191,10 @@ async fn prepare(client: &Client, name: &str) -> anyhow::Result<()> {
         .await
         .context("could not look for Feedmill's tables")?
         .get(0);
-    ensure!(there, "the database has no tables of this version of Feedmill: start `feedmill up` first, which makes them");
+    ensure!(
+        there,
+        "the database has no tables of this version of Feedmill: start `feedmill up` first, which makes them"
+    );
     // A backend whose client was killed notices only when it talks to it, or when it checks; not every system can.
     let _ = client.batch_execute("SET client_connection_check_interval = '1s'").await;
     client.batch_execute(&format!("SET lock_timeout = '{LOCK_WAIT}'")).await?;

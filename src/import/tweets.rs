@@ -34,7 +34,8 @@ pub async fn mint(client: &Client, name: &str, shift_ms: i64, report: &mut Repor
     client.execute(before, &[&name]).await.context("could not read imported_tweets")?;
     client.batch_execute("CREATE INDEX ON before_tweets (source_id); ANALYZE before_tweets").await?;
 
-    let staged = "SELECT line, source_id, source_reply_to, created_ms + $1 FROM staged_tweets ORDER BY created_ms, line";
+    let staged =
+        "SELECT line, source_id, source_reply_to, created_ms + $1 FROM staged_tweets ORDER BY created_ms, line";
     let tweets = read(client, staged, &[&shift_ms], |row| Tweet {
         line: row.get(0),
         source_id: row.get(1),
@@ -61,8 +62,7 @@ async fn world(client: &Client, shift_ms: i64, tweets: &[Tweet]) -> anyhow::Resu
     world.kept = read(client, kept, &[], of_database).await?.into_iter().collect();
     let taken = "SELECT t.id FROM tweets t WHERE t.id >= $1::bigint << 16 AND t.id < ($2::bigint + 1) << 16
                  AND t.id >> 16 IN (SELECT created_ms + $3::bigint FROM staged_tweets)";
-    world.taken =
-        read(client, taken, &[&first.ms, &last.ms, &shift_ms], |row| row.get(0)).await?.into_iter().collect();
+    world.taken = read(client, taken, &[&first.ms, &last.ms, &shift_ms], |row| row.get(0)).await?.into_iter().collect();
     Ok(world)
 }
 

@@ -120,7 +120,8 @@ pub async fn all(
             let inserted = insert(&transaction, kind, name, active, (after, upto))
                 .await
                 .with_context(|| format!("could not insert {}", kind.name()))?;
-            let lost = if kind == Kind::Users { transaction.query(USERS_LOST, &[&after, &upto]).await? } else { Vec::new() };
+            let lost =
+                if kind == Kind::Users { transaction.query(USERS_LOST, &[&after, &upto]).await? } else { Vec::new() };
             transaction.commit().await.with_context(|| format!("could not commit {}", kind.name()))?;
             bar.suspend(|| lost.iter().for_each(|row| report.lose(kind, row.get(0), row.get(1))));
             let there = (upto - after).unsigned_abs().saturating_sub(inserted + lost.len() as u64);
@@ -176,7 +177,9 @@ async fn partitions(client: &Client) -> anyhow::Result<()> {
                 return Err(error).with_context(|| format!("could not make the partition of the millisecond {ms}"));
             }
             if attempts == PARTITION_ATTEMPTS_MAX {
-                bail!("a long transaction on `tweets` keeps its partition for the millisecond {ms} from being made: end it");
+                bail!(
+                    "a long transaction on `tweets` keeps its partition for the millisecond {ms} from being made: end it"
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

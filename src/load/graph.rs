@@ -100,6 +100,12 @@ impl Graph {
         authors + self.hot().map(|hot| self.followers_of(hot).len() as u64).sum::<u64>()
     }
 
+    /// How many followers an author has; 0 for one who is not an author.
+    pub fn follower_count(&self, author: i64) -> u64 {
+        let at = author.checked_sub(1).and_then(|at| usize::try_from(at).ok());
+        at.and_then(|at| self.followers.get(at)).copied().unwrap_or(0)
+    }
+
     /// Followers of an account, each once, in no order; the same ones at each call.
     pub fn followers_of(&self, account: i64) -> Vec<i64> {
         let users = self.plan.users.cast_signed();
@@ -107,11 +113,9 @@ impl Graph {
             let every = HOT_EVERY.cast_signed();
             return (1..=users).filter(|user| user % every == account % every && *user != account).collect();
         }
-        let Some(count) = account.checked_sub(1).and_then(|at| self.followers.get(usize::try_from(at).ok()?)) else {
-            return Vec::new();
-        };
+        let count = self.follower_count(account);
         // All users but the author: those from its own id on are the next ones.
-        let drawn = index::sample(&mut self.generator(account), (users - 1) as usize, *count as usize);
+        let drawn = index::sample(&mut self.generator(account), (users - 1) as usize, count as usize);
         drawn.into_iter().map(|at| at as i64 + 1).map(|user| if user < account { user } else { user + 1 }).collect()
     }
 
@@ -229,10 +233,7 @@ mod tests {
             assert_eq!(one.followers_of(account), same.followers_of(account));
         }
         assert_ne!(one.followers_of(1), other.followers_of(1));
-        assert_eq!(
-            Rounds::new(&PLAN).take(700).collect::<Vec<_>>(),
-            Rounds::new(&PLAN).take(700).collect::<Vec<_>>()
-        );
+        assert_eq!(Rounds::new(&PLAN).take(700).collect::<Vec<_>>(), Rounds::new(&PLAN).take(700).collect::<Vec<_>>());
     }
 
     #[test]

@@ -97,7 +97,10 @@ impl Registration {
             return wrong("password", format!("password has {least} to {most} characters."));
         }
         let shown = self.display_name.chars();
-        if self.display_name.trim().is_empty() || shown.clone().count() > DISPLAY_NAME_MAX || shown.into_iter().any(char::is_control) {
+        if self.display_name.trim().is_empty()
+            || shown.clone().count() > DISPLAY_NAME_MAX
+            || shown.into_iter().any(char::is_control)
+        {
             return wrong("displayName", format!("displayName has 1 to {DISPLAY_NAME_MAX} characters on one line."));
         }
         Ok(())

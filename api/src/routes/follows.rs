@@ -5,8 +5,8 @@ use axum::extract::{OriginalUri, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use feedmill_model::Phase;
-use feedmill_sinks::read::{Access, followers_page, following_page};
 use feedmill_sinks::Edge;
+use feedmill_sinks::read::{Access, followers_page, following_page};
 use serde_json::json;
 
 use super::accounts::no_row;
@@ -55,7 +55,8 @@ pub(crate) async fn follow(
         return Err(Kind::FollowsOneself.because("userId is your own."));
     }
     let statements = [(LOCK_PAIR, [&viewer as _, &user as _]), (FOLLOW, [&viewer as _, &user as _])];
-    let (rows, lsn) = context.database.commit_all(&statements.each_ref().map(|(sql, params)| (*sql, &params[..]))).await?;
+    let (rows, lsn) =
+        context.database.commit_all(&statements.each_ref().map(|(sql, params)| (*sql, &params[..]))).await?;
     let row = rows.first().ok_or_else(no_row)?;
     let (exists, blocked): (bool, bool) = (get(row, 0)?, get(row, 1)?);
     let (made, before): (Option<bool>, Option<bool>) = (get(row, 2)?, get(row, 3)?);

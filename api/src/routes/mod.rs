@@ -6,11 +6,11 @@ mod operations;
 mod timelines;
 mod tweets;
 
+use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use axum::Router;
 
 use crate::observe::{observe, once_serving};
 use crate::problem::{Kind, Problem};

@@ -17,10 +17,8 @@ pub(crate) async fn health() -> Json<Value> {
 /// `GET /ready`: the views may be read; until then 503. Either says how far each stage of the start is.
 pub(crate) async fn ready(State(context): State<Shared>) -> Response {
     let stages = context.health.stages();
-    let stages: Value = stages
-        .iter()
-        .map(|stage| json!({ "name": stage.name, "done": stage.done, "detail": stage.detail }))
-        .collect();
+    let stages: Value =
+        stages.iter().map(|stage| json!({ "name": stage.name, "done": stage.done, "detail": stage.detail })).collect();
     if context.health.serving() {
         return Json(json!({ "status": "serving", "stages": stages })).into_response();
     }

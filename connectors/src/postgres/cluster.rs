@@ -283,7 +283,8 @@ impl Cluster {
 
     /// Stops the server: at first *fast* (open transactions are rolled back, a checkpoint is written), after `limit`
     /// at once (the next start recovers from the log). End streams before: a fast stop waits until each has
-    /// acknowledged everything.
+    /// acknowledged everything. One that has died meanwhile counts as stopped; stop it before starting it again, because
+    /// PostgreSQL takes a child that nobody waited for as running.
     pub async fn stop(mut self, limit: Duration) -> Result<(), ClusterError> {
         let pid = Pid::from_raw(self.pid);
         for (signal, limit) in [(Signal::SIGINT, limit), (Signal::SIGQUIT, QUIT_LIMIT)] {

@@ -25,7 +25,7 @@ pub fn insert() -> String {
              (-5, -1, '', NULL, -5, '{{\"b\": 1.50, \"a\": [null, \"ü\\u0001\"]}}', {NOON_SQL}, 'infinity', NULL), \
              (0, 0, '#', -5, -5, 'null', {NOON_SQL}, {NOON_SQL}, NULL), \
              (1, 7, '', 0, -5, NULL, {NOON_SQL}, {NOON_SQL}, {NOON_SQL}); \
-         INSERT INTO follows VALUES (0, {max}, true, 'infinity'), (-1, 0, false, {NOON_SQL}); \
+         INSERT INTO follows VALUES (0, {max}, true, 'infinity'), (-1, 7, false, {NOON_SQL}); \
          INSERT INTO likes VALUES (0, {min}, '-infinity'), ({max}, 0, {NOON_SQL}); \
          INSERT INTO retweets VALUES (-9, {max}, {min}, {NOON_SQL}), (0, -1, 0, '-infinity'); \
          INSERT INTO blocks VALUES (0, -1), ({max}, 7); \
@@ -103,7 +103,7 @@ pub fn expected() -> Vec<Row> {
     rows.extend(tweets().into_iter().map(|tweet| Row::Tweet(Box::new(tweet))));
     rows.extend([
         follow(0, max, true, max),
-        follow(-1, 0, false, NOON),
+        follow(-1, 7, false, NOON),
         like(0, min, min),
         like(max, 0, NOON),
         retweet(-9, max, min, NOON),
@@ -116,7 +116,7 @@ pub fn expected() -> Vec<Row> {
         activity(0, i32::MAX),
         activity(max, i32::MIN),
         activity(-1, -2_440_588),
-        activity(7, 2_145_042_904),
+        activity(7, 2_145_042_905),
         Row::Popular(Popular { user_id: -1 }),
         Row::Popular(Popular { user_id: max }),
         Row::ReadMark(ReadMark { user_id: 0, notifications_id: max }),

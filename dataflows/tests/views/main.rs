@@ -254,7 +254,7 @@ fn views_equal_the_oracle_at_every_time_on_any_number_of_workers() {
     }
     let compared = ENTRIES.load(Ordering::Relaxed);
     println!("{compared} entries stood above floors");
-    assert!(compared > 50 * cases as usize, "only {compared} entries stood above floors");
+    assert!(compared > 20 * cases as usize, "only {compared} entries stood above floors");
 }
 
 fn step(jump: Jump, actions: Vec<Action>) -> Step {

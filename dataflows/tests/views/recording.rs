@@ -24,9 +24,12 @@ fn tick() -> u64 {
     CLOCK.fetch_add(1, Ordering::SeqCst)
 }
 
+/// All that was applied, and the progress of each shard.
+type Log<R> = (Vec<Applied<Closed<R>>>, Vec<Option<Position>>);
+
 /// A store of rows that keeps all it was given.
 pub struct RowRecord<R> {
-    inner: Mutex<(Vec<Applied<Closed<R>>>, Vec<Option<Position>>)>,
+    inner: Mutex<Log<R>>,
     refuse_from: Option<Time>,
 }
 

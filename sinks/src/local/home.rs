@@ -67,10 +67,8 @@ impl LocalHome {
     /// An empty store. Its records are cut, and its entries expire, as `parameters` say.
     pub fn new(parameters: Parameters) -> Self {
         let hasher = DefaultHashBuilder::default();
-        let shard = || HomeShard {
-            records: RwLock::new(ShardRecords::new(hasher.clone())),
-            deliveries: AtomicU64::new(0),
-        };
+        let shard =
+            || HomeShard { records: RwLock::new(ShardRecords::new(hasher.clone())), deliveries: AtomicU64::new(0) };
         LocalHome { parameters, shards: (0..SHARDS).map(|_| shard()).collect(), anomalies: AtomicU64::new(0) }
     }
 
@@ -79,11 +77,7 @@ impl LocalHome {
         let shard = self.shards.get(usize::from(shard_of(viewer)))?;
         let records = shard.records.read();
         let (record, floor) = records.read(viewer, &self.parameters)?;
-        Some(HomeRecord {
-            floor,
-            hot: record.hot().to_vec(),
-            entries: record.entries_above(floor).collect(),
-        })
+        Some(HomeRecord { floor, hot: record.hot().to_vec(), entries: record.entries_above(floor).collect() })
     }
 
     /// Entries put into and taken out of records since the store was made.

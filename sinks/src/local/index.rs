@@ -121,8 +121,10 @@ impl LocalIndex {
         let state = db.keyspace(STATE, options).map_err(failed("open the state"))?;
         check_format(&state, dir)?;
         let failed = failed("open the keyspaces");
-        let facts = Facts::open(&db, Ledger::open(&db, &state, "facts", FACTS_PROGRESS).map_err(failed)?).map_err(failed)?;
-        let rows = Rows::open(&db, Ledger::open(&db, &state, "rows", ROWS_PROGRESS).map_err(failed)?).map_err(failed)?;
+        let facts =
+            Facts::open(&db, Ledger::open(&db, &state, "facts", FACTS_PROGRESS).map_err(failed)?).map_err(failed)?;
+        let rows =
+            Rows::open(&db, Ledger::open(&db, &state, "rows", ROWS_PROGRESS).map_err(failed)?).map_err(failed)?;
         Ok(LocalIndex { db, facts, rows })
     }
 

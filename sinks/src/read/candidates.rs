@@ -210,10 +210,6 @@ pub(super) async fn profile(views: &dyn Views, id: i64) -> Result<Option<Profile
 }
 
 /// The facts between the viewer and one user.
-pub(super) async fn relationship(
-    views: &dyn Views,
-    viewer: Option<i64>,
-    user: i64,
-) -> Result<Relationship, ReadError> {
+pub(super) async fn relationship(views: &dyn Views, viewer: Option<i64>, user: i64) -> Result<Relationship, ReadError> {
     Ok(views.relationships(viewer, &[user]).await?.into_iter().next().unwrap_or_default())
 }

@@ -94,7 +94,8 @@ impl<'a> Merge<'a> {
         for sources in sources.chunks_mut(FETCHES_AT_ONCE) {
             try_join_all(sources.iter_mut().map(|source| source.fill(views))).await?;
         }
-        let newest = sources.iter().enumerate().filter_map(|(index, source)| Some((source.ready.front()?.entry, index)));
+        let newest =
+            sources.iter().enumerate().filter_map(|(index, source)| Some((source.ready.front()?.entry, index)));
         let newest = newest.collect();
         Ok(Merge { views, sources, newest })
     }

@@ -59,9 +59,7 @@ impl ShardRecords {
     /// All records as they are at `at`.
     pub(super) fn scan(&self, at: Time, parameters: &Parameters) -> impl Iterator<Item = ScannedRecord<'_>> {
         let bound = self.bound(at, parameters);
-        self.records.iter().map(move |record| {
-            ScannedRecord { record, floor: bound.max(record.floor()) }
-        })
+        self.records.iter().map(move |record| ScannedRecord { record, floor: bound.max(record.floor()) })
     }
 
     /// Below this, and at it, no record of the shard is complete at `time`.

@@ -209,4 +209,3 @@ fn decode(key: &[u8], value: &[u8]) -> Option<(u64, Position)> {
     let position = Position { time: value.number()?, lsn: Lsn(value.number()?) };
     key.rest().is_empty().then_some((set, position))
 }
-

@@ -93,14 +93,8 @@ fn decode_timeline(key: &[u8], value: &[u8]) -> Option<(i64, bool, TimelineItem)
 fn decode_count(key: &[u8], value: &[u8]) -> Option<(Counter, i64, i64)> {
     let mut parts = Parts::new(key);
     let (_, number) = (parts.byte()?, parts.byte()?);
-    let counters = [
-        Counter::Followers,
-        Counter::Following,
-        Counter::Tweets,
-        Counter::Likes,
-        Counter::Retweets,
-        Counter::Replies,
-    ];
+    let counters =
+        [Counter::Followers, Counter::Following, Counter::Tweets, Counter::Likes, Counter::Retweets, Counter::Replies];
     let counter = counters.into_iter().find(|counter| *counter as u8 == number)?;
     Some((counter, parts.ascending()?, decode_two(value)?.0 as i64))
 }
@@ -304,12 +298,7 @@ impl Rows {
     }
 
     /// Calls `each` with every row of a view, counts with how many.
-    pub(super) fn scan(
-        &self,
-        at: &Snapshot,
-        view: RowView,
-        each: &mut dyn FnMut(ViewRow, i64),
-    ) -> Result<(), Fault> {
+    pub(super) fn scan(&self, at: &Snapshot, view: RowView, each: &mut dyn FnMut(ViewRow, i64)) -> Result<(), Fault> {
         let (keyspace, name) = match view {
             RowView::Profile => (&self.profile, PROFILE),
             RowView::Username => (&self.username, USERNAME),

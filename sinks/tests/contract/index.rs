@@ -1,0 +1,355 @@
+//! What every store of facts and rows must do.
+
+use std::sync::Arc;
+
+use feedmill_model::{
+    Closed, Counter, EntryId, Fact, Keyed, Lsn, Op, Position, RowSink, SHARDS, Time, Tweet, User, ViewRow, shard_of,
+};
+use feedmill_sinks::{Edge, Relationship, TimelineItem, Views};
+use futures::executor::block_on;
+
+/// All shards.
+pub const ALL: u64 = u64::MAX;
+
+/// A kind of store, and one place where it keeps its data.
+pub trait Subject {
+    /// The store.
+    type Store: RowSink<Fact> + RowSink<ViewRow>;
+    /// Opens the store.
+    fn open(&self) -> Arc<Self::Store>;
+    /// Closes the store, and opens what is left of it if its process is killed now.
+    fn crash(&self, store: Arc<Self::Store>) -> Arc<Self::Store>;
+    /// Makes what was applied durable.
+    fn durable(&self, store: &Self::Store) -> Option<Position>;
+    /// Reads the store.
+    fn views(&self, store: &Arc<Self::Store>) -> Arc<dyn Views>;
+}
+
+/// The position of `time`.
+pub fn position(time: Time) -> Position {
+    Position { time, lsn: Lsn(time * 10) }
+}
+
+/// A closed time of `shards`, with those of the operations that belong there.
+pub fn closed<R: Keyed>(time: Time, shards: u64, ops: Vec<Op<R>>) -> Closed<R> {
+    let shard = |op: &Op<R>| match op {
+        Op::Put(row) | Op::Delete(row) | Op::Add(row, _) => row.shard(),
+    };
+    let mut ops: Vec<_> = ops.into_iter().map(|op| (shard(&op), op)).collect();
+    ops.retain(|(shard, _)| shards & (1 << shard) != 0);
+    ops.sort_by_key(|(shard, _)| *shard);
+    Closed { position: position(time), shards, loading: false, ops }
+}
+
+fn loading<R: Keyed>(time: Time, ops: Vec<Op<R>>) -> Closed<R> {
+    Closed { loading: true, ..closed(time, ALL, ops) }
+}
+
+/// A user's row.
+pub fn user(id: i64) -> User {
+    User { id, username: format!("User{id}"), display_name: format!("U {id}"), ..User::default() }
+}
+
+fn tweet(id: i64, user: i64) -> Tweet {
+    Tweet { id, user_id: user, content: format!("tweet {id}"), conversation_id: id, ..Tweet::default() }
+}
+
+fn put_tweet(id: i64) -> Op<ViewRow> {
+    Op::Put(ViewRow::Tweet(Box::new(tweet(id, 1))))
+}
+
+fn count(counter: Counter, of: i64, diff: i64) -> Op<ViewRow> {
+    Op::Add(ViewRow::Count { counter, of }, diff)
+}
+
+fn likes(views: &Arc<dyn Views>, id: i64) -> Option<i64> {
+    block_on(views.tweets(&[id])).unwrap()[0].as_ref().map(|tweet| tweet.likes)
+}
+
+fn content(views: &Arc<dyn Views>, id: i64) -> Option<String> {
+    block_on(views.tweets(&[id])).unwrap()[0].as_ref().map(|tweet| tweet.tweet.content.clone())
+}
+
+fn rows_at(store: &impl RowSink<ViewRow>) -> Vec<Option<Time>> {
+    RowSink::<ViewRow>::progress(store).into_iter().map(|position| position.map(|position| position.time)).collect()
+}
+
+pub fn rows_are_put_and_deleted(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let profile = |name: &str| Op::Put(ViewRow::Profile(Box::new(User { username: name.into(), ..user(7) })));
+    let name = |name: &str| ViewRow::Username { name: name.into(), user: 7 };
+    let retweet = ViewRow::Retweet { id: 50, user: 7, tweet: 40 };
+    store.apply(&closed(1, ALL, vec![profile("Ada"), Op::Put(name("ada")), Op::Put(retweet.clone())])).unwrap();
+    assert_eq!(block_on(views.user_by_name("ADA")).unwrap(), Some(7));
+    assert_eq!(block_on(views.retweets(&[50, 51])).unwrap(), [Some((7, 40)), None]);
+    store.apply(&closed(2, ALL, vec![profile("Bob"), Op::Delete(name("ada")), Op::Put(name("bob"))])).unwrap();
+    assert_eq!(block_on(views.user_by_name("ada")).unwrap(), None);
+    assert_eq!(block_on(views.user_by_name("bob")).unwrap(), Some(7));
+    let found = block_on(views.profiles(&[8, 7])).unwrap();
+    assert!(found[0].is_none());
+    assert_eq!(found[1].as_ref().unwrap().user.username, "Bob");
+    let gone = Op::Delete(ViewRow::Profile(Box::new(user(7))));
+    store.apply(&closed(3, ALL, vec![gone, Op::Delete(retweet)])).unwrap();
+    assert_eq!(block_on(views.profiles(&[7])).unwrap(), [None]);
+    assert_eq!(block_on(views.retweets(&[50])).unwrap(), [None]);
+}
+
+pub fn every_fact_is_found_from_both_sides(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let follow = |follower, following, accepted| Fact::Follow { follower, following, accepted };
+    let facts = vec![
+        follow(1, 2, true),
+        follow(2, 1, false),
+        Fact::Block { blocker: 1, blocked: 3 },
+        Fact::Block { blocker: 4, blocked: 1 },
+        Fact::Mute { muter: 1, muted: 5 },
+        Fact::Protected(6),
+        Fact::DeletedUser(7),
+        Fact::DeletedTweet(100),
+    ];
+    store.apply(&closed(1, ALL, facts.iter().cloned().map(Op::Put).collect())).unwrap();
+    let none = Relationship::default();
+    let expected = [
+        Relationship { following: Some(true), followed_by: Some(false), ..none },
+        Relationship { blocks: true, ..none },
+        Relationship { blocked_by: true, ..none },
+        Relationship { mutes: true, ..none },
+        Relationship { protected: true, ..none },
+        Relationship { deleted: true, ..none },
+        none,
+    ];
+    assert_eq!(block_on(views.relationships(Some(1), &[2, 3, 4, 5, 6, 7, 8])).unwrap(), expected);
+    let nobody = block_on(views.relationships(None, &[2, 6])).unwrap();
+    assert_eq!(nobody, [none, Relationship { protected: true, ..none }]);
+    assert_eq!(block_on(views.deleted_tweets(&[100, 101])).unwrap(), [true, false]);
+
+    let mut changes: Vec<_> = facts.into_iter().skip(1).map(Op::Delete).collect();
+    changes.push(Op::Put(follow(1, 2, false)));
+    store.apply(&closed(2, ALL, changes)).unwrap();
+    let asked = Relationship { following: Some(false), ..none };
+    assert_eq!(
+        block_on(views.relationships(Some(1), &[2, 3, 4, 5, 6, 7])).unwrap(),
+        [asked, none, none, none, none, none]
+    );
+    assert_eq!(block_on(views.deleted_tweets(&[100])).unwrap(), [false]);
+}
+
+pub fn sums_add_up_once_and_zero_is_as_good_as_none(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    store.apply(&closed(1, ALL, vec![put_tweet(9), count(Counter::Likes, 9, 2)])).unwrap();
+    store.apply(&closed(2, ALL, vec![count(Counter::Likes, 9, 3), count(Counter::Retweets, 9, 1)])).unwrap();
+    store.apply(&closed(2, ALL, vec![count(Counter::Likes, 9, 3)])).unwrap();
+    store.apply(&closed(1, ALL, vec![count(Counter::Likes, 9, 2)])).unwrap();
+    assert_eq!(likes(&views, 9), Some(5));
+    store.apply(&closed(3, ALL, vec![count(Counter::Likes, 9, -5)])).unwrap();
+    assert_eq!(likes(&views, 9), Some(0));
+    subject.durable(&store);
+    assert_eq!(likes(&views, 9), Some(0));
+    store.apply(&closed(4, ALL, vec![count(Counter::Likes, 9, 7)])).unwrap();
+    subject.durable(&store);
+    assert_eq!(likes(&views, 9), Some(7));
+    // Comes down to zero and up again before anything is dropped.
+    store.apply(&closed(5, ALL, vec![count(Counter::Likes, 9, -7)])).unwrap();
+    store.apply(&closed(6, ALL, vec![count(Counter::Likes, 9, 1)])).unwrap();
+    subject.durable(&store);
+    assert_eq!(likes(&views, 9), Some(1));
+}
+
+pub fn lists_are_newest_first_and_paged(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let edges: Vec<Edge> =
+        [(5, 1), (5, 2), (-3, 9), (i64::MAX, 4), (i64::MIN, 5), (0, -7)].map(|(at, id)| Edge { at, id }).to_vec();
+    let mut rows = Vec::new();
+    for Edge { at, id } in edges.iter().copied() {
+        rows.push(Op::Put(ViewRow::Follower { user: 1, at, follower: id }));
+        rows.push(Op::Put(ViewRow::Following { user: 1, at, following: id }));
+        // Neighbours in the order of keys, whose lists must not run into this one.
+        rows.push(Op::Put(ViewRow::Follower { user: 2, at, follower: id }));
+        rows.push(Op::Put(ViewRow::Follower { user: 0, at, follower: id }));
+    }
+    store.apply(&closed(1, ALL, rows)).unwrap();
+    let mut expected = edges;
+    expected.sort_by(|one, other| other.cmp(one));
+    for limit in 1..=7 {
+        let (mut followers, mut following, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let page = block_on(views.followers(1, after, limit)).unwrap();
+            following.extend(block_on(views.following(1, after, limit)).unwrap());
+            after = page.last().copied();
+            let last = page.len() < limit;
+            followers.extend(page);
+            if last {
+                break;
+            }
+        }
+        assert_eq!((&followers, &following), (&expected, &expected), "{limit} at a time");
+    }
+    assert!(block_on(views.following(2, None, 10)).unwrap().is_empty());
+}
+
+pub fn timelines_are_newest_first_and_paged(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let entries = [EntryId::tweet(10), EntryId::retweet(10), EntryId::tweet(11), EntryId::tweet(-4)];
+    let row =
+        |user, reply, entry: EntryId| Op::Put(ViewRow::TimelineEntry { user, reply, entry, tweet: entry.id + 100 });
+    let mut rows: Vec<_> = entries.iter().map(|entry| row(1, false, *entry)).collect();
+    rows.extend([row(1, true, EntryId::tweet(12)), row(0, false, EntryId::tweet(9)), row(2, false, EntryId::tweet(9))]);
+    store.apply(&closed(1, ALL, rows)).unwrap();
+    let item = |entry: EntryId| TimelineItem { entry, tweet: entry.id + 100 };
+    let expected = [EntryId::tweet(11), EntryId::retweet(10), EntryId::tweet(10), EntryId::tweet(-4)].map(item);
+    let page = |replies, before, limit| block_on(views.user_timeline(1, replies, before, limit)).unwrap();
+    assert_eq!(page(false, None, 10), expected);
+    assert_eq!(page(false, None, 2), expected[..2]);
+    assert_eq!(page(false, Some(EntryId::retweet(10)), 10), expected[2..]);
+    assert_eq!(page(false, Some(EntryId::tweet(11)), 1), expected[1..2]);
+    assert_eq!(page(true, None, 10), [item(EntryId::tweet(12))]);
+}
+
+pub fn a_time_is_applied_once_in_each_shard(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let [one, other] = two_shards();
+    let mask = |id| 1_u64 << shard_of(id);
+    store.apply(&closed(5, mask(one), vec![put_tweet(one)])).unwrap();
+    // An older time of the same shard is ignored, and so is the same time; of another shard it is not.
+    for time in [4, 5] {
+        let delete = |id| Op::Delete(ViewRow::Tweet(Box::new(tweet(id, 1))));
+        store.apply(&closed(time, mask(one), vec![delete(one)])).unwrap();
+    }
+    store.apply(&closed(4, mask(one) | mask(other), vec![put_tweet(other)])).unwrap();
+    assert!(content(&views, one).is_some() && content(&views, other).is_some());
+    let mut expected = vec![None; SHARDS];
+    expected[usize::from(shard_of(one))] = Some(5);
+    expected[usize::from(shard_of(other))] = Some(4);
+    assert_eq!(rows_at(&*store), expected);
+    // Facts have a progress of their own.
+    assert!(RowSink::<Fact>::progress(&*store).iter().all(Option::is_none));
+}
+
+fn two_shards() -> [i64; 2] {
+    let other = (2..).find(|id| shard_of(*id) != shard_of(1)).unwrap();
+    [1, other]
+}
+
+/// Two workers, each with half of the shards.
+const HALVES: [u64; 2] = [0x5555_5555_5555_5555, 0xAAAA_AAAA_AAAA_AAAA];
+
+pub fn data_and_progress_survive_a_crash_together(subject: &impl Subject) {
+    let mut store = subject.open();
+    for time in 1..=60_u64 {
+        for (worker, shards) in HALVES.into_iter().enumerate() {
+            // The second worker is a little behind; a third of the times have no rows.
+            if worker == 1 && time == 60 {
+                continue;
+            }
+            let id = time as i64;
+            let rows = if time % 3 == 0 { vec![] } else { vec![put_tweet(id), count(Counter::Likes, id % 5, 1)] };
+            store.apply(&closed(time, shards, rows)).unwrap();
+            store.apply(&closed::<Fact>(time, shards, vec![])).unwrap();
+        }
+        if time % 20 == 0 {
+            store = subject.crash(store);
+        }
+    }
+    let progress = rows_at(&*store);
+    for shards in HALVES {
+        let of_half = (0..SHARDS).filter(|shard| shards & (1 << shard) != 0).map(|shard| progress[shard]);
+        let first = of_half.clone().next().unwrap();
+        assert!(first.is_some() && of_half.clone().all(|time| time == first), "{progress:?}");
+    }
+    // What a replay from the least progress brings is applied where it is missing, and nowhere twice.
+    let least = progress.iter().flatten().min().copied().unwrap();
+    for time in least + 1..=60 {
+        let id = time as i64;
+        let rows = if time % 3 == 0 { vec![] } else { vec![put_tweet(id), count(Counter::Likes, id % 5, 1)] };
+        store.apply(&closed(time, ALL, rows)).unwrap();
+    }
+    let views = subject.views(&store);
+    let ids: Vec<i64> = (1..=60).collect();
+    let found = block_on(views.tweets(&ids)).unwrap();
+    for (id, found) in ids.iter().zip(found) {
+        assert_eq!(found.is_some(), id % 3 != 0, "tweet {id}");
+    }
+    assert_eq!([1, 2, 4].map(|id| likes(&views, id)), [Some(8); 3]);
+}
+
+pub fn durable_covers_idle_times_too(subject: &impl Subject) {
+    let store = subject.open();
+    assert_eq!(subject.durable(&store), None);
+    store.apply(&closed(1, ALL, vec![put_tweet(1)])).unwrap();
+    assert_eq!(subject.durable(&store), None, "facts have none yet");
+    store.apply(&closed::<Fact>(1, ALL, vec![])).unwrap();
+    assert_eq!(subject.durable(&store), Some(position(1)));
+    for time in 2..10 {
+        store.apply(&closed::<ViewRow>(time, ALL, vec![])).unwrap();
+        store.apply(&closed::<Fact>(time, ALL, vec![])).unwrap();
+    }
+    store.apply(&closed::<Fact>(10, ALL, vec![])).unwrap();
+    assert_eq!(subject.durable(&store), Some(position(9)));
+    let store = subject.crash(store);
+    assert_eq!(rows_at(&*store), vec![Some(9); SHARDS]);
+    assert_eq!(RowSink::<Fact>::progress(&*store), vec![Some(position(10)); SHARDS]);
+}
+
+pub fn another_number_of_workers_goes_on(subject: &impl Subject) {
+    let store = subject.open();
+    for shards in HALVES {
+        store.apply(&closed(1, shards, vec![put_tweet(1)])).unwrap();
+        store.apply(&closed::<Fact>(1, shards, vec![])).unwrap();
+    }
+    store.apply(&closed(2, HALVES[0], vec![put_tweet(2)])).unwrap();
+    let store = subject.crash(store);
+    store.apply(&closed(2, ALL, vec![put_tweet(2)])).unwrap();
+    store.apply(&closed(3, ALL, vec![put_tweet(3)])).unwrap();
+    let store = subject.crash(store);
+    assert_eq!(rows_at(&*store), vec![Some(3); SHARDS]);
+    let views = subject.views(&store);
+    assert!([1, 2, 3].iter().all(|id| content(&views, *id).is_some()));
+}
+
+pub fn a_load_counts_from_its_end_only(subject: &impl Subject) {
+    let store = subject.open();
+    store.apply(&loading(1, vec![put_tweet(1), count(Counter::Likes, 1, 2)])).unwrap();
+    store.apply(&loading(2, vec![put_tweet(2), count(Counter::Likes, 1, 1)])).unwrap();
+    store.apply(&closed::<Fact>(100, ALL, vec![])).unwrap();
+    assert_eq!(likes(&subject.views(&store), 1), Some(3));
+    assert_eq!(rows_at(&*store), vec![None; SHARDS]);
+    // One worker ends its part, then the process is killed: all rows are loaded again, the facts are not.
+    store.apply(&closed(100, HALVES[0], vec![put_tweet(3)])).unwrap();
+    let store = subject.crash(store);
+    assert_eq!(rows_at(&*store), vec![None; SHARDS]);
+    assert_eq!(RowSink::<Fact>::progress(&*store), vec![Some(position(100)); SHARDS]);
+    assert!([1, 2, 3].iter().all(|id| content(&subject.views(&store), *id).is_none()));
+
+    store.apply(&loading(1, vec![put_tweet(1), count(Counter::Likes, 1, 2)])).unwrap();
+    store.apply(&closed(100, ALL, vec![count(Counter::Likes, 1, 1)])).unwrap();
+    let store = subject.crash(store);
+    assert_eq!(rows_at(&*store), vec![Some(100); SHARDS]);
+    assert_eq!(likes(&subject.views(&store), 1), Some(3));
+}
+
+/// Puts a store through all of the above: `index_suite!(module, a new Subject)`.
+macro_rules! index_suite {
+    ($module:ident, $subject:expr) => {
+        index_suite!($module, $subject,
+            rows_are_put_and_deleted every_fact_is_found_from_both_sides sums_add_up_once_and_zero_is_as_good_as_none
+            lists_are_newest_first_and_paged timelines_are_newest_first_and_paged a_time_is_applied_once_in_each_shard
+            data_and_progress_survive_a_crash_together durable_covers_idle_times_too another_number_of_workers_goes_on
+            a_load_counts_from_its_end_only);
+    };
+    ($module:ident, $subject:expr, $($test:ident)*) => {
+        mod $module {
+            use super::*;
+            $(#[test]
+            fn $test() {
+                $crate::index::$test(&$subject);
+            })*
+        }
+    };
+}
+pub(crate) use index_suite;

@@ -1,0 +1,153 @@
+//! The local stores, put through the suites, and what only they do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use feedmill_model::{Fact, Op, Parameters, Position, RowSink, View, ViewRow};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, OpenError, Progress, Views};
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use crate::home::home_suite;
+use crate::index::{ALL, Subject, closed, index_suite, user};
+use crate::world::World;
+
+/// Local index stores, each in a folder of its own.
+pub struct Local {
+    root: TempDir,
+    dir: Mutex<PathBuf>,
+}
+
+impl Local {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let dir = Mutex::new(root.path().join("0"));
+        Local { root, dir }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+impl Subject for Local {
+    type Store = LocalIndex;
+
+    fn open(&self) -> Arc<LocalIndex> {
+        Arc::new(LocalIndex::open(&self.dir.lock()).unwrap())
+    }
+
+    /// A copy of the files while the store is open is what a killed process leaves.
+    fn crash(&self, store: Arc<LocalIndex>) -> Arc<LocalIndex> {
+        let mut dir = self.dir.lock();
+        let number: u32 = dir.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let next = self.root.path().join((number + 1).to_string());
+        copy(&dir, &next);
+        drop(store);
+        *dir = next;
+        Arc::new(LocalIndex::open(&dir).unwrap())
+    }
+
+    fn durable(&self, store: &LocalIndex) -> Option<Position> {
+        store.durable().unwrap()
+    }
+
+    fn views(&self, store: &Arc<LocalIndex>) -> Arc<dyn Views> {
+        let home = Arc::new(LocalHome::new(Parameters::default()));
+        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new(Position::default()))))
+    }
+}
+
+index_suite!(index, Local::new());
+home_suite!(home, LocalHome::new);
+
+#[test]
+fn another_format_and_another_process_are_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalIndex::open(dir.path()).unwrap();
+    let refused = LocalIndex::open(dir.path()).err().unwrap();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    drop(store);
+    {
+        let db = fjall::Database::builder(dir.path()).open().unwrap();
+        let state = db.keyspace("state", Default::default).unwrap();
+        state.insert("format", "0").unwrap();
+    }
+    let refused = LocalIndex::open(dir.path()).err().unwrap();
+    assert!(matches!(&refused, OpenError::Format { found, .. } if found == "0"), "{refused}");
+    assert!(refused.to_string().contains("format 0"), "{refused}");
+}
+
+#[test]
+fn a_large_closed_time_is_applied_whole() {
+    let local = Local::new();
+    let store = local.open();
+    let rows: Vec<_> = (0..100_000).map(|at| Op::Put(ViewRow::Follower { user: 1, at, follower: at })).collect();
+    store.apply(&closed(1, ALL, rows)).unwrap();
+    let mut rows = 0;
+    let views = LocalViews::new(
+        store,
+        Arc::new(LocalHome::new(Parameters::default())),
+        Arc::new(Progress::new(Position::default())),
+    );
+    views.scan(View::Followers, 1, &Parameters::default(), &mut |_, _| rows += 1).unwrap();
+    assert_eq!(rows, 100_000);
+}
+
+#[test]
+fn scans_print_what_the_sql_of_the_views_prints() {
+    let local = Local::new();
+    let store = local.open();
+    let world = World::example();
+    store.apply(&closed(1, ALL, world.facts().into_iter().map(Op::Put).collect::<Vec<Op<Fact>>>())).unwrap();
+    store.apply(&closed(1, ALL, world.rows())).unwrap();
+    let mut ada = user(99);
+    (ada.bio, ada.verified, ada.created_at) = (Some("hi".into()), true, 5);
+    store.apply(&closed(2, ALL, vec![Op::Put(ViewRow::Profile(Box::new(ada)))])).unwrap();
+    let parameters = Parameters::default();
+    let home = Arc::new(LocalHome::new(parameters.clone()));
+    let time = world.apply_home(&*home, &world.whole(), &parameters);
+    let views = LocalViews::new(store, home.clone(), Arc::new(Progress::new(Position::default())));
+    let scan = |view: View| {
+        let mut pairs = Vec::new();
+        views.scan(view, time, &parameters, &mut |key, value| pairs.push((key, value))).unwrap();
+        pairs.sort();
+        pairs
+    };
+    let has = |view: View, key: &str, value: &str| {
+        let pairs = scan(view);
+        assert!(pairs.contains(&(key.into(), value.into())), "{} lacks {key:?} {value:?}: {pairs:?}", view.name());
+    };
+    has(View::FollowFacts, "1 2", "t");
+    has(View::FollowFacts, "3 2", "f");
+    has(View::Blocks, "3 1", "");
+    has(View::Mutes, "1 3", "");
+    has(View::Protected, "2", "");
+    has(View::DeletedTweets, &world.posts[2].id.to_string(), "");
+    has(View::Profile, "99", "User99\u{1f}U 99\u{1f}hi\u{1f}\\N\u{1f}t\u{1f}f\u{1f}5\u{1f}0");
+    has(View::Username, "user1", "1");
+    has(View::Followers, "2 1", "20");
+    has(View::Following, "1 2", "20");
+    let [first, retweet] = [world.posts[0].id, world.posts[1].id];
+    has(View::Tweet, &first.to_string(), &["2", "", "\\N", &first.to_string(), "\\N", "0", "0"].join("\u{1f}"));
+    has(View::Retweet, &retweet.to_string(), &format!("1 {first}"));
+    has(View::UserTimeline, &format!("1 {retweet} r"), &format!("f {first}"));
+    has(View::Counts, "tweets 2", "1");
+    assert!(!scan(View::Counts).iter().any(|(_, count)| count == "0"));
+    has(View::Active, "1", "");
+    has(View::VerifiedFollowing, "1 4", "");
+    has(View::Home, &format!("1 {first} t"), "");
+    assert!(scan(View::DeletedUsers).is_empty());
+    let floors: Vec<_> = home.floors(time).collect();
+    assert!(floors.contains(&(1, parameters.horizon(time))), "{floors:?}");
+}

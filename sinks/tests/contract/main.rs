@@ -1,0 +1,19 @@
+//! What every store of Feedmill must do, and the pages that are read from it.
+//!
+//! `index` and `home` are suites over any store: a store is put through them by a [`index::Subject`] or a
+//! [`home::Subject`] and one line of [`index_suite`] or [`home_suite`]. `pages` compares the read side with a model that
+//! knows everything; `world` is that model.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails shall say so"
+)]
+
+mod home;
+mod index;
+mod local;
+mod pages;
+mod world;

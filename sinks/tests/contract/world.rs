@@ -1,0 +1,358 @@
+//! A small social network that is known in full: its facts and rows, its home timelines in any layout, and what each
+//! viewer must be served.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use feedmill_model::{
+    Counter, Delivery, EntryId, Fact, HomeClosed, HomeRecordChange, HomeSink, Op, PackedEntry, Parameters, Time, Tweet,
+    User, ViewRow, id_at, shard_of,
+};
+use feedmill_sinks::read::SHOWN_MAX;
+use proptest::prelude::*;
+
+use crate::index::{ALL, position, user};
+
+/// When the first post was made.
+const START_MS: i64 = 1_700_000_000_000;
+/// Between two posts.
+const STEP_MS: i64 = 1_000;
+
+/// What a post is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tweet,
+    /// A reply to a tweet, by its index.
+    Reply(usize),
+    /// A retweet of a tweet, by its index.
+    Retweet(usize),
+}
+
+#[derive(Clone, Debug)]
+pub struct Post {
+    pub id: i64,
+    pub user: i64,
+    pub kind: Kind,
+    /// Of a retweet: its row is gone.
+    pub deleted: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Users are 1, 2, … this.
+    pub users: i64,
+    pub protected: BTreeSet<i64>,
+    pub deleted: BTreeSet<i64>,
+    /// (follower, following) → accepted, since when
+    pub follows: BTreeMap<(i64, i64), (bool, i64)>,
+    pub blocks: BTreeSet<(i64, i64)>,
+    pub mutes: BTreeSet<(i64, i64)>,
+    pub posts: Vec<Post>,
+}
+
+/// How home timelines are kept: none of it may be seen in what is served.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub hot: BTreeSet<i64>,
+    pub active: BTreeSet<i64>,
+    /// The floor that a bulk batch raised.
+    pub floor: Option<i64>,
+    /// The time is such that the horizon lies this far after the first post.
+    pub horizon_ms: i64,
+    pub home_max: usize,
+    pub home_keep: usize,
+}
+
+/// A tweet as it is served: entry, tweet, author, who retweeted it.
+pub type Line = (EntryId, i64, i64, Option<i64>);
+
+impl World {
+    /// 1 follows 2 and 4; 2 is protected; 3 blocks 1 and is muted by 1; 4 deleted a tweet.
+    pub fn example() -> World {
+        let post = |number, user, kind, deleted| Post { id: id_at(START_MS + number, 0), user, kind, deleted };
+        World {
+            users: 4,
+            protected: [2].into(),
+            deleted: BTreeSet::new(),
+            follows: [((1, 2), (true, 20)), ((3, 2), (false, 10)), ((1, 4), (true, 30))].into(),
+            blocks: [(3, 1)].into(),
+            mutes: [(1, 3)].into(),
+            posts: vec![
+                post(0, 2, Kind::Tweet, false),
+                post(1, 1, Kind::Retweet(0), false),
+                post(2, 4, Kind::Tweet, true),
+            ],
+        }
+    }
+
+    /// 4 is hot, all are active, nothing has expired.
+    pub fn whole(&self) -> Layout {
+        Layout {
+            hot: [4].into(),
+            active: (1..=self.users).collect(),
+            floor: None,
+            horizon_ms: -STEP_MS,
+            home_max: 1_000,
+            home_keep: 800,
+        }
+    }
+
+    /// The tweet that a post shows, unless it or the post is deleted.
+    fn tweet_of<'a>(&'a self, post: &'a Post) -> Option<&'a Post> {
+        let tweet = match post.kind {
+            Kind::Retweet(tweet) => &self.posts[tweet],
+            _ => post,
+        };
+        (!post.deleted && !tweet.deleted).then_some(tweet)
+    }
+
+    fn entry(post: &Post) -> EntryId {
+        if matches!(post.kind, Kind::Retweet(_)) { EntryId::retweet(post.id) } else { EntryId::tweet(post.id) }
+    }
+
+    pub fn facts(&self) -> Vec<Fact> {
+        let follow = |(&(follower, following), &(accepted, _))| Fact::Follow { follower, following, accepted };
+        let mut facts: Vec<Fact> = self.follows.iter().map(follow).collect();
+        facts.extend(self.blocks.iter().map(|&(blocker, blocked)| Fact::Block { blocker, blocked }));
+        facts.extend(self.mutes.iter().map(|&(muter, muted)| Fact::Mute { muter, muted }));
+        facts.extend(self.protected.iter().map(|id| Fact::Protected(*id)));
+        facts.extend(self.deleted.iter().map(|id| Fact::DeletedUser(*id)));
+        let deleted = self.posts.iter().filter(|post| post.deleted && !matches!(post.kind, Kind::Retweet(_)));
+        facts.extend(deleted.map(|post| Fact::DeletedTweet(post.id)));
+        facts
+    }
+
+    pub fn user(&self, id: i64) -> User {
+        User { protected: self.protected.contains(&id), ..user(id) }
+    }
+
+    /// All rows, each put once.
+    pub fn rows(&self) -> Vec<Op<ViewRow>> {
+        let mut rows = Vec::new();
+        let mut counts: BTreeMap<(Counter, i64), i64> = BTreeMap::new();
+        for id in (1..=self.users).filter(|id| !self.deleted.contains(id)) {
+            rows.push(ViewRow::Username { name: format!("user{id}"), user: id });
+            rows.push(ViewRow::Profile(Box::new(self.user(id))));
+        }
+        for (&(one, other), &(_, at)) in self.follows.iter().filter(|(_, (accepted, _))| *accepted) {
+            rows.push(ViewRow::Following { user: one, at, following: other });
+            rows.push(ViewRow::Follower { user: other, at, follower: one });
+            *counts.entry((Counter::Following, one)).or_default() += 1;
+            *counts.entry((Counter::Followers, other)).or_default() += 1;
+        }
+        for post in &self.posts {
+            let Some(tweet) = self.tweet_of(post) else { continue };
+            let reply = matches!(post.kind, Kind::Reply(_));
+            rows.push(ViewRow::TimelineEntry { user: post.user, reply, entry: World::entry(post), tweet: tweet.id });
+            match post.kind {
+                Kind::Retweet(_) => {
+                    rows.push(ViewRow::Retweet { id: post.id, user: post.user, tweet: tweet.id });
+                    *counts.entry((Counter::Retweets, tweet.id)).or_default() += 1;
+                }
+                _ => {
+                    let reply_to_id = match post.kind {
+                        Kind::Reply(to) => Some(self.posts[to].id),
+                        _ => None,
+                    };
+                    let conversation_id = reply_to_id.unwrap_or(post.id);
+                    let row =
+                        Tweet { id: post.id, user_id: post.user, reply_to_id, conversation_id, ..Tweet::default() };
+                    rows.push(ViewRow::Tweet(Box::new(row)));
+                    *counts.entry((Counter::Tweets, post.user)).or_default() += 1;
+                }
+            }
+        }
+        let count = |((counter, of), count)| Op::Add(ViewRow::Count { counter, of }, count);
+        rows.into_iter().map(Op::Put).chain(counts.into_iter().map(count)).collect()
+    }
+
+    pub fn parameters(&self, layout: &Layout, following_max: usize) -> Parameters {
+        let (home_max, home_keep) = (layout.home_max, layout.home_keep);
+        Parameters { home_max, home_keep, following_max, ..Parameters::default() }
+    }
+
+    fn is_followed(&self, follower: i64, following: i64) -> bool {
+        self.follows.get(&(follower, following)).is_some_and(|(accepted, _)| *accepted)
+    }
+
+    fn blocked(&self, one: i64, other: i64) -> bool {
+        self.blocks.contains(&(one, other)) || self.blocks.contains(&(other, one))
+    }
+
+    /// Entries of `user` that may enter home timelines.
+    fn entries(&self, user: i64) -> impl Iterator<Item = &Post> {
+        let is_entry = |post: &&Post| self.tweet_of(post).is_some() && !matches!(post.kind, Kind::Reply(_));
+        self.posts.iter().filter(move |post| post.user == user).filter(is_entry)
+    }
+
+    /// Fills a home store as the dataflows would; returns the time at which it is then.
+    pub fn apply_home(&self, home: &dyn HomeSink, layout: &Layout, parameters: &Parameters) -> Time {
+        let time = (START_MS + layout.horizon_ms) as Time + parameters.fanout_ms();
+        let mut closed = HomeClosed { floor: layout.floor, ..HomeClosed::empty(position(time), ALL) };
+        for &viewer in layout.active.iter().filter(|viewer| !self.deleted.contains(viewer)) {
+            closed.records.push((HomeRecordChange::Active { viewer }, 1));
+            let audience = |author: &i64| {
+                self.is_followed(viewer, *author)
+                    && !self.mutes.contains(&(viewer, *author))
+                    && !self.blocked(viewer, *author)
+            };
+            let authors: Vec<i64> = (1..=self.users).filter(audience).collect();
+            let (hot, pushed): (Vec<i64>, Vec<i64>) = authors.iter().partition(|author| layout.hot.contains(author));
+            closed.records.extend(hot.iter().map(|&author| (HomeRecordChange::Hot { viewer, author }, 1)));
+            for post in pushed.into_iter().chain([viewer]).flat_map(|author| self.entries(author)) {
+                if post.id > parameters.horizon(time) {
+                    let entry = PackedEntry::new(World::entry(post)).unwrap();
+                    closed.deliveries[usize::from(shard_of(viewer))].push(Delivery { viewer, entry, diff: 1 });
+                }
+            }
+        }
+        closed.records.sort();
+        home.apply(&mut closed).unwrap();
+        time
+    }
+
+    pub fn may_read(&self, viewer: Option<i64>, user: i64) -> bool {
+        let reader =
+            |viewer| !self.blocked(viewer, user) && (!self.protected.contains(&user) || self.is_followed(viewer, user));
+        !self.deleted.contains(&user)
+            && match viewer {
+                Some(viewer) => viewer == user || reader(viewer),
+                None => !self.protected.contains(&user),
+            }
+    }
+
+    fn line(&self, post: &Post) -> Option<Line> {
+        let tweet = self.tweet_of(post)?;
+        let retweeter = matches!(post.kind, Kind::Retweet(_)).then_some(post.user);
+        Some((World::entry(post), tweet.id, tweet.user, retweeter))
+    }
+
+    /// Accounts of a list of `user` with since when, newest first: those that `user` follows, or who follows.
+    pub fn edges(&self, user: i64, followers: bool) -> Vec<(i64, i64)> {
+        let of = |(&(one, other), &(accepted, at)): (&(i64, i64), &(bool, i64))| match followers {
+            false if accepted && one == user => Some((at, other)),
+            true if accepted && other == user => Some((at, one)),
+            _ => None,
+        };
+        let mut edges: Vec<_> = self.follows.iter().filter_map(of).collect();
+        edges.sort_by(|one, other| other.cmp(one));
+        edges
+    }
+
+    /// What the viewer's home timeline serves.
+    pub fn home(&self, viewer: i64, following_max: usize) -> Vec<Line> {
+        let followed = self.edges(viewer, false);
+        let accounts = followed.iter().take(following_max).map(|(_, account)| *account).chain([viewer]);
+        let mut lines: Vec<Line> =
+            accounts.flat_map(|account| self.entries(account)).filter_map(|post| self.line(post)).collect();
+        lines.sort_by(|one, other| other.0.cmp(&one.0));
+        let hides =
+            |user: i64| !self.may_read(Some(viewer), user) || (user != viewer && self.mutes.contains(&(viewer, user)));
+        let mut shown: Vec<i64> = Vec::new();
+        lines.retain(|(_, tweet, author, retweeter)| {
+            let recent = &shown[shown.len().saturating_sub(SHOWN_MAX)..];
+            let keep = !hides(*author) && !retweeter.is_some_and(hides) && !recent.contains(tweet);
+            if keep {
+                shown.push(*tweet);
+            }
+            keep
+        });
+        lines
+    }
+
+    /// What a user's timeline serves, `None` when it may not be read.
+    pub fn timeline(&self, viewer: Option<i64>, user: i64, replies: bool) -> Option<Vec<Line>> {
+        let of_user = self.posts.iter().filter(|post| post.user == user);
+        let wanted = of_user.filter(|post| replies || !matches!(post.kind, Kind::Reply(_)));
+        let mut lines: Vec<Line> = wanted.filter_map(|post| self.line(post)).collect();
+        lines.retain(|(_, _, author, _)| self.may_read(viewer, *author));
+        lines.sort_by(|one, other| other.0.cmp(&one.0));
+        self.may_read(viewer, user).then_some(lines)
+    }
+}
+
+/// A user's choice, of which the world then makes sense.
+#[derive(Clone, Debug)]
+struct Draft {
+    user: i64,
+    kind: u8,
+    target: prop::sample::Index,
+    deleted: bool,
+    shares_id: bool,
+}
+
+fn pairs(users: i64, max: usize) -> impl Strategy<Value = BTreeSet<(i64, i64)>> {
+    let pair = (1..=users, 1..=users);
+    prop::collection::btree_set(pair, 0..=max).prop_map(|pairs| pairs.into_iter().filter(|(a, b)| a != b).collect())
+}
+
+/// Any world of up to seven users and sixty posts.
+pub fn worlds() -> impl Strategy<Value = World> {
+    (2..=7_i64).prop_flat_map(|users| {
+        let draft = (1..=users, 0..10_u8, any::<prop::sample::Index>(), prop::bool::weighted(0.1), any::<bool>());
+        let draft =
+            draft.prop_map(|(user, kind, target, deleted, shares_id)| Draft { user, kind, target, deleted, shares_id });
+        let follows =
+            prop::collection::btree_map((1..=users, 1..=users), (prop::bool::weighted(0.85), 0..9_i64), 0..40);
+        (
+            follows,
+            pairs(users, 2),
+            pairs(users, 4),
+            prop::collection::btree_set(1..=users, 0..3),
+            prop::collection::btree_set(1..=users, 0..2),
+            prop::collection::vec(draft, 0..60),
+        )
+            .prop_map(move |(follows, blocks, mutes, protected, deleted, drafts)| {
+                let mut world = World { users, follows, blocks, mutes, protected, deleted, posts: Vec::new() };
+                world.follows.retain(|(one, other), _| one != other);
+                drafts.iter().for_each(|draft| world.post(draft));
+                world.settle();
+                world
+            })
+    })
+}
+
+impl World {
+    fn post(&mut self, draft: &Draft) {
+        let tweets: Vec<usize> =
+            (0..self.posts.len()).filter(|index| !matches!(self.posts[*index].kind, Kind::Retweet(_))).collect();
+        let kind = match (draft.kind, tweets.is_empty()) {
+            (0..5, _) | (_, true) => Kind::Tweet,
+            (5, _) => Kind::Reply(tweets[draft.target.index(tweets.len())]),
+            _ => Kind::Retweet(tweets[draft.target.index(tweets.len())]),
+        };
+        let next = id_at(START_MS + self.posts.len() as i64 * STEP_MS, 0);
+        let previous = self.posts.last().filter(|post| !matches!(post.kind, Kind::Retweet(_)));
+        let shared = previous.map(|post| post.id).filter(|_| draft.shares_id && matches!(kind, Kind::Retweet(_)));
+        let deleted = draft.deleted && !matches!(kind, Kind::Retweet(_));
+        self.posts.push(Post { id: shared.unwrap_or(next), user: draft.user, kind, deleted });
+    }
+
+    /// What a deleted user leaves: a fact, and deleted tweets.
+    fn settle(&mut self) {
+        let gone = self.deleted.clone();
+        let stays = |(one, other): &(i64, i64)| !gone.contains(one) && !gone.contains(other);
+        self.follows.retain(|pair, _| stays(pair));
+        self.blocks.retain(stays);
+        self.mutes.retain(stays);
+        let unblocked = |one: i64, other: i64, blocks: &BTreeSet<(i64, i64)>| {
+            !blocks.contains(&(one, other)) && !blocks.contains(&(other, one))
+        };
+        self.follows.retain(|(one, other), _| unblocked(*one, *other, &self.blocks));
+        self.posts.iter_mut().filter(|post| gone.contains(&post.user)).for_each(|post| post.deleted = true);
+    }
+}
+
+/// Any way to keep the home timelines of a world.
+pub fn layouts() -> impl Strategy<Value = Layout> {
+    let users = || prop::collection::btree_set(1..=7_i64, 0..=7);
+    (users(), users(), prop::option::of(0..70_i64), -10..40_i64, 1..40_usize, 1..40_usize).prop_map(
+        |(hot, inactive, floor, horizon, one, other)| Layout {
+            hot,
+            active: (1..=7).filter(|user| !inactive.contains(user) || *user % 2 == 0).collect(),
+            floor: floor.map(|post| id_at(START_MS + post * STEP_MS, 0)),
+            horizon_ms: horizon * STEP_MS,
+            home_max: one.max(other),
+            home_keep: one.min(other),
+        },
+    )
+}

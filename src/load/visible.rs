@@ -1,0 +1,58 @@
+//! From commit to visible: a follower's timeline is read again and again until the post shows in it.
+//!
+//! It is told without the help of what is measured: no consistency token, which would make the system hurry for the
+//! sample. A sample is late by at most the pause between two reads and the time of one read.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::client::{Client, RequestError};
+
+/// A post that has not shown by then is an error.
+pub const VISIBLE_MAX: Duration = Duration::from_secs(30);
+/// The first pauses between two reads; later ones are a tenth of what has passed, so that samples of a slow system do not
+/// make it slower.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// Longer timelines are read once so much has passed that other posts can stand above.
+const DEEP_AFTER: Duration = Duration::from_secs(2);
+
+/// Why a post was not seen.
+#[derive(Debug, thiserror::Error)]
+pub enum VisibleError {
+    /// It did not show.
+    #[error("tweet {tweet} was not in the timeline of user {viewer} after {VISIBLE_MAX:?}")]
+    Never {
+        /// The post.
+        tweet: i64,
+        /// Whose timeline.
+        viewer: i64,
+    },
+    /// The timeline could not be read.
+    #[error(transparent)]
+    Read(#[from] RequestError),
+}
+
+impl VisibleError {
+    /// What errors are counted by.
+    pub fn kind(&self) -> String {
+        match self {
+            VisibleError::Never { .. } => "never".to_owned(),
+            VisibleError::Read(error) => error.kind(),
+        }
+    }
+}
+
+/// How long after `committed` the tweet shows in the viewer's timeline.
+pub async fn seen(client: &Client, viewer: i64, tweet: i64, committed: Instant) -> Result<Duration, VisibleError> {
+    let wanted = format!("\"id\":\"{tweet}\"");
+    while committed.elapsed() < VISIBLE_MAX {
+        let path = if committed.elapsed() < DEEP_AFTER { "/api/timeline?limit=20" } else { "/api/timeline?limit=100" };
+        let answer = client.get(path, Some(viewer)).await?;
+        if str::from_utf8(&answer.body).is_ok_and(|page| page.contains(&wanted)) {
+            return Ok(committed.elapsed());
+        }
+        sleep(PAUSE_MIN.max(committed.elapsed() / 10)).await;
+    }
+    Err(VisibleError::Never { tweet, viewer })
+}
