@@ -2,6 +2,7 @@
 
 mod config;
 mod control;
+mod exclusion;
 mod import;
 mod load;
 mod up;

@@ -20,6 +20,9 @@ const TIME: HeaderName = HeaderName::from_static("x-feedmill-time");
 /// How long ago that was.
 const LAG_MS: HeaderName = HeaderName::from_static("x-feedmill-lag-ms");
 
+/// The beginning of the year 0000.
+const YEAR_0: Timestamp = -62_167_219_200_000_000;
+
 /// Now, in milliseconds since 1970.
 pub(crate) fn now_ms() -> Time {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -40,9 +43,9 @@ struct TimeText(Timestamp);
 
 impl Serialize for TimeText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // RFC 3339 knows the years 0000 to 9999; jiff knows earlier ones too.
         match jiff::Timestamp::from_microsecond(self.0) {
-            // RFC 3339 knows the years 0000 to 9999.
-            Ok(at) if at.as_second() >= -62_167_219_200 => serializer.collect_str(&format_args!("{at:.6}")),
+            Ok(at) if self.0 >= YEAR_0 => serializer.collect_str(&format_args!("{at:.6}")),
             _ => serializer.serialize_none(),
         }
     }

@@ -105,6 +105,11 @@ impl DatabaseError {
         }
     }
 
+    /// Whether a foreign key points nowhere: what handlers write points to accounts alone.
+    fn names_nobody(&self) -> bool {
+        matches!(self, DatabaseError::Statement(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION))
+    }
+
     /// Whether the same statement may succeed later: the server is away, starting, stopping, overloaded, or gave up on
     /// a lock.
     fn is_transient(&self) -> bool {
@@ -120,6 +125,9 @@ impl DatabaseError {
 
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Self {
+        if error.names_nobody() {
+            return Kind::UserNotFound.because("An account that this needs does not exist any more.");
+        }
         if error.is_transient() {
             tracing::warn!(%error, "a request was turned away");
             return Kind::DatabaseUnavailable.because("The database does not answer in time. Try again in a moment.");

@@ -29,6 +29,5 @@ pub use consistency::CONSISTENCY_TOKEN;
 pub use database::{PoolLimits, pool};
 pub use deadpool_postgres::Pool;
 pub use keys::{Keys, KeysError};
-pub use observe::{REQUEST_SECONDS, REQUEST_SECONDS_BUCKETS};
 pub use routes::app;
 pub use state::{Health, Settings, Stage, State};

@@ -13,11 +13,7 @@ use crate::problem::{Kind, Problem};
 use crate::state::{Context, Shared};
 
 /// Histogram of requests in seconds, by `method`, `route` and `status`.
-pub const REQUEST_SECONDS: &str = "feedmill_http_request_seconds";
-
-/// Bounds of the histogram's buckets.
-pub const REQUEST_SECONDS_BUCKETS: [f64; 13] =
-    [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const REQUEST_SECONDS: &str = "feedmill_http_request_seconds";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken over from a client.

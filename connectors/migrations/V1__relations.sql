@@ -32,7 +32,8 @@ END;
 -- What makes names unique: a table hashed by id cannot. Imported users have neither email nor password.
 CREATE TABLE accounts (
     user_id bigint PRIMARY KEY DEFAULT feedmill_id(),
-    -- Of ASCII letters, digits and _ alone; other scripts are the business of whoever makes the name.
+    -- Of ASCII only letters, digits and _. Letters of other scripts are let in, because imported names have them; the API
+    -- registers none. Collation "C" folds the case of ASCII letters alone.
     username text COLLATE "C" NOT NULL CHECK (username ~ '^[^\x01-/:-@[-^`{-\x7f]{1,30}$'),
     email text,
     password_hash text,

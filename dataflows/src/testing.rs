@@ -59,10 +59,7 @@ where
 }
 
 /// The differences between what `rows` says is there at each time from 0 through `end`.
-pub(crate) fn changes_of<E: Data>(
-    end: Time,
-    rows: impl Fn(Time) -> BTreeMap<E, isize>,
-) -> BTreeMap<(Time, E), isize> {
+pub(crate) fn changes_of<E: Data>(end: Time, rows: impl Fn(Time) -> BTreeMap<E, isize>) -> BTreeMap<(Time, E), isize> {
     let (mut changes, mut before) = (BTreeMap::new(), BTreeMap::new());
     for time in 0..=end {
         let now = rows(time);

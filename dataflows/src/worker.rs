@@ -60,8 +60,8 @@ pub(crate) fn work(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let bulk = BulkTimes::default();
         let known = Rc::clone(&bulk);
-        let (inputs, probes) = worker
-            .dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, known, supervisor));
+        let (inputs, probes) =
+            worker.dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, known, supervisor));
         let (index, peers) = (worker.index(), worker.peers());
         let share = share.insert(Share { index, peers, load: plan.load, inputs, bulk });
         run(worker, plan, feed, share, &probes);
@@ -136,7 +136,9 @@ impl Share {
                     self.bulk.borrow_mut().insert(time);
                 }
                 for change in batch.changes.iter().skip(self.index).step_by(self.peers) {
-                    for (row, diff) in change.old.iter().map(|old| (old, -1)).chain(change.new.iter().map(|new| (new, 1))) {
+                    for (row, diff) in
+                        change.old.iter().map(|old| (old, -1)).chain(change.new.iter().map(|new| (new, 1)))
+                    {
                         self.inputs.update(row, time, diff);
                     }
                 }

@@ -1,22 +1,31 @@
-//! What can go wrong in the change log.
+//! What can go wrong in the change log. None of it is cured by trying again: a person, or a restart, has to mend it.
 
 use std::path::PathBuf;
 
-use feedmill_model::{Lsn, Time};
+use feedmill_model::{Key, Lsn, Time};
 
 /// Why the change log could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// Another process, or another part of this one, has the folder open.
+    #[error("the change log in {path} is open in another process: stop that one first, or use another folder")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The folder cannot be opened.
-    #[error("could not open the change log in {path}: {source}; is another process using it?")]
+    #[error("could not open the change log in {path}: {source}. Is the folder writable, and the disk sound?")]
     Open {
         /// The folder.
         path: PathBuf,
         /// What the storage engine says.
         source: fjall::Error,
     },
-    /// The folder was written by another version.
-    #[error("the change log in {path} has format {found}, and this version reads format {known}: use the version that wrote it")]
+    /// The folder was written by a version that stores in another way.
+    #[error(
+        "the change log in {path} has format {found}, and this version reads format {known}: use the version that wrote \
+         it, or an empty folder"
+    )]
     Format {
         /// The folder.
         path: PathBuf,
@@ -25,8 +34,9 @@ pub enum LogError {
         /// The format of this version.
         known: u32,
     },
-    /// The storage engine failed.
-    #[error("could not {tried} the change log: {source}")]
+    /// The storage engine failed. After a failed write it takes no more: what was acknowledged is safe, and a restart
+    /// finds it.
+    #[error("could not {tried} the change log: {source}. Look at the disk (errors, space), then start again")]
     Storage {
         /// What was tried.
         tried: &'static str,
@@ -34,17 +44,40 @@ pub enum LogError {
         source: fjall::Error,
     },
     /// What was read is not what was written.
-    #[error("{what} in the change log cannot be read: the disk has lost or changed it. Restore the folder, or copy again")]
+    #[error(
+        "{what} in the change log cannot be read: the disk has lost or changed it. Restore the folder, or copy again"
+    )]
     Corrupt {
         /// What was read.
         what: String,
     },
-    /// There is no finished copy to append to.
-    #[error("the change log holds no finished copy of the source")]
+    /// A row or batch cannot be stored.
+    #[error("{what} cannot be stored in the change log: {source}")]
+    Encode {
+        /// What was to be written.
+        what: &'static str,
+        /// Why not.
+        source: postcard::Error,
+    },
+    /// There is no finished copy to append to or to read.
+    #[error("the change log holds no finished copy of the source: copy it first")]
     NotReady,
+    /// Rows of a copy come while none was begun.
+    #[error("no copy into the change log was begun: rows can only be copied between its begin and its end")]
+    NotCopying,
+    /// The source left out a column of a row because it had not changed, and the row is not here.
+    #[error(
+        "the source changed {key:?} and did not send all of its columns, and the change log lacks the row they should \
+         come from: it is not complete. Was the table published only after the copy? Copy again"
+    )]
+    Incomplete {
+        /// Which row.
+        key: Key,
+    },
     /// This machine's clock was set back.
     #[error(
-        "no time is minted for the batch up to {lsn}: it would be {time}, more than an hour ahead of this machine's clock,          which says {now_ms} ms since 1970. Set the clock right and start again; nothing is lost"
+        "no time is minted for the batch up to {lsn}: it would be {time}, more than an hour ahead of this machine's clock, \
+         which says {now_ms} ms since 1970. Set the clock right and start again; nothing is lost"
     )]
     ClockBack {
         /// End of the batch.
@@ -54,8 +87,23 @@ pub enum LogError {
         /// What the clock says.
         now_ms: u64,
     },
+    /// This machine's clock is ahead of the source's.
+    #[error(
+        "no time is minted for the batch up to {lsn}: this machine's clock is {} minutes ahead of the source's. Set the \
+         wrong one right and start again; nothing is lost",
+        ahead_ms / 60_000
+    )]
+    ClockAhead {
+        /// End of the batch.
+        lsn: Lsn,
+        /// By how much, at the least.
+        ahead_ms: u64,
+    },
     /// Somebody asks for a time that the log does not have, or no longer.
-    #[error("the change log holds times {oldest} to {newest}, and {asked} was asked for")]
+    #[error(
+        "the change log can tell of times from {oldest} to {newest}, and {asked} was asked for: whoever asks has fallen \
+         too far behind, or has another history. Fill it again from the state as it is now"
+    )]
     Gone {
         /// What was asked for.
         asked: Time,

@@ -1,16 +1,22 @@
-//! Keys and values as bytes: keys in the order of their numbers, values with a checksum.
+//! Keys and values as bytes: keys in the order of their numbers, values as postcard.
+//!
+//! Neither has a checksum of its own: the storage engine keeps one for each batch in its journal and for each block in
+//! its tables, and checks it at every read.
 
-use feedmill_model::{Key, Relation, Time};
+use feedmill_model::{Key, Relation, Row, Time};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::LogError;
 
+/// A row's key as bytes.
+pub(crate) type RowKey = [u8; 17];
+
 /// Relation, then both columns of the key, big-endian with the sign flipped so that negative numbers come first.
-pub(crate) fn row_key(key: &Key) -> [u8; 17] {
+pub(crate) fn row_key(key: &Key) -> RowKey {
     let mut bytes = [0; 17];
     let (relation, columns) = bytes.split_at_mut(1);
-    relation.copy_from_slice(&[key.relation as u8]);
+    relation.copy_from_slice(&relation_prefix(key.relation));
     let (first, second) = columns.split_at_mut(8);
     first.copy_from_slice(&ordered(key.first));
     second.copy_from_slice(&ordered(key.second));
@@ -26,29 +32,63 @@ fn ordered(number: i64) -> [u8; 8] {
     ((number as u64) ^ (1 << 63)).to_be_bytes()
 }
 
-/// Key of a batch in the tail.
-pub(crate) const fn tail_key(time: Time) -> [u8; 8] {
-    time.to_be_bytes()
+/// Key of one part of a batch in the tail: the batch's time, then the number of the part, both big-endian.
+pub(crate) fn tail_key(time: Time, part: u32) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    let (first, second) = bytes.split_at_mut(8);
+    first.copy_from_slice(&time.to_be_bytes());
+    second.copy_from_slice(&part.to_be_bytes());
+    bytes
 }
 
-const SUM_BYTES: usize = 4;
+/// The time in the key of a part.
+pub(crate) fn time_of(key: &[u8]) -> Result<Time, LogError> {
+    let time = key.first_chunk().filter(|_| key.len() == 12);
+    time.map(|time| Time::from_be_bytes(*time))
+        .ok_or_else(|| LogError::Corrupt { what: "a key of the tail".to_owned() })
+}
 
-/// A value as it is stored.
-pub(crate) fn encode<V: Serialize>(value: &V) -> Result<Vec<u8>, LogError> {
-    let corrupt = |error: postcard::Error| LogError::Corrupt { what: format!("a value to be written ({error})") };
-    let mut bytes = postcard::to_extend(value, Vec::with_capacity(64)).map_err(corrupt)?;
-    let sum = crc32fast::hash(&bytes);
-    bytes.extend_from_slice(&sum.to_be_bytes());
-    Ok(bytes)
+/// A value as it is stored; `what` names it in an error.
+pub(crate) fn encode<V: Serialize>(value: &V, what: &'static str) -> Result<Vec<u8>, LogError> {
+    postcard::to_extend(value, Vec::with_capacity(64)).map_err(|source| LogError::Encode { what, source })
 }
 
 /// A value as it was stored; `what` names it in an error.
 pub(crate) fn decode<V: DeserializeOwned>(bytes: &[u8], what: impl Fn() -> String) -> Result<V, LogError> {
-    let corrupt = || LogError::Corrupt { what: what() };
-    let end = bytes.len().checked_sub(SUM_BYTES).ok_or_else(corrupt)?;
-    let (value, sum) = bytes.split_at_checked(end).ok_or_else(corrupt)?;
-    if crc32fast::hash(value).to_be_bytes() != sum {
-        return Err(corrupt());
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(LogError::Corrupt { what: what() }),
     }
-    postcard::from_bytes(value).map_err(|_| corrupt())
+}
+
+/// A row of the row store.
+pub(crate) fn decode_row(bytes: &[u8], relation: Relation) -> Result<Row, LogError> {
+    decode(bytes, || format!("a row of {}", relation.table()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_as_bytes_keep_their_order() {
+        let numbers = [i64::MIN, -256, -1, 0, 1, 255, 256, i64::MAX];
+        let keys = [Relation::Users, Relation::Likes].into_iter().flat_map(|relation| {
+            numbers.into_iter().flat_map(move |first| numbers.map(|second| Key { relation, first, second }))
+        });
+        let keys: Vec<Key> = keys.collect();
+        assert!(keys.is_sorted());
+        assert!(keys.iter().map(row_key).is_sorted());
+        assert!([(0, 1), (1, 0), (255, 7), (256, 0)].map(|(time, part)| tail_key(time, part)).is_sorted());
+        assert_eq!(time_of(&tail_key(77, 3)).expect("a key"), 77);
+    }
+
+    #[test]
+    fn a_value_that_is_cut_or_too_long_is_recognised() {
+        let bytes = encode(&(1_u32, "text".to_owned()), "a test").expect("can be stored");
+        let read = |bytes: &[u8]| decode::<(u32, String)>(bytes, || "a test".to_owned());
+        assert_eq!(read(&bytes).expect("whole"), (1, "text".to_owned()));
+        assert!(matches!(read(&bytes[..3]), Err(LogError::Corrupt { .. })));
+        assert!(matches!(read(&[&bytes[..], &[0]].concat()), Err(LogError::Corrupt { .. })));
+    }
 }

@@ -6,16 +6,22 @@
 //!                                  └─► ring of recent batches ─► Reader ─► dataflows
 //! ```
 
+mod bulk;
+mod clock;
 mod error;
 mod key;
 mod log;
+mod meta;
 mod reader;
 mod resolve;
+mod ring;
 mod state;
+mod tail;
 mod writer;
 
 pub use error::LogError;
-pub use log::{Log, LogState, Options};
+pub use log::{Log, Options};
+pub use meta::LogState;
 pub use reader::Reader;
 pub use state::StateAt;
 pub use writer::{Incoming, run_writer};

@@ -1,153 +1,112 @@
 //! The change log: the current row of every key, a tail of recent batches, and the position.
 //!
 //! ```text
-//!   rows   relation, key ─► row            current as of `position`
-//!   tail   time          ─► batch          old and new row of each change
-//!   meta   format, source, state, position, greatest entry id
+//!   rows   relation, key ─► row            current as of the position
+//!   tail   time, part    ─► batch          old and new row of each change
+//!   meta                 ─► format, source, state, position, extent of the tail, greatest entry id
 //! ```
 //!
-//! Why nothing is lost or half done: a batch changes rows, tail and position in one write of the storage engine, which
-//! is atomic and fsynced before [`Log::append`] returns, and only then is the slot acknowledged. What the source sends
-//! again after a crash lies at or before the position and is skipped.
+//! Why nothing is lost or half done: a batch changes rows, tail and position in one write of the storage engine. That
+//! write has a checksum, is in the engine's journal whole or not at all, and is fsynced before [`Log::append`] returns
+//! and before a reader sees any of it; only then is the slot acknowledged. What the source sends again after a crash lies
+//! at or before the position and is skipped. A copy is marked as begun, durably, before its first row, and as ready in
+//! the write that follows its last one in the same journal, so a half copy is never taken for a whole one. After a failed
+//! write the engine refuses all others, because nobody knows what reached the disk; the next start does.
 //!
-//! The state at an earlier time T of the tail is the rows with each change after T undone, newest first: see
-//! [`StateAt`].
+//! What a disk loses silently at the end of the journal cannot be told here, but it is told: the slot and the stores are
+//! then beyond the log, which is an error of whoever opens them together.
+//!
+//! The state at an earlier time T of the tail is the rows with each change after T undone: see [`StateAt`].
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use feedmill_connectors::postgres::Transaction;
-use feedmill_model::{Batch, Change, Key, Lsn, PackedEntry, EntryId, Position, Relation, Row, SourceId, Time, floor_of};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Condvar, Mutex};
-use serde::{Deserialize, Serialize};
 
 use crate::error::storage;
-use crate::key::{decode, encode, relation_prefix, row_key, tail_key};
+use crate::key::{RowKey, decode_row, encode, relation_prefix, row_key, tail_key, time_of};
+use crate::meta::{LogState, Meta};
 use crate::resolve::{self, resolve};
-use crate::{LogError, Reader, StateAt};
+use crate::ring::Ring;
+use crate::{LogError, Reader, StateAt, bulk, clock, tail};
 
-/// Grows when what is stored changes in a way that an older version cannot read.
-const FORMAT: u32 = 1;
-/// A clock that is further ahead than this is wrong.
-const AHEAD_MAX_MS: u64 = 3_600_000;
-/// Batches, and changes in them, that stay in memory for readers that keep up.
-const RING_BATCHES_MAX: usize = 1_024;
-const RING_CHANGES_MAX: usize = 200_000;
-
+/// Under which key the meta keyspace holds its value.
 const META: &[u8] = b"meta";
+/// Parts of the tail that are dropped in one write.
+const DROP_AT_A_TIME: usize = 1_024;
 
 /// Sizes and limits.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Changes of entries or follows in one batch above which it is marked as bulk.
     pub bulk_rows: usize,
-    /// Bytes of memory for blocks of the row store.
+    /// Bytes of memory for what was read of the row store.
     pub cache_bytes: u64,
+    /// Bytes of rows that are gathered in memory before they are written as a table; fixed when a log is made.
+    pub memtable_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { bulk_rows: 100_000, cache_bytes: 64 << 20 }
+        Options { bulk_rows: 100_000, cache_bytes: 64 << 20, memtable_bytes: 64 << 20 }
     }
 }
 
-/// What the log holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum LogState {
-    /// Nothing.
-    Empty,
-    /// A first copy that has not ended.
-    Copying,
-    /// A source as of a position.
-    Ready,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Meta {
-    format: u32,
-    state: LogState,
-    source: Option<SourceId>,
-    position: Option<Position>,
-    /// The tail has every batch after this time.
-    tail_after: Time,
-    greatest_entry: i64,
-}
-
-/// The change log of one folder. A clone is another handle of the same.
+/// The change log of one folder. A clone is another handle of the same. All calls block.
 #[derive(Clone)]
 pub struct Log {
     pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
-    pub db: Database,
+    db: Database,
     pub rows: Keyspace,
     pub tail: Keyspace,
     meta: Keyspace,
-    options: Options,
+    dir: std::path::PathBuf,
+    bulk_rows: usize,
+    /// By how much, at the least, this machine's clock is ahead of the source's.
+    ahead_ms: AtomicU64,
     current: Mutex<Meta>,
-    /// Held while a batch is written, so that batches enter one after the other.
+    /// Held while something is written, so that one write follows the other.
     writing: Mutex<()>,
     pub ring: Mutex<Ring>,
+    /// Told after each change of the ring.
     pub appended: Condvar,
-}
-
-/// The newest batches.
-#[derive(Default)]
-pub(crate) struct Ring {
-    pub batches: VecDeque<Arc<Batch>>,
-    changes: usize,
-}
-
-impl Ring {
-    fn push(&mut self, batch: Arc<Batch>) {
-        self.changes += batch.changes.len();
-        self.batches.push_back(batch);
-        while self.batches.len() > RING_BATCHES_MAX || (self.changes > RING_CHANGES_MAX && self.batches.len() > 1) {
-            if let Some(oldest) = self.batches.pop_front() {
-                self.changes -= oldest.changes.len();
-            }
-        }
-    }
 }
 
 impl Log {
     /// Opens the log in `dir`, or makes an empty one.
     pub fn open(dir: &Path, options: Options) -> Result<Self, LogError> {
-        let open = |source| LogError::Open { path: dir.to_owned(), source };
-        let db = Database::builder(dir).cache_size(options.cache_bytes).open().map_err(open)?;
-        let keyspace = |name| db.keyspace(name, KeyspaceCreateOptions::default).map_err(open);
-        let (rows, tail, meta) = (keyspace("rows")?, keyspace("tail")?, keyspace("meta")?);
-        let current = match meta.get(META).map_err(open)? {
-            None => Meta {
-                format: FORMAT,
-                state: LogState::Empty,
-                source: None,
-                position: None,
-                tail_after: 0,
-                greatest_entry: 0,
-            },
-            Some(bytes) => {
-                let format = postcard::from_bytes::<u32>(&bytes).unwrap_or_default();
-                if format != FORMAT {
-                    return Err(LogError::Format { path: dir.to_owned(), found: format, known: FORMAT });
-                }
-                decode(&bytes, || "the header".to_owned())?
-            }
+        let open = |source| match source {
+            fjall::Error::Locked => LogError::Locked { path: dir.to_owned() },
+            source => LogError::Open { path: dir.to_owned(), source },
         };
+        let db = Database::builder(dir).cache_size(options.cache_bytes).open().map_err(open)?;
+        let rows = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
         let shared = Shared {
+            rows: db.keyspace("rows", rows).map_err(open)?,
+            tail: db.keyspace("tail", KeyspaceCreateOptions::default).map_err(open)?,
+            meta: db.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?,
             db,
-            rows,
-            tail,
-            meta,
-            options,
-            current: Mutex::new(current),
+            dir: dir.to_owned(),
+            bulk_rows: options.bulk_rows,
+            ahead_ms: AtomicU64::new(0),
+            current: Mutex::new(Meta::EMPTY),
             writing: Mutex::new(()),
-            ring: Mutex::default(),
+            ring: Mutex::new(Ring::new(0)),
             appended: Condvar::new(),
         };
+        let meta = shared.meta_in(&shared.snapshot())?;
+        if let Some(position) = meta.position {
+            *shared.ring.lock() = Ring::new(position.time);
+        }
+        *shared.current.lock() = meta;
         Ok(Log { shared: Arc::new(shared) })
     }
 
@@ -166,6 +125,11 @@ impl Log {
         self.shared.current.lock().position
     }
 
+    /// The tail has every batch after this time, so readers and [`Self::state_at`] can begin at it or later.
+    pub fn tail_after(&self) -> Time {
+        self.shared.current.lock().tail_after
+    }
+
     /// The greatest id of a tweet or retweet that was ever in the log and that a home timeline can hold.
     pub fn greatest_entry(&self) -> i64 {
         self.shared.current.lock().greatest_entry
@@ -173,96 +137,94 @@ impl Log {
 
     /// Begins a first copy: what was there is gone.
     pub fn begin_copy(&self, source: &SourceId) -> Result<(), LogError> {
-        let _writing = self.shared.writing.lock();
-        let meta = Meta {
-            format: FORMAT,
-            state: LogState::Copying,
-            source: Some(source.clone()),
-            position: None,
-            tail_after: 0,
-            greatest_entry: 0,
-        };
+        let shared = &self.shared;
+        let _writing = shared.writing.lock();
+        let before = shared.current.lock().clone();
+        let tail_after = before.position.map_or(before.tail_after, |position| position.time);
+        let meta = Meta { state: LogState::Copying, source: Some(source.clone()), tail_after, ..Meta::EMPTY };
         // The state first: a crash after it finds a copy that did not end.
-        self.write_meta(meta)?;
-        self.shared.rows.clear().map_err(storage("clear the rows of"))?;
-        self.shared.tail.clear().map_err(storage("clear the tail of"))?;
-        *self.shared.ring.lock() = Ring::default();
-        Ok(())
+        let write = shared.durable_write();
+        shared.commit(write, meta, "begin a copy into")?;
+        *shared.ring.lock() = Ring::new(tail_after);
+        shared.rows.clear().map_err(storage("clear the rows of"))?;
+        shared.tail.clear().map_err(storage("clear the tail of"))
     }
 
-    /// Takes rows of the first copy. They may come from several threads.
+    /// Takes rows of the first copy. They may come from several threads, and need not be durable when this returns.
     pub fn copy_rows(&self, rows: Vec<Row>) -> Result<(), LogError> {
-        let mut batch = self.shared.db.batch();
-        let mut greatest = 0;
-        for row in &rows {
-            greatest = greatest.max(entry_id(row));
-            batch.insert(&self.shared.rows, row_key(&row.key()), encode(row)?);
+        let shared = &self.shared;
+        let encoded = |row: &Row| Ok((row_key(&row.key()), encode(row, "a row")?));
+        let mut encoded: Vec<(RowKey, Vec<u8>)> = rows.iter().map(encoded).collect::<Result<_, LogError>>()?;
+        // The engine inserts neighbours much faster than strangers.
+        encoded.sort_unstable_by_key(|(key, _)| *key);
+        let mut write = OwnedWriteBatch::with_capacity(shared.db.clone(), encoded.len());
+        for (key, value) in encoded {
+            write.insert(&shared.rows, key, value);
         }
-        batch.commit().map_err(storage("copy rows into"))?;
-        let mut meta = self.shared.current.lock();
-        meta.greatest_entry = meta.greatest_entry.max(greatest);
-        Ok(())
+        let greatest = rows.iter().map(bulk::entry_id).max().unwrap_or(0);
+        {
+            let mut meta = shared.current.lock();
+            if meta.state != LogState::Copying {
+                return Err(LogError::NotCopying);
+            }
+            meta.greatest_entry = meta.greatest_entry.max(greatest);
+        }
+        write.commit().map_err(storage("copy rows into"))
     }
 
-    /// Ends the first copy: the log holds the source as of `lsn`.
+    /// Ends the first copy, durably: the log holds the source as of `lsn`. Every call of [`Self::copy_rows`] must have
+    /// returned.
     pub fn finish_copy(&self, lsn: Lsn, now_ms: u64) -> Result<Position, LogError> {
-        let _writing = self.shared.writing.lock();
-        self.shared.db.persist(PersistMode::SyncAll).map_err(storage("make the copy durable in"))?;
-        let position = Position { time: now_ms, lsn };
-        let copying = self.shared.current.lock().clone();
-        let meta = Meta { state: LogState::Ready, position: Some(position), tail_after: now_ms, ..copying };
-        self.write_meta(meta)?;
+        let shared = &self.shared;
+        let _writing = shared.writing.lock();
+        let copied = shared.current.lock().clone();
+        if copied.state != LogState::Copying {
+            return Err(LogError::NotCopying);
+        }
+        let time = clock::mint(copied.tail_after, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
+        let position = Position { time, lsn };
+        let meta = Meta { state: LogState::Ready, position: Some(position), tail_after: time, ..copied };
+        // Rows and this lie in one journal, so what makes this durable makes the rows durable.
+        let write = shared.durable_write();
+        shared.commit(write, meta, "end a copy into")?;
+        *shared.ring.lock() = Ring::new(time);
         Ok(position)
     }
 
-    fn write_meta(&self, meta: Meta) -> Result<(), LogError> {
-        let mut batch = self.shared.db.batch().durability(Some(PersistMode::SyncData));
-        batch.insert(&self.shared.meta, META, encode(&meta)?);
-        batch.commit().map_err(storage("write the header of"))?;
-        *self.shared.current.lock() = meta;
-        Ok(())
+    /// Tells what the source's clock said, and what this machine's clock (in milliseconds since 1970) said before the
+    /// source was asked. While ours is known to be more than an hour ahead, no time is minted.
+    pub fn compare_clocks(&self, source: Timestamp, asked_ms: u64) {
+        let ahead_ms = clock::ahead_ms(source, asked_ms);
+        self.shared.ahead_ms.store(ahead_ms, Ordering::Relaxed);
+        metrics::gauge!("feedmill_log_clock_ahead_seconds").set(ahead_ms as f64 / 1e3);
     }
 
     /// Makes whole transactions durable as one batch, or an idle tick when there are none. `covers` is the end of the
-    /// source's log that the batch covers, and `now_ms` this machine's clock.
+    /// source's log that the batch covers, if that is beyond the transactions, and `now_ms` this machine's clock in
+    /// milliseconds since 1970.
     ///
-    /// Transactions at or before the log's position are held already, and skipped.
+    /// Transactions at or before the log's position are held already, and skipped. Fails when the clock cannot be right
+    /// ([`LogError::ClockBack`], [`LogError::ClockAhead`]), and when the transactions cannot follow on what is here
+    /// ([`LogError::Incomplete`]).
     pub fn append(&self, transactions: &[Transaction], covers: Lsn, now_ms: u64) -> Result<Arc<Batch>, LogError> {
-        let _writing = self.shared.writing.lock();
-        let before = self.shared.current.lock().clone();
-        let last = before.position.filter(|_| before.state == LogState::Ready).ok_or(LogError::NotReady)?;
-        let known = transactions.iter().take_while(|transaction| transaction.end_lsn <= last.lsn).count();
+        let shared = &self.shared;
+        let _writing = shared.writing.lock();
+        let before = shared.current.lock().clone();
+        let last = before.ready()?;
+        let known = transactions.partition_point(|transaction| transaction.end_lsn <= last.lsn);
         let transactions = transactions.get(known..).unwrap_or_default();
         let lsn = transactions.last().map_or(covers, |newest| newest.end_lsn.max(covers)).max(last.lsn);
-        let time = mint(last.time, now_ms, lsn)?;
-        let changes = resolve(&*self.shared, transactions)?;
-        let greatest_entry = changes.iter().filter_map(|change| change.new.as_ref()).map(entry_id).max().unwrap_or(0);
-        let greatest_entry = greatest_entry.max(before.greatest_entry);
-        let bulk = is_bulk(&changes, self.shared.options.bulk_rows);
+        let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
+        let changes = resolve(&**shared, transactions)?;
+        let greatest_entry = before.greatest_entry.max(bulk::greatest_entry(&changes));
+        let floor = bulk::floor(&changes, shared.bulk_rows, time, greatest_entry);
         let position = Position { time, lsn };
-        let batch = Batch { position, floor: bulk.then(|| floor_of(time).max(greatest_entry)), changes };
-        let meta = Meta { position: Some(position), greatest_entry, ..before };
-        self.write(&batch, &meta)?;
+        let batch = Batch { position, floor, changes };
+        shared.write(last.time, &batch, Meta { position: Some(position), greatest_entry, ..before })?;
         let batch = Arc::new(batch);
-        *self.shared.current.lock() = meta;
-        self.shared.ring.lock().push(Arc::clone(&batch));
-        self.shared.appended.notify_all();
+        shared.ring.lock().push(Arc::clone(&batch));
+        shared.appended.notify_all();
         Ok(batch)
-    }
-
-    fn write(&self, batch: &Batch, meta: &Meta) -> Result<(), LogError> {
-        let shared = &self.shared;
-        let mut write = shared.db.batch().durability(Some(PersistMode::SyncData));
-        for change in &batch.changes {
-            match (&change.old, &change.new) {
-                (_, Some(row)) => write.insert(&shared.rows, row_key(&row.key()), encode(row)?),
-                (Some(row), None) => write.remove(&shared.rows, row_key(&row.key())),
-                (None, None) => {}
-            }
-        }
-        write.insert(&shared.tail, tail_key(batch.position.time), encode(batch)?);
-        write.insert(&shared.meta, META, encode(meta)?);
-        write.commit().map_err(storage("append a batch to"))
     }
 
     /// Reads the batches after `after`, in order.
@@ -270,76 +232,117 @@ impl Log {
         Reader::new(self.clone(), after)
     }
 
-    /// The rows as of `time`, which must be in the tail or the log's own.
+    /// The rows as of `time`, which must not lie before the tail nor after the newest batch.
     pub fn state_at(&self, time: Time) -> Result<StateAt, LogError> {
         StateAt::new(self, time)
     }
 
-    /// Drops batches before `before`, but for the newest.
+    /// Drops batches before `before`, but never the newest.
     pub fn compact(&self, before: Time) -> Result<(), LogError> {
-        let _writing = self.shared.writing.lock();
-        let meta = self.shared.current.lock().clone();
-        let Some(newest) = meta.position else { return Ok(()) };
-        let before = before.min(newest.time);
-        if before <= meta.tail_after.saturating_add(1) {
-            return Ok(());
-        }
-        let meta = Meta { tail_after: before - 1, ..meta };
-        let mut write = self.shared.db.batch();
-        for entry in self.shared.tail.range(..tail_key(before)) {
-            write.remove(&self.shared.tail, entry.key().map_err(storage("read the tail of"))?);
-        }
-        write.insert(&self.shared.meta, META, encode(&meta)?);
-        write.commit().map_err(storage("drop the old tail of"))?;
-        *self.shared.current.lock() = meta;
+        while self.shared.drop_some(before)? {}
         Ok(())
     }
 
-    /// The tail has every batch after this time.
-    pub fn tail_after(&self) -> Time {
-        self.shared.current.lock().tail_after
+    pub(crate) fn bulk_rows(&self) -> usize {
+        self.shared.bulk_rows
+    }
+
+    pub(crate) fn check_is_held(&self, time: Time) -> Result<(), LogError> {
+        self.shared.current.lock().check_is_held(time)
+    }
+}
+
+impl Shared {
+    /// Everything as of one moment between two writes.
+    pub fn snapshot(&self) -> Snapshot {
+        self.db.snapshot()
+    }
+
+    /// What the log knew of itself at the moment of a snapshot.
+    pub fn meta_in(&self, snapshot: &Snapshot) -> Result<Meta, LogError> {
+        let bytes = snapshot.get(&self.meta, META).map_err(storage("read the header of"))?;
+        bytes.map_or(Ok(Meta::EMPTY), |bytes| Meta::from_bytes(&bytes, &self.dir))
+    }
+
+    /// A write that is fsynced before it is visible.
+    fn durable_write(&self) -> OwnedWriteBatch {
+        self.db.batch().durability(Some(PersistMode::SyncData))
+    }
+
+    /// Writes, and what is known of the log with it.
+    fn commit(&self, mut write: OwnedWriteBatch, meta: Meta, tried: &'static str) -> Result<(), LogError> {
+        write.insert(&self.meta, META, meta.to_bytes()?);
+        write.commit().map_err(storage(tried))?;
+        *self.current.lock() = meta;
+        Ok(())
+    }
+
+    fn write(&self, previous: Time, batch: &Batch, meta: Meta) -> Result<(), LogError> {
+        let mut write = self.durable_write();
+        let mut bytes = 0;
+        for change in &batch.changes {
+            match change {
+                Change { new: Some(row), .. } => {
+                    let value = encode(row, "a row")?;
+                    bytes += value.len();
+                    write.insert(&self.rows, row_key(&row.key()), value);
+                }
+                Change { old: Some(row), new: None } => write.remove(&self.rows, row_key(&row.key())),
+                Change { old: None, new: None } => {}
+            }
+        }
+        bytes += tail::write(&mut write, &self.tail, previous, batch)?;
+        let started = Instant::now();
+        self.commit(write, meta, "append a batch to")?;
+        metrics::histogram!("feedmill_log_fsync_seconds").record(started.elapsed().as_secs_f64());
+        metrics::counter!("feedmill_log_batches_total").increment(1);
+        metrics::counter!("feedmill_log_changes_total").increment(batch.changes.len() as u64);
+        metrics::counter!("feedmill_log_bytes_total").increment(bytes as u64);
+        metrics::gauge!("feedmill_log_lsn").set(batch.position.lsn.0 as f64);
+        metrics::gauge!("feedmill_log_time_seconds").set(batch.position.time as f64 / 1e3);
+        Ok(())
+    }
+
+    /// Drops a bounded number of the oldest batches before `before`; `false` when there are no more.
+    fn drop_some(&self, before: Time) -> Result<bool, LogError> {
+        let _writing = self.writing.lock();
+        let meta = self.current.lock().clone();
+        let Some(newest) = meta.position else { return Ok(false) };
+        let Some(first) = meta.tail_after.checked_add(1).filter(|first| *first < before.min(newest.time)) else {
+            return Ok(false);
+        };
+        // Need not be durable: after a crash it is dropped again.
+        let mut write = self.db.batch();
+        let (mut tail_after, mut more) = (meta.tail_after, false);
+        for part in self.tail.range(tail_key(first, 0)..tail_key(before.min(newest.time), 0)) {
+            let key = part.key().map_err(storage("read the tail of"))?;
+            let time = time_of(&key)?;
+            // A batch is dropped whole.
+            if write.len() >= DROP_AT_A_TIME && time != tail_after {
+                more = true;
+                break;
+            }
+            tail_after = time;
+            write.remove(&self.tail, key);
+        }
+        if write.is_empty() {
+            return Ok(false);
+        }
+        self.commit(write, Meta { tail_after, ..meta }, "drop the old tail of")?;
+        Ok(more)
     }
 }
 
 impl resolve::Rows for Shared {
     fn row(&self, key: &Key) -> Result<Option<Row>, LogError> {
         let bytes = self.rows.get(row_key(key)).map_err(storage("read a row of"))?;
-        bytes.map(|bytes| decode(&bytes, || format!("the row {key:?}"))).transpose()
+        bytes.map(|bytes| decode_row(&bytes, key.relation)).transpose()
     }
 
-    fn keys(&self, relation: Relation) -> Result<Vec<Key>, LogError> {
-        let rows = self.rows.prefix(relation_prefix(relation)).map(|entry| {
-            let bytes = entry.value().map_err(storage("read the rows of"))?;
-            Ok(decode::<Row>(&bytes, || format!("a row of {}", relation.table()))?.key())
-        });
-        rows.collect()
+    fn each(&self, relation: Relation, take: &mut dyn FnMut(Row)) -> Result<(), LogError> {
+        for entry in self.rows.prefix(relation_prefix(relation)) {
+            take(decode_row(&entry.value().map_err(storage("read the rows of"))?, relation)?);
+        }
+        Ok(())
     }
-}
-
-/// The next time: later than the last, and now if that is later still. A clock that was set back by more than an hour
-/// leaves the last time so far in the future that windows and floors would be wrong for as long: nothing is minted.
-fn mint(last: Time, now_ms: u64, lsn: Lsn) -> Result<Time, LogError> {
-    let time = now_ms.max(last + 1);
-    if time > now_ms.saturating_add(AHEAD_MAX_MS) {
-        return Err(LogError::ClockBack { lsn, time, now_ms });
-    }
-    Ok(time)
-}
-
-/// The id of the entry that a row may be, or 0.
-fn entry_id(row: &Row) -> i64 {
-    let entry = match row {
-        Row::Tweet(tweet) if tweet.reply_to_id.is_none() => EntryId::tweet(tweet.id),
-        Row::Retweet(retweet) => EntryId::retweet(retweet.id),
-        _ => return 0,
-    };
-    PackedEntry::new(entry).map_or(0, PackedEntry::id)
-}
-
-fn is_bulk(changes: &[Change], bulk_rows: usize) -> bool {
-    let fanned_out = |change: &&Change| {
-        let row = change.new.as_ref().or(change.old.as_ref());
-        row.is_some_and(|row| matches!(row, Row::Tweet(_) | Row::Retweet(_) | Row::Follow(_)))
-    };
-    changes.len() > bulk_rows && changes.iter().filter(fanned_out).count() > bulk_rows
 }

@@ -9,6 +9,7 @@
 //! same transactions twice therefore gives no change the second time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use feedmill_connectors::postgres::{RowChange, Transaction};
 use feedmill_model::{Change, Key, Relation, Row};
@@ -17,72 +18,79 @@ use crate::LogError;
 
 /// The row store as the resolver needs it.
 pub(crate) trait Rows {
+    /// The row of a key.
     fn row(&self, key: &Key) -> Result<Option<Row>, LogError>;
-    fn keys(&self, relation: Relation) -> Result<Vec<Key>, LogError>;
-}
-
-struct Slot {
-    old: Option<Row>,
-    new: Option<Row>,
+    /// Every row of a relation.
+    fn each(&self, relation: Relation, take: &mut dyn FnMut(Row)) -> Result<(), LogError>;
 }
 
 /// The net changes of `transactions`, in the order in which their keys were first met.
 pub(crate) fn resolve(store: &impl Rows, transactions: &[Transaction]) -> Result<Vec<Change>, LogError> {
-    let mut overlay = Overlay { store, slots: HashMap::new(), order: Vec::new() };
+    let mut overlay = Overlay { store, places: HashMap::new(), changes: Vec::new() };
     for change in transactions.iter().flat_map(|transaction| &transaction.changes) {
         overlay.apply(change)?;
     }
-    let Overlay { mut slots, order, .. } = overlay;
-    let changes = order.iter().filter_map(|key| slots.remove(key)).filter(|slot| slot.old != slot.new);
-    Ok(changes.map(|slot| Change { old: slot.old, new: slot.new }).collect())
+    overlay.changes.retain(|change| change.old != change.new);
+    Ok(overlay.changes)
 }
 
 struct Overlay<'a, S> {
     store: &'a S,
-    slots: HashMap<Key, Slot>,
-    order: Vec<Key>,
+    /// Where the change of a key stands.
+    places: HashMap<Key, usize>,
+    changes: Vec<Change>,
 }
 
 impl<S: Rows> Overlay<'_, S> {
-    fn slot(&mut self, key: Key) -> Result<&mut Slot, LogError> {
-        use std::collections::hash_map::Entry;
-        match self.slots.entry(key) {
-            Entry::Occupied(slot) => Ok(slot.into_mut()),
-            Entry::Vacant(place) => {
+    /// The row of a key as of now, to be read and changed.
+    fn now(&mut self, key: Key) -> Result<&mut Option<Row>, LogError> {
+        let place = match self.places.entry(key) {
+            Entry::Occupied(place) => *place.get(),
+            Entry::Vacant(entry) => {
                 let old = self.store.row(&key)?;
-                self.order.push(key);
-                Ok(place.insert(Slot { new: old.clone(), old }))
+                self.changes.push(Change { new: old.clone(), old });
+                *entry.insert(self.changes.len() - 1)
             }
-        }
+        };
+        let change = self.changes.get_mut(place);
+        change.map(|change| &mut change.new).ok_or_else(|| LogError::Corrupt { what: format!("the row {key:?}") })
     }
 
     fn apply(&mut self, change: &RowChange) -> Result<(), LogError> {
         match change {
-            RowChange::Insert(row) => self.slot(row.key())?.new = Some(row.clone()),
-            RowChange::Delete(key) => self.slot(*key)?.new = None,
-            RowChange::Update { old_key, row, unchanged } => {
-                let mut row = row.clone();
-                let key = row.key();
-                let before = match old_key.filter(|old_key| *old_key != key) {
-                    Some(old_key) => self.slot(old_key)?.new.take(),
-                    None => self.slot(key)?.new.take(),
-                };
-                if let Some(before) = before {
-                    row.fill_unchanged(*unchanged, &before);
-                }
-                self.slot(key)?.new = Some(row);
-            }
-            RowChange::Truncate(relation) => {
-                for key in self.store.keys(*relation)? {
-                    self.slot(key)?.new = None;
-                }
-                for (key, slot) in &mut self.slots {
-                    if key.relation == *relation {
-                        slot.new = None;
-                    }
-                }
-            }
+            RowChange::Insert(row) => *self.now(row.key())? = Some(row.clone()),
+            RowChange::Delete(key) => *self.now(*key)? = None,
+            RowChange::Update { old_key, row, unchanged } => self.update(*old_key, row, *unchanged)?,
+            RowChange::Truncate(relation) => self.truncate(*relation)?,
         }
         Ok(())
+    }
+
+    fn update(&mut self, old_key: Option<Key>, row: &Row, unchanged: u32) -> Result<(), LogError> {
+        let key = row.key();
+        let before = self.now(old_key.unwrap_or(key))?.take();
+        let mut row = row.clone();
+        match before {
+            Some(before) => row.fill_unchanged(unchanged, &before),
+            None if unchanged != 0 => return Err(LogError::Incomplete { key }),
+            None => {}
+        }
+        *self.now(key)? = Some(row);
+        Ok(())
+    }
+
+    fn truncate(&mut self, relation: Relation) -> Result<(), LogError> {
+        let (places, changes) = (&mut self.places, &mut self.changes);
+        for change in changes.iter_mut() {
+            if change.new.as_ref().is_some_and(|row| row.relation() == relation) {
+                change.new = None;
+            }
+        }
+        self.store.each(relation, &mut |row| {
+            if let Entry::Vacant(place) = places.entry(row.key()) {
+                place.insert(changes.len());
+                changes.push(Change { old: Some(row), new: None });
+            }
+        })
     }
 }

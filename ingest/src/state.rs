@@ -1,24 +1,35 @@
 //! The rows as of a time in the tail.
 //!
-//! The row store is as of the newest batch. Each change after the time asked for is undone: of a key that changed
-//! several times, the first of these changes knows the row as it was. Rows and tail are read from one snapshot of the
-//! storage engine, so appends go on meanwhile.
+//! ```text
+//!   rows of a relation, by key  ──┐
+//!                                 ├─ merge ─► slices; of a key that is in both, the row as it was
+//!   rows as they were before    ──┘
+//!   their first change after T
+//! ```
 //!
-//! Relations come in an order that suits the dataflows: what makes rows of others irrelevant comes before them (who is
-//! active, hot, muted or blocked), so that little is derived only to be withdrawn.
+//! The row store is as of the newest batch. Each change after the time asked for is undone: of a key that changed
+//! several times, the first of these changes knows the row as it was. Rows, tail and its extent are read from one
+//! snapshot of the storage engine, so appends and compaction go on meanwhile. What must be undone is held in memory: one
+//! row for each key that has changed since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, btree_map};
+use std::iter::Peekable;
 
-use feedmill_model::{Batch, Relation, Row, Time};
-use fjall::Readable;
+use feedmill_model::{Relation, Row, Time};
+use fjall::{Readable, UserValue};
 
 use crate::error::storage;
-use crate::key::{decode, relation_prefix, row_key, tail_key};
+use crate::key::{RowKey, decode_row, relation_prefix, row_key};
+use crate::tail::Parts;
 use crate::{Log, LogError};
 
 /// Rows of a slice.
 const SLICE_ROWS: usize = 65_536;
 
+/// Few rows that decide over many come first, so that little is derived only to be withdrawn by a later slice: who is
+/// active and who is hot decide which follows and entries are joined at all, mutes and blocks take pairs out of the
+/// audience, and a deleted tweet takes out its retweets. Follows come last of what home timelines are joined from: by
+/// then the entries of the month are one settled arrangement, and each slice of follows meets it once.
 const ORDER: [Relation; 10] = [
     Relation::Activity,
     Relation::Popular,
@@ -32,62 +43,54 @@ const ORDER: [Relation; 10] = [
     Relation::ReadMarks,
 ];
 
-/// Gives all rows, in slices.
+/// Rows as they were, of keys that have changed since.
+type Undo = BTreeMap<RowKey, Option<Row>>;
+
+/// Gives all rows, in slices of bounded size, relation by relation and in the order of their keys.
 pub struct StateAt {
     snapshot: fjall::Snapshot,
     rows: fjall::Keyspace,
+    undo: HashMap<Relation, Undo>,
     relations: std::array::IntoIter<Relation, 10>,
     /// The relation that is being read.
-    reading: Option<fjall::Iter>,
-    /// Rows as they were, of keys that have changed since; taken out as the keys are met.
-    undo: HashMap<[u8; 17], Option<Row>>,
+    reading: Option<Reading>,
 }
 
 impl StateAt {
     pub(crate) fn new(log: &Log, time: Time) -> Result<Self, LogError> {
-        let newest = log.position().ok_or(LogError::NotReady)?.time;
-        let oldest = log.tail_after();
-        if !(oldest..=newest).contains(&time) {
-            return Err(LogError::Gone { asked: time, oldest, newest });
-        }
         let shared = &log.shared;
-        let snapshot = shared.db.snapshot();
-        let mut undo = HashMap::new();
-        for entry in snapshot.range(&shared.tail, tail_key(time.saturating_add(1))..) {
-            let bytes = entry.value().map_err(storage("read the tail of"))?;
-            let batch: Batch = decode(&bytes, || "a batch of the tail".to_owned())?;
+        let snapshot = shared.snapshot();
+        shared.meta_in(&snapshot)?.check_is_held(time)?;
+        let mut undo: HashMap<Relation, Undo> = HashMap::new();
+        let mut previous = time;
+        for batch in Parts::after(&snapshot, &shared.tail, time) {
+            let (head, batch) = batch?;
+            if head.previous > previous {
+                return Err(LogError::Corrupt { what: format!("the batch after time {previous}") });
+            }
+            previous = batch.position.time;
             for change in batch.changes {
                 if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
-                    undo.entry(row_key(&key)).or_insert(change.old);
+                    undo.entry(key.relation).or_default().entry(row_key(&key)).or_insert(change.old);
                 }
             }
         }
-        Ok(StateAt { snapshot, rows: shared.rows.clone(), relations: ORDER.into_iter(), reading: None, undo })
+        Ok(StateAt { snapshot, rows: shared.rows.clone(), undo, relations: ORDER.into_iter(), reading: None })
     }
 
     fn slice(&mut self) -> Result<Vec<Row>, LogError> {
-        let mut slice = Vec::with_capacity(SLICE_ROWS);
+        let mut slice = Vec::new();
         while slice.len() < SLICE_ROWS {
             let Some(reading) = &mut self.reading else {
-                match self.relations.next() {
-                    Some(relation) => self.reading = Some(self.snapshot.prefix(&self.rows, relation_prefix(relation))),
-                    None => {
-                        // What is left was deleted since.
-                        slice.extend(self.undo.drain().filter_map(|(_, row)| row));
-                        break;
-                    }
-                }
+                let Some(relation) = self.relations.next() else { break };
+                let rows = self.snapshot.prefix(&self.rows, relation_prefix(relation));
+                let undo = self.undo.remove(&relation).unwrap_or_default();
+                self.reading = Some(Reading { relation, rows, stored: None, undo: undo.into_iter().peekable() });
                 continue;
             };
-            let Some(entry) = reading.next() else {
-                self.reading = None;
-                continue;
-            };
-            let (key, value) = entry.into_inner().map_err(storage("read the rows of"))?;
-            let undone = <[u8; 17]>::try_from(&*key).ok().and_then(|key| self.undo.remove(&key));
-            match undone {
-                Some(row) => slice.extend(row),
-                None => slice.push(decode(&value, || "a row".to_owned())?),
+            match reading.next()? {
+                Some(row) => slice.push(row),
+                None => self.reading = None,
             }
         }
         Ok(slice)
@@ -102,5 +105,47 @@ impl Iterator for StateAt {
             Ok(slice) if slice.is_empty() => None,
             slice => Some(slice),
         }
+    }
+}
+
+/// The merge of one relation.
+struct Reading {
+    relation: Relation,
+    rows: fjall::Iter,
+    /// The next row of the store, if it is known.
+    stored: Option<(RowKey, UserValue)>,
+    undo: Peekable<btree_map::IntoIter<RowKey, Option<Row>>>,
+}
+
+impl Reading {
+    fn next(&mut self) -> Result<Option<Row>, LogError> {
+        loop {
+            if self.stored.is_none() {
+                self.stored = self.next_stored()?;
+            }
+            let undone = match (&self.stored, self.undo.peek()) {
+                (None, None) => return Ok(None),
+                (Some((stored, _)), Some((undone, _))) if stored == undone => {
+                    self.stored = None;
+                    true
+                }
+                (Some((stored, _)), Some((undone, _))) => undone < stored,
+                (stored, _) => stored.is_none(),
+            };
+            let row = match undone {
+                true => self.undo.next().and_then(|(_, row)| row),
+                false => self.stored.take().map(|(_, value)| decode_row(&value, self.relation)).transpose()?,
+            };
+            if row.is_some() {
+                return Ok(row);
+            }
+        }
+    }
+
+    fn next_stored(&mut self) -> Result<Option<(RowKey, UserValue)>, LogError> {
+        let Some(entry) = self.rows.next() else { return Ok(None) };
+        let (key, value) = entry.into_inner().map_err(storage("read the rows of"))?;
+        let corrupt = |_| LogError::Corrupt { what: format!("a key of {}", self.relation.table()) };
+        Ok(Some((RowKey::try_from(&*key).map_err(corrupt)?, value)))
     }
 }

@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use feedmill_connectors::postgres::Transaction;
 use feedmill_model::Lsn;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 
 use crate::{Log, LogError};
 
-/// Transactions, and changes in them, that one write takes.
+/// Transactions, and changes in them, that one write takes. A single transaction may be larger, and is then a write of
+/// its own.
 const GROUP_TRANSACTIONS_MAX: usize = 4_096;
 const GROUP_CHANGES_MAX: usize = 65_536;
 
@@ -25,40 +27,123 @@ pub enum Incoming {
     Covered(Lsn),
 }
 
-/// Writes until `incoming` ends; publishes what is durable to `durable`. `now_ms` is this machine's clock.
+/// Writes until `incoming` ends and all that was in it is durable. `durable` is told what is, after it is. `now_ms` is
+/// this machine's clock, in milliseconds since 1970.
 pub fn run_writer(
     log: &Log,
-    mut incoming: mpsc::Receiver<Incoming>,
+    incoming: Receiver<Incoming>,
     durable: &watch::Sender<Lsn>,
     now_ms: impl Fn() -> u64,
 ) -> Result<(), LogError> {
-    let mut group = Vec::new();
-    while let Some(first) = incoming.blocking_recv() {
-        let mut covers = take(first, &mut group);
-        let mut changes: usize = group.iter().map(|transaction| transaction.changes.len()).sum();
-        while covers.is_none() && group.len() < GROUP_TRANSACTIONS_MAX && changes < GROUP_CHANGES_MAX {
-            let Ok(next) = incoming.try_recv() else { break };
-            covers = take(next, &mut group);
-            changes += group.last().map_or(0, |transaction| transaction.changes.len());
-        }
+    // Transactions that are not bulk must not become so by being written together.
+    let changes_max = GROUP_CHANGES_MAX.min(log.bulk_rows());
+    let mut groups = Groups { incoming, changes_max, carried: None };
+    while let Some(group) = groups.next() {
         let started = Instant::now();
-        let batch = log.append(&group, covers.unwrap_or_default(), now_ms())?;
+        let batch = log.append(&group.transactions, group.covers.unwrap_or_default(), now_ms())?;
         metrics::histogram!("feedmill_log_append_seconds").record(started.elapsed().as_secs_f64());
-        metrics::counter!("feedmill_log_batches_total").increment(1);
-        metrics::counter!("feedmill_log_transactions_total").increment(group.len() as u64);
-        metrics::counter!("feedmill_log_changes_total").increment(batch.changes.len() as u64);
+        metrics::counter!("feedmill_log_transactions_total").increment(group.transactions.len() as u64);
         durable.send_replace(batch.position.lsn);
-        group.clear();
     }
     Ok(())
 }
 
-fn take(incoming: Incoming, group: &mut Vec<Transaction>) -> Option<Lsn> {
-    match incoming {
-        Incoming::Transaction(transaction) => {
-            group.push(transaction);
-            None
+/// What goes into one batch.
+#[derive(Debug, Default, PartialEq)]
+struct Group {
+    transactions: Vec<Transaction>,
+    /// Set when a keepalive ended it.
+    covers: Option<Lsn>,
+}
+
+/// Cuts what comes in into groups.
+struct Groups {
+    incoming: Receiver<Incoming>,
+    changes_max: usize,
+    /// What did not fit into the last group.
+    carried: Option<Transaction>,
+}
+
+impl Groups {
+    /// Blocks for the first, then takes what is there; `None` at the end.
+    fn next(&mut self) -> Option<Group> {
+        let mut group = Group::default();
+        let mut changes = 0;
+        let mut next = match self.carried.take() {
+            Some(carried) => Some(Incoming::Transaction(carried)),
+            None => Some(self.incoming.blocking_recv()?),
+        };
+        while let Some(incoming) = next {
+            match incoming {
+                Incoming::Covered(lsn) => {
+                    group.covers = Some(lsn);
+                    break;
+                }
+                Incoming::Transaction(transaction) => {
+                    changes += transaction.changes.len();
+                    if changes > self.changes_max && !group.transactions.is_empty() {
+                        self.carried = Some(transaction);
+                        break;
+                    }
+                    group.transactions.push(transaction);
+                }
+            }
+            let is_full = group.transactions.len() >= GROUP_TRANSACTIONS_MAX || changes >= self.changes_max;
+            next = if is_full { None } else { self.incoming.try_recv().ok() };
         }
-        Incoming::Covered(lsn) => Some(lsn),
+        Some(group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use feedmill_connectors::postgres::RowChange;
+    use feedmill_model::Relation;
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+
+    fn transaction(end_lsn: u64, changes: usize) -> Transaction {
+        let changes = vec![RowChange::Truncate(Relation::Likes); changes];
+        Transaction { end_lsn: Lsn(end_lsn), committed_at: 0, changes }
+    }
+
+    /// The end of each transaction in each group, and what the group covers.
+    fn groups(incoming: Vec<Incoming>, changes_max: usize) -> Vec<(Vec<u64>, Option<u64>)> {
+        let (sender, received) = channel(incoming.len());
+        for incoming in incoming {
+            sender.try_send(incoming).expect("there is room");
+        }
+        drop(sender);
+        let mut groups = Groups { incoming: received, changes_max, carried: None };
+        let ends = |group: Group| {
+            let ends = group.transactions.iter().map(|transaction| transaction.end_lsn.0).collect();
+            (ends, group.covers.map(|lsn| lsn.0))
+        };
+        std::iter::from_fn(|| groups.next()).map(ends).collect()
+    }
+
+    #[test]
+    fn a_backlog_shares_a_write_and_a_keepalive_ends_it() {
+        let incoming = vec![
+            Incoming::Covered(Lsn(1)),
+            Incoming::Transaction(transaction(2, 1)),
+            Incoming::Transaction(transaction(3, 1)),
+            Incoming::Covered(Lsn(4)),
+            Incoming::Transaction(transaction(5, 1)),
+        ];
+        assert_eq!(groups(incoming, 100), [(vec![], Some(1)), (vec![2, 3], Some(4)), (vec![5], None)]);
+    }
+
+    #[test]
+    fn a_group_is_bounded_and_a_large_transaction_stands_alone() {
+        let sizes = [3, 3, 3, 30, 1, 1];
+        let incoming =
+            (1..).zip(sizes).map(|(end, changes)| Incoming::Transaction(transaction(end, changes))).collect();
+        let expected = [vec![1, 2, 3], vec![4], vec![5, 6]].map(|ends| (ends, None));
+        assert_eq!(groups(incoming, 10), expected);
+        let incoming = (1..=5_000).map(|end| Incoming::Transaction(transaction(end, 0))).collect();
+        let sizes: Vec<usize> = groups(incoming, 10).iter().map(|(ends, _)| ends.len()).collect();
+        assert_eq!(sizes, [GROUP_TRANSACTIONS_MAX, 5_000 - GROUP_TRANSACTIONS_MAX]);
     }
 }

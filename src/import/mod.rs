@@ -34,9 +34,7 @@ use tokio_postgres::Client;
 
 use self::file::Kind;
 use self::report::Report;
-
-/// How long a run waits for another one under the same name, which may have died a moment ago.
-const LOCK_WAIT: &str = "30s";
+use crate::exclusion::exclude_others;
 
 /// What `feedmill import` takes beside the settings.
 #[derive(Args, Clone, Debug)]
@@ -46,7 +44,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     pub users: Option<PathBuf>,
 
-    /// Follows: follower,following and, if known, created_at_ms; alone it also makes the users it names, u<id>
+    /// Follows: follower,following and, if known, created_at_ms; alone it also makes the users it names, as u and the id
     #[arg(long, value_name = "FILE")]
     pub follows: Option<PathBuf>,
 
@@ -195,13 +193,5 @@ async fn prepare(client: &Client, name: &str) -> anyhow::Result<()> {
         there,
         "the database has no tables of this version of Feedmill: start `feedmill up` first, which makes them"
     );
-    // A backend whose client was killed notices only when it talks to it, or when it checks; not every system can.
-    let _ = client.batch_execute("SET client_connection_check_interval = '1s'").await;
-    client.batch_execute(&format!("SET lock_timeout = '{LOCK_WAIT}'")).await?;
-    client
-        .execute("SELECT pg_advisory_lock(hashtext('feedmill import'), hashtext($1))", &[&name])
-        .await
-        .with_context(|| format!("another import under the name `{name}` is running: wait for its end"))?;
-    client.batch_execute("RESET lock_timeout").await?;
-    Ok(())
+    exclude_others(client, &format!("import {name}")).await
 }

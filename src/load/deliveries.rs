@@ -13,8 +13,8 @@ use super::client::Client;
 const COUNTER: &str = "feedmill_home_deliveries_total";
 /// So often it is read: so exact is the time of the last delivery.
 const EVERY: Duration = Duration::from_millis(100);
-/// When nothing came for this long, all has been delivered. The system sets the counter each second.
-const QUIET: Duration = Duration::from_millis(2_500);
+/// When nothing came for this long, all has been delivered. The system sets the counter five times a second.
+const QUIET: Duration = Duration::from_secs(1);
 /// Deliveries that come later are an error.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
 
@@ -41,7 +41,7 @@ fn value(text: &str) -> Option<u64> {
     line.rsplit(' ').next()?.parse::<f64>().ok().map(|value| value as u64)
 }
 
-/// Watches the counter from now on: until `ended`, and then until it rests.
+/// Watches the counter until it rests after `ended`. With a token that is cancelled already it waits for the rest.
 pub async fn watch(client: Arc<Client>, ended: CancellationToken) -> anyhow::Result<Delivered> {
     let before = counter(&client).await?;
     let mut tick = interval(EVERY);

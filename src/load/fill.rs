@@ -14,6 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
 use super::graph::Graph;
+use crate::exclusion::exclude_others;
 
 /// Users a transaction.
 const USERS_MAX: usize = 10_000;
@@ -24,6 +25,7 @@ const HOT_TWEETS: i32 = 50;
 
 /// Makes sure that the database holds the graph with every user active, and nothing but it. An empty database is filled.
 pub async fn fill(client: &mut Client, graph: &Graph) -> anyhow::Result<()> {
+    exclude_others(client, "load").await?;
     let (begun, complete) = (graph.name(), format!("{} complete", graph.name()));
     let state = "
         SELECT EXISTS (SELECT FROM imports WHERE name = $1), EXISTS (SELECT FROM imports WHERE name = $2),

@@ -252,6 +252,10 @@ impl Run {
 
     async fn measure(self: Arc<Self>, args: &LoadArgs) -> anyhow::Result<Outcome> {
         let ended = CancellationToken::new();
+        ended.cancel();
+        // Of what was written before, nothing is counted.
+        deliveries::watch(Arc::clone(&self.reads), ended).await?;
+        let ended = CancellationToken::new();
         let deliveries = tokio::spawn(deliveries::watch(Arc::clone(&self.reads), ended.clone()));
         let start = Instant::now();
         let posts = Arrivals::new(args.rate, args.duration);
@@ -319,7 +323,7 @@ impl Run {
         self.posted.record(committed - due);
         self.followers.fetch_add(self.graph.follower_count(author), Ordering::Relaxed);
         self.last_commit.fetch_max((committed - start).as_micros() as u64, Ordering::Relaxed);
-        if self.sample_every == 0 || n % self.sample_every != 0 {
+        if self.sample_every == 0 || !n.is_multiple_of(self.sample_every) {
             return;
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ n);

@@ -18,32 +18,45 @@ use super::{SLOT, stages};
 /// Chunks of rows between the connection and the log.
 const CHUNKS_MAX: usize = 8;
 
+/// What mends a log that no longer fits its source.
+const AGAIN: &str = "remove the folder `log` in the data folder and start again: everything is copied anew";
+
+/// What a start finds.
+pub struct Ready {
+    /// The source.
+    pub identity: SourceId,
+    /// The end of its log at the start: what was written until then is to be served before anything is.
+    pub end: Lsn,
+    /// Whether the log was copied just now, so that nothing derived from an earlier log is valid any more.
+    pub copied: bool,
+}
+
 /// Copies the source if the log is not ready; checks that it is the same source if it is.
-pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<SourceId> {
+pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<Ready> {
     let mut replication = Replication::connect(source, "feedmill-copy").await?;
     let identity = replication.identify(SLOT).await?;
+    let end = replication.wal_end().await?;
     let slot = replication.slot(SLOT).await?;
     if log.state() == LogState::Ready {
         let known = log.source().context("the change log does not say of which source it is")?;
         ensure!(
             known == identity,
             "the change log is of another source ({known}) than the database now is ({identity}): it was restored, promoted \
-             or replaced. Point --database-url at the database that the log was made from, or give --data an empty folder"
+             or replaced. Point --database-url at the database that the log was made from, or {AGAIN}"
         );
         let position = log.position().map_or(Lsn(0), |position| position.lsn);
         let Some(slot) = slot else {
             bail!(
-                "the replication slot {SLOT} is gone, and with it what was written since {position}. Give --data an empty \
-                 folder: everything is copied again"
+                "the replication slot {SLOT} is gone, and with it what was written since {position}. To go on, {AGAIN}"
             );
         };
         let confirmed = slot.confirmed_flush.unwrap_or_default();
         ensure!(
             confirmed <= position,
             "the replication slot {SLOT} has moved to {confirmed}, beyond the change log, which ends at {position}: another \
-             program has read from it. Give --data an empty folder: everything is copied again"
+             program has read from it. To go on, {AGAIN}"
         );
-        return Ok(identity);
+        return Ok(Ready { identity, end, copied: false });
     }
     if slot.is_some() {
         tracing::info!("a first copy did not end: starting over");
@@ -62,7 +75,7 @@ pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<SourceId> {
     let position = tokio::task::spawn_blocking(move || log.finish_copy(point, stages::now_ms())).await??;
     tracing::info!("copied {rows} rows as of {}", position.lsn);
     drop(replication);
-    Ok(identity)
+    Ok(Ready { identity, end: point, copied: true })
 }
 
 async fn copy_relation(source: &Source, log: &Log, snapshot: &str, relation: Relation) -> anyhow::Result<u64> {

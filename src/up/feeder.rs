@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use feedmill_dataflows::Runtime;
 use feedmill_ingest::Log;
-use feedmill_model::{Lsn, Position, floor_of};
+use feedmill_model::{Lsn, Position};
 use feedmill_sinks::Progress;
 use parking_lot::{Condvar, Mutex};
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,9 @@ pub fn load(log: &Log, runtime: &Runtime, load: Position) -> anyhow::Result<u64>
         rows += slice.len() as u64;
         runtime.load(slice)?;
     }
-    runtime.loaded(floor_of(load.time).max(log.greatest_entry()))?;
+    // What is not in this state comes after it, through the join: so home timelines are complete above the greatest entry
+    // that is, and a system that begins empty pushes whatever is imported into it.
+    runtime.loaded(log.greatest_entry())?;
     Ok(rows)
 }
 
@@ -92,6 +94,7 @@ pub fn feed(
         last = batch.position;
         progress.covers(last);
         runtime.feed(batch)?;
+        metrics::counter!("feedmill_dataflow_anomalies_total").absolute(runtime.anomalies());
     }
     Ok(())
 }

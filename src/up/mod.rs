@@ -22,7 +22,7 @@ use anyhow::{Context, bail};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_dataflows::{Config, Runtime, Stores};
 use feedmill_ingest::{Log, Options, run_writer};
-use feedmill_model::{Fact, Lsn, Position, RowSink};
+use feedmill_model::{Fact, Lsn, Phase, Position, RowSink, ViewRow};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Progress};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -136,11 +136,15 @@ async fn serve(
 
     let parameters = settings.parameters();
     let log = Log::open(&settings.data.join("log"), Options { bulk_rows: settings.bulk_rows, ..Options::default() })?;
-    let identity = tokio::select! {
-        identity = copy::ready(source, &log) => identity?,
+    let ready = tokio::select! {
+        ready = copy::ready(source, &log) => ready?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let index = Arc::new(LocalIndex::open(&settings.data.join("index"))?);
+    let index = settings.data.join("index");
+    if ready.copied && index.exists() {
+        std::fs::remove_dir_all(&index).with_context(|| format!("could not remove the old {}", index.display()))?;
+    }
+    let index = Arc::new(LocalIndex::open(&index)?);
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let load = start_of(&index, &log)?;
     let progress = Arc::new(Progress::new(Position { lsn: Lsn(0), ..load }));
@@ -150,7 +154,7 @@ async fn serve(
     let (incoming, received) = mpsc::channel(INCOMING_MAX);
     let (durable, is_durable) = watch::channel(log.position().map_or(Lsn(0), |position| position.lsn));
     let (cut, cuts) = mpsc::channel(1);
-    let stages = Arc::new(Stages::new(log.clone(), Arc::clone(&views)));
+    let stages = Arc::new(Stages::new(log.clone(), Arc::clone(&views), ready.end));
 
     let runtime = Runtime::start(
         Config { workers: settings.workers, parameters: parameters.clone() },
@@ -162,6 +166,8 @@ async fn serve(
         },
     )?;
     progress.covers(load);
+    // Asks capture to come so far as soon as it can; `/ready` tells when it has.
+    progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
 
     let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     let end = shutdown.child_token();
@@ -240,7 +246,7 @@ async fn serve(
             source.pool_config("feedmill-api"),
             feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
         )?,
-        source: identity,
+        source: ready.identity,
         keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
         parameters,
         settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
@@ -290,7 +296,7 @@ async fn supervise(
 fn start_of(index: &LocalIndex, log: &Log) -> anyhow::Result<Position> {
     let newest = log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
     let facts = RowSink::<Fact>::progress(index);
-    let rows = RowSink::<feedmill_model::ViewRow>::progress(index);
+    let rows = RowSink::<ViewRow>::progress(index);
     let reached: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
     let least = reached.and_then(|reached| reached.into_iter().min_by_key(|position| position.time));
     Ok(least.unwrap_or(newest))

@@ -9,7 +9,7 @@ use anyhow::Context;
 use feedmill_api::{Health, Stage};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_ingest::Log;
-use feedmill_model::{Phase, Position};
+use feedmill_model::{Lsn, Phase};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Views};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -45,8 +45,8 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 pub struct Stages {
     log: Log,
     views: Arc<LocalViews>,
-    /// What the change log had when this process started.
-    start: Position,
+    /// The end of the source's log when this process started.
+    start: Lsn,
     loaded: AtomicU64,
     serving: AtomicBool,
 }
@@ -55,9 +55,8 @@ pub struct Stages {
 const NOT_LOADED: u64 = u64::MAX;
 
 impl Stages {
-    /// A start that is over when the views have reached what `log` has now.
-    pub fn new(log: Log, views: Arc<LocalViews>) -> Self {
-        let start = log.position().unwrap_or_default();
+    /// A start that is over when the views have reached `start`.
+    pub fn new(log: Log, views: Arc<LocalViews>, start: Lsn) -> Self {
         Stages { log, views, start, loaded: AtomicU64::new(NOT_LOADED), serving: AtomicBool::new(false) }
     }
 
@@ -72,8 +71,7 @@ impl Health for Stages {
         if self.serving.load(Ordering::Relaxed) {
             return true;
         }
-        let reached = self.views.progress().position(Phase::Home);
-        let serving = reached.lsn.0 > 0 && reached.time >= self.start.time;
+        let serving = self.views.progress().position(Phase::Home).lsn >= self.start;
         if serving && !self.serving.swap(true, Ordering::Relaxed) {
             tracing::info!("serving");
         }
@@ -92,7 +90,7 @@ impl Health for Stages {
             Stage {
                 name: "catch up".to_owned(),
                 done: self.serving(),
-                detail: format!("{} ms behind the change log", newest.time.saturating_sub(reached.time)),
+                detail: format!("at {} of {}, which was the end at the start", reached.lsn, self.start),
             },
         ]
     }
@@ -174,7 +172,6 @@ fn clean(log: &Log, index: &LocalIndex, tail: Duration) -> anyhow::Result<()> {
 
 fn observe_once(log: &Log, home: &LocalHome, views: &LocalViews) {
     metrics::counter!("feedmill_home_deliveries_total").absolute(home.deliveries());
-    metrics::counter!("feedmill_home_anomalies_total").absolute(home.anomalies());
     metrics::gauge!("feedmill_home_viewers").set(home.viewers() as f64);
     let Some(newest) = log.position() else { return };
     for (phase, name) in [(Phase::Facts, "facts"), (Phase::Rows, "rows"), (Phase::Home, "home")] {

@@ -110,7 +110,7 @@ async fn a_post_of_the_most_followed_user_is_pushed_to_all_567() {
 async fn who_is_hot_changes_no_timeline_as_served() {
     let Some(graph) = graph() else { return };
     let mut served = Vec::new();
-    // Ids of their own, the same in both systems: within the last hours, so that they are pushed.
+    // Ids of their own, the same in both systems.
     let now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap() - 3_600_000;
     for hot_followers in [100_u64, 10_000] {
         let system = System::start(&["--hot-followers", &hot_followers.to_string()]).await;

@@ -11,5 +11,6 @@
 
 mod first_steps;
 mod follow_graph;
+mod load;
 mod network;
 mod system;

@@ -51,7 +51,7 @@ async fn who_registers_is_signed_in_and_can_sign_in_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_and_addresses_are_unique_whatever_their_case() {
-    let world = World::new("unique").await;
+    let world = World::new("taken").await;
     world.register("ada").await;
     for (change, field) in [(("email", "else@example.com"), "username"), (("username", "else"), "email")] {
         let mut again = registration("ADA");

@@ -9,12 +9,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, header};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use feedmill_api::{Health, Keys, PoolLimits, Settings, Stage, State, app, pool};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_model::{Parameters, SourceId};
-use jsonwebtoken::{EncodingKey, Header, encode, get_current_timestamp};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -182,7 +179,7 @@ impl World {
             views: self.mirror.clone(),
             pool: pool(self.source.pool_config("test"), PoolLimits { size: 2, ..PoolLimits::default() }).unwrap(),
             source: identity(),
-            keys: Keys::load_or_create(&self.keys.path().join("keys")).unwrap(),
+            keys: self.keys(),
             parameters: Parameters::default(),
             settings: Settings { narrowing_wait: Duration::ZERO, ..patient() },
             metrics: metrics(),
@@ -190,6 +187,10 @@ impl World {
         };
         change(&mut state);
         app(state)
+    }
+
+    fn keys(&self) -> Keys {
+        Keys::load_or_create(&self.keys.path().join("keys")).unwrap()
     }
 
     /// The views see what is committed.
@@ -249,20 +250,7 @@ impl World {
              INSERT INTO users (id, username, display_name) VALUES ({id}, 'n{id}', 'Number {id}')"
         ))
         .await;
-        Account { id: id.to_string(), token: self.sign(id) }
-    }
-
-    /// A token as the API itself signs them, by the first key of the file.
-    fn sign(&self, user: i64) -> String {
-        let file = std::fs::read_to_string(self.keys.path().join("keys")).unwrap();
-        let (kid, secret) = file.lines().find(|line| !line.starts_with('#')).unwrap().split_once(' ').unwrap();
-        let header = Header { kid: Some(kid.to_owned()), ..Header::default() };
-        let now = get_current_timestamp();
-        let claims = json!({
-            "iss": "feedmill", "aud": "feedmill-api", "sub": user.to_string(), "iat": now, "exp": now + 3_600,
-        });
-        let secret = URL_SAFE_NO_PAD.decode(secret).unwrap();
-        encode(&header, &claims, &EncodingKey::from_secret(&secret)).unwrap()
+        Account { id: id.to_string(), token: self.keys().token_for(id, LIMIT).unwrap() }
     }
 
     pub async fn tweet(&self, by: &Account, content: &str) -> String {

@@ -410,7 +410,7 @@ impl Layout {
         let new = self.dir.join(format!("data.new.{}", std::process::id()));
         owner.make_dir(&new)?;
         tracing::info!(data = %self.data.display(), "making a PostgreSQL cluster");
-        let mut command = tokio::process::Command::from(owner.command(&binaries.initdb()));
+        let mut command = tokio::process::Command::from(owner.command(binaries.initdb()));
         command.arg("-D").arg(&new).args(["-U", "postgres", "-E", "UTF8", "--locale=C"]);
         command.args(["--auth-local=trust", "--auth-host=reject", "--no-instructions"]);
         let failed = |tried, path: &Path| {

@@ -93,13 +93,7 @@ impl Viewers {
         }
     }
 
-    fn emit_changed(
-        &self,
-        viewer: i64,
-        follows: &[(Link, isize)],
-        hides: &[(Link, isize)],
-        emit: &mut Pairs<'_>,
-    ) {
+    fn emit_changed(&self, viewer: i64, follows: &[(Link, isize)], hides: &[(Link, isize)], emit: &mut Pairs<'_>) {
         let mut follows = follows.iter().map(author_of).peekable();
         let mut hides = hides.iter().map(author_of).peekable();
         loop {
@@ -176,8 +170,8 @@ pub(crate) fn audience<'scope>(
     blocks: Rows<'scope, Block>,
     active: Rows<'scope, i64>,
 ) -> Rows<'scope, (i64, i64)> {
-    let follows = follows
-        .flat_map(|follow| follow.accepted.then_some((follow.follower_id, Link::Follows(follow.following_id))));
+    let follows =
+        follows.flat_map(|follow| follow.accepted.then_some((follow.follower_id, Link::Follows(follow.following_id))));
     let mutes = mutes.map(|mute| (mute.muter_id, Link::Hides(mute.muted_id)));
     let blocks = blocks.flat_map(|Block { blocker_id, blocked_id }| {
         [(blocker_id, Link::Hides(blocked_id)), (blocked_id, Link::Hides(blocker_id))]
@@ -261,11 +255,7 @@ mod tests {
     }
 
     fn link() -> impl Strategy<Value = Link> {
-        prop_oneof![
-            Just(Link::Active),
-            (-1..3_i64).prop_map(Link::Follows),
-            (-1..3_i64).prop_map(Link::Hides),
-        ]
+        prop_oneof![Just(Link::Active), (-1..3_i64).prop_map(Link::Follows), (-1..3_i64).prop_map(Link::Hides),]
     }
 
     proptest! {

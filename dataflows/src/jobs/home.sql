@@ -7,7 +7,7 @@ entry AS (
     UNION ALL
     SELECT user_id, id, 'r'
     FROM retweets
-    WHERE tweet_id NOT IN (SELECT id FROM tweets WHERE deleted_at IS NOT NULL)
+    WHERE NOT EXISTS (SELECT FROM tweets WHERE tweets.id = tweet_id AND deleted_at IS NOT NULL)
 ),
 recent AS MATERIALIZED (
     SELECT author, id, kind
@@ -15,8 +15,8 @@ recent AS MATERIALIZED (
     WHERE id > (greatest(:time_ms - :fanout_ms, 0) << 16 | 65535) AND id < 1::bigint << 62
 )
 SELECT concat_ws(' ', viewer, id, kind) AS key, '' AS value
-FROM recent JOIN audience USING (author)
-WHERE author NOT IN (SELECT author FROM hot)
+FROM recent JOIN audience ON audience.author = recent.author
+WHERE NOT EXISTS (SELECT FROM hot WHERE hot.author = recent.author)
 UNION ALL
 SELECT concat_ws(' ', author, id, kind), ''
 FROM recent

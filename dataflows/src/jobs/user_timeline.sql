@@ -6,4 +6,4 @@ WHERE deleted_at IS NULL
 UNION ALL
 SELECT concat_ws(' ', user_id, id, 'r'), concat_ws(' ', 'f', tweet_id)
 FROM retweets
-WHERE tweet_id NOT IN (SELECT id FROM tweets WHERE deleted_at IS NOT NULL)
+WHERE NOT EXISTS (SELECT FROM tweets WHERE tweets.id = tweet_id AND deleted_at IS NOT NULL)

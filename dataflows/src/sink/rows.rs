@@ -156,7 +156,8 @@ impl<R: Keyed> Waiting<R> {
 
 /// One operation a key, ordered by shard, and how many keys had a multiplicity that cannot be.
 fn operations<R: Keyed>(mut changes: Changes<R>) -> (Vec<(Shard, Op<R>)>, u64) {
-    changes.sort_unstable_by(|(one_shard, one, _), (other_shard, other, _)| (one_shard, one).cmp(&(other_shard, other)));
+    changes
+        .sort_unstable_by(|(one_shard, one, _), (other_shard, other, _)| (one_shard, one).cmp(&(other_shard, other)));
     // Equal rows become one, with the sum of their differences.
     changes.dedup_by(|(_, row, diff), (_, kept, sum)| {
         let same = row == kept;
@@ -215,7 +216,10 @@ mod tests {
             assert_eq!(of([(follow(old), -1), (follow(new), 1)]), (vec![Op::Put(follow(new))], 0));
         }
         assert_eq!(of([(follow(true), -1), (follow(true), 1)]), (vec![], 0));
-        assert_eq!(of([(follow(true), -1), (follow(true), 1), (follow(true), -1)]), (vec![Op::Delete(follow(true))], 0));
+        assert_eq!(
+            of([(follow(true), -1), (follow(true), 1), (follow(true), -1)]),
+            (vec![Op::Delete(follow(true))], 0)
+        );
         let block = Fact::Block { blocker: 1, blocked: 2 };
         assert_eq!(of([(block, 1), (follow(true), -1)]), (vec![Op::Delete(follow(true)), Op::Put(block)], 0));
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use feedmill_model::{
-    Activity, Batch, Block, Change, Follow, Key, Like, Lsn, Mute, Parameters, Popular, Position, Relation, Retweet, Row,
-    Time, Tweet, User, floor_of, id_at,
+    Activity, Batch, Block, Change, Follow, Key, Like, Lsn, Mute, Parameters, Popular, Position, Relation, Retweet,
+    Row, Time, Tweet, User, floor_of, id_at,
 };
 use proptest::prelude::*;
 
@@ -117,8 +117,11 @@ pub fn steps() -> impl Strategy<Value = Step> {
         2 => (3_600_000..40_000_000_u64).prop_map(Jump::Ms),
         1 => (100_000_000..400_000_000_u64).prop_map(Jump::Ms),
     ];
-    (jump, prop::collection::vec(actions(), 0..7), prop::bool::weighted(0.08))
-        .prop_map(|(jump, actions, bulk)| Step { jump, actions, bulk })
+    (jump, prop::collection::vec(actions(), 0..7), prop::bool::weighted(0.08)).prop_map(|(jump, actions, bulk)| Step {
+        jump,
+        actions,
+        bulk,
+    })
 }
 
 /// A batch, and the rows after it.

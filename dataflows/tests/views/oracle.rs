@@ -140,9 +140,8 @@ fn home(world: &World, viewer: i64, time: Time, parameters: &Parameters, deleted
     let retweets = rows_of!(world, Retweet)
         .filter(|retweet| !deleted.contains(&retweet.tweet_id))
         .map(|retweet| (retweet.user_id, EntryId::retweet(retweet.id)));
-    let due = tweets.chain(retweets).filter(|(author, entry)| {
-        pushed.contains(author) && entry.id > parameters.horizon(time)
-    });
+    let due =
+        tweets.chain(retweets).filter(|(author, entry)| pushed.contains(author) && entry.id > parameters.horizon(time));
     view.entries.extend(due.filter_map(|(_, entry)| PackedEntry::new(entry)));
     view
 }

@@ -211,6 +211,7 @@ impl HomeState {
         }
         self.deliver(closed, horizon);
         if let Some(floor) = closed.floor {
+            assert!(closed.deliveries.iter().all(Vec::is_empty), "entries at the load or at a bulk batch");
             for (viewer, record) in &mut self.records {
                 if closed.shards >> shard_of(*viewer) & 1 == 1 {
                     record.floor = record.floor.max(floor);

@@ -209,13 +209,18 @@ enum Event {
     Bulk { number: u64 },
 }
 
-const VIEWERS: i64 = 4;
+/// Four viewers of one shard, and two of others.
+fn viewers() -> Vec<i64> {
+    let of_one_shard = (1..).filter(|viewer| shard_of(*viewer) == shard_of(1)).take(4);
+    of_one_shard.chain((2..).filter(|viewer| shard_of(*viewer) != shard_of(1)).take(2)).collect()
+}
+
 /// Entries of the history are this far apart, so that a month is a hundred of them.
 const APART_MS: u64 = 30 * DAY_MS / 100;
 const ENTRIES: u64 = 200;
 
 fn events() -> impl Strategy<Value = Vec<Vec<Event>>> {
-    let viewer = || 1..=VIEWERS;
+    let viewer = || prop::sample::select(viewers());
     let event = prop_oneof![
         // Mostly near the newest: the number is taken relative to the time.
         20 => (viewer(), 0..40_u64, any::<bool>(), prop::bool::weighted(0.1))
@@ -254,7 +259,7 @@ fn numbered(number: u64, retweet: bool) -> PackedEntry {
 
 impl History {
     fn new(parameters: Parameters) -> Self {
-        let viewers = (1..=VIEWERS).map(|viewer| (viewer, Truth::default())).collect();
+        let viewers = viewers().into_iter().map(|viewer| (viewer, Truth::default())).collect();
         History { parameters, viewers, floor: i64::MIN, time: START }
     }
 

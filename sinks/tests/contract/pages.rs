@@ -80,13 +80,13 @@ fn ids(profiles: &[Profile]) -> Vec<i64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn home_is_served_alike_wherever_floors_are_and_whoever_is_hot(
         world in worlds(),
         layouts in prop::collection::vec(layouts(), 6),
-        limit in 1..8_usize,
+        limit in prop_oneof![1..8_usize, 8..40_usize],
         following_max in prop_oneof![Just(5_000), 0..4_usize],
     ) {
         let stores = Stores::of(&world);
@@ -104,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn users_and_tweets_are_shown_to_whom_they_may_be(world in worlds(), limit in 1..6_usize) {
+    fn users_and_tweets_are_shown_to_whom_they_may_be(world in worlds(), limit in prop_oneof![1..6_usize, 8..40_usize]) {
         let stores = Stores::of(&world);
         let views = stores.views(LocalHome::new(Parameters::default()));
         for viewer in (0..=world.users).filter(|id| !world.deleted.contains(id)).map(|id| (id > 0).then_some(id)) {

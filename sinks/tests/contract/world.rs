@@ -1,6 +1,7 @@
 //! A small social network that is known in full: its facts and rows, its home timelines in any layout, and what each
 //! viewer must be served.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use feedmill_model::{
@@ -244,7 +245,7 @@ impl World {
         let accounts = followed.iter().take(following_max).map(|(_, account)| *account).chain([viewer]);
         let mut lines: Vec<Line> =
             accounts.flat_map(|account| self.entries(account)).filter_map(|post| self.line(post)).collect();
-        lines.sort_by(|one, other| other.0.cmp(&one.0));
+        lines.sort_by_key(|line| Reverse(line.0));
         let hides =
             |user: i64| !self.may_read(Some(viewer), user) || (user != viewer && self.mutes.contains(&(viewer, user)));
         let mut shown: Vec<i64> = Vec::new();
@@ -265,7 +266,7 @@ impl World {
         let wanted = of_user.filter(|post| replies || !matches!(post.kind, Kind::Reply(_)));
         let mut lines: Vec<Line> = wanted.filter_map(|post| self.line(post)).collect();
         lines.retain(|(_, _, author, _)| self.may_read(viewer, *author));
-        lines.sort_by(|one, other| other.0.cmp(&one.0));
+        lines.sort_by_key(|line| Reverse(line.0));
         self.may_read(viewer, user).then_some(lines)
     }
 }
@@ -342,15 +343,16 @@ impl World {
     }
 }
 
-/// Any way to keep the home timelines of a world.
+/// Any way to keep the home timelines of a world. Floors lie at posts and right before them.
 pub fn layouts() -> impl Strategy<Value = Layout> {
     let users = || prop::collection::btree_set(1..=7_i64, 0..=7);
-    (users(), users(), prop::option::of(0..70_i64), -10..40_i64, 1..40_usize, 1..40_usize).prop_map(
-        |(hot, inactive, floor, horizon, one, other)| Layout {
+    let floor = prop::option::of((0..70_i64, 0..2_i64));
+    (users(), users(), floor, (-10..40_i64, 0..2_i64), (1..40_usize, 1..40_usize)).prop_map(
+        |(hot, inactive, floor, (horizon, early), (one, other))| Layout {
             hot,
             active: (1..=7).filter(|user| !inactive.contains(user) || *user % 2 == 0).collect(),
-            floor: floor.map(|post| id_at(START_MS + post * STEP_MS, 0)),
-            horizon_ms: horizon * STEP_MS,
+            floor: floor.map(|(post, before)| id_at(START_MS + post * STEP_MS, 0) - before),
+            horizon_ms: horizon * STEP_MS - early,
             home_max: one.max(other),
             home_keep: one.min(other),
         },

@@ -64,9 +64,9 @@ fn columns_are_found_by_name_and_others_are_passed_over() {
     blocks(&mut decoder);
     let new = tuple(b'N', &[Some(&1_i64.to_be_bytes()), Some(b"spam"), Some(&2_i64.to_be_bytes())]);
     let old = tuple(b'K', &[Some(&9_i64.to_be_bytes()), None, Some(&2_i64.to_be_bytes())]);
-    assert_eq!(decoder.decode(&message(b'I', 7, &[new.clone()])), Ok(Message::Insert(block(1, 2))));
+    assert_eq!(decoder.decode(&message(b'I', 7, std::slice::from_ref(&new))), Ok(Message::Insert(block(1, 2))));
     let update = |old_key| Ok(Message::Update { old_key, row: block(1, 2), unchanged: 0 });
-    assert_eq!(decoder.decode(&message(b'U', 7, &[new.clone()])), update(None));
+    assert_eq!(decoder.decode(&message(b'U', 7, std::slice::from_ref(&new))), update(None));
     assert_eq!(decoder.decode(&message(b'U', 7, &[old.clone(), new])), update(Some(block(9, 2).key())));
     assert_eq!(decoder.decode(&message(b'D', 7, &[old])), Ok(Message::Delete(block(9, 2).key())));
 }

@@ -1,0 +1,167 @@
+//! What every change log promises, checked on each that there is: what capture and the dataflows rely on.
+//!
+//! A log is given to the suite as an [`Implementation`]; [`contracts`] makes a test of each promise for each of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod append;
+mod copy;
+mod history;
+mod model;
+mod read;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use feedmill_connectors::postgres::{RowChange, Transaction};
+use feedmill_ingest::{Log, LogError, Options, Reader};
+use feedmill_model::{Batch, Follow, Lsn, Row, SourceId, Time, Tweet, User};
+use model::State;
+
+/// No wait of these tests takes this long unless something is broken.
+const LIMIT: Duration = Duration::from_secs(60);
+const NOW: u64 = 1_700_000_000_000;
+const HOUR_MS: u64 = 3_600_000;
+const BULK_ROWS: usize = 20;
+
+/// A change log that can be opened, and opened again, in a folder.
+trait Implementation {
+    fn open(dir: &Path) -> Result<Log, LogError>;
+}
+
+/// The log on this machine's disk.
+struct Local;
+
+impl Implementation for Local {
+    fn open(dir: &Path) -> Result<Log, LogError> {
+        Log::open(dir, Options { bulk_rows: BULK_ROWS, ..Options::default() })
+    }
+}
+
+/// The same with so little memory for rows that they soon lie in tables.
+struct LocalInTables;
+
+impl Implementation for LocalInTables {
+    fn open(dir: &Path) -> Result<Log, LogError> {
+        Log::open(dir, Options { bulk_rows: BULK_ROWS, cache_bytes: 1 << 16, memtable_bytes: 4 << 10 })
+    }
+}
+
+macro_rules! contract {
+    ($name:ident: $implementation:ty: $($part:ident: [$($promise:ident),* $(,)?]),* $(,)?) => {
+        mod $name {
+            use super::*;
+            $($(
+                #[test]
+                fn $promise() {
+                    $part::$promise::<$implementation>();
+                }
+            )*)*
+        }
+    };
+}
+
+macro_rules! contracts {
+    ($($name:ident: $implementation:ty),* $(,)?) => {
+        $(contract!($name: $implementation:
+            copy: [
+                a_new_log_is_empty_and_gives_nothing,
+                a_copy_that_did_not_end_is_never_ready,
+                a_second_copy_replaces_the_first,
+                rows_are_copied_from_several_threads,
+                only_one_has_it_open,
+            ],
+            append: [
+                a_batch_holds_the_net_change_of_each_key,
+                a_changed_key_takes_unchanged_columns_along,
+                truncate_takes_rows_that_came_in_the_same_batch,
+                an_update_that_needs_a_missing_row_is_refused,
+                times_grow_and_are_kept,
+                a_clock_that_cannot_be_right_mints_nothing,
+                what_is_held_is_skipped,
+                a_bulk_batch_raises_the_floor,
+                the_greatest_entry_is_remembered,
+            ],
+            read: [
+                readers_wait_for_what_comes,
+                a_reader_that_is_too_slow_is_told,
+                compaction_keeps_the_newest,
+                a_batch_of_many_parts_is_whole,
+                the_state_is_of_one_moment_while_appends_go_on,
+                the_state_comes_in_bounded_slices,
+            ],
+            writer: [the_writer_acknowledges_what_is_durable, the_writer_ends_with_the_error],
+            history: [any_history_is_kept],
+        );)*
+    };
+}
+
+contracts!(local: Local, local_in_tables: LocalInTables);
+
+fn source() -> SourceId {
+    SourceId { system: 7, timeline: 1, slot: "feedmill".to_owned() }
+}
+
+fn user(id: i64, display_name: &str) -> Row {
+    Row::User(Box::new(User { id, display_name: display_name.to_owned(), ..User::default() }))
+}
+
+fn tweet(id: i64) -> Row {
+    Row::Tweet(Box::new(Tweet { id, ..Tweet::default() }))
+}
+
+fn follow(follower_id: i64, following_id: i64) -> Row {
+    Row::Follow(Follow { follower_id, following_id, accepted: true, created_at: 0 })
+}
+
+/// A log with a finished copy of `rows`, as of position 100.
+fn ready<I: Implementation>(dir: &Path, rows: Vec<Row>) -> Log {
+    let log = I::open(dir).unwrap();
+    log.begin_copy(&source()).unwrap();
+    log.copy_rows(rows).unwrap();
+    log.finish_copy(Lsn(100), NOW).unwrap();
+    log
+}
+
+/// Transactions with positions that follow on `after`, 10 bytes each.
+fn transactions(after: Lsn, changes: Vec<Vec<RowChange>>) -> Vec<Transaction> {
+    let ends = (1..).map(|number| Lsn(after.0 + 10 * number));
+    ends.zip(changes).map(|(end_lsn, changes)| Transaction { end_lsn, committed_at: 0, changes }).collect()
+}
+
+/// Appends one transaction that follows on what is there.
+fn append(log: &Log, changes: Vec<RowChange>) -> Arc<Batch> {
+    let group = transactions(log.position().unwrap().lsn, vec![changes]);
+    log.append(&group, Lsn(0), NOW).unwrap()
+}
+
+fn insert(rows: impl IntoIterator<Item = Row>) -> Vec<RowChange> {
+    rows.into_iter().map(RowChange::Insert).collect()
+}
+
+fn state_at(log: &Log, time: Time) -> State {
+    let rows: Vec<Row> = log.state_at(time).unwrap().flat_map(|slice| slice.unwrap()).collect();
+    let state: State = rows.iter().map(|row| (row.key(), row.clone())).collect();
+    assert_eq!(state.len(), rows.len(), "each row comes once");
+    state
+}
+
+fn state(log: &Log) -> State {
+    state_at(log, log.position().unwrap().time)
+}
+
+fn rows(log: &Log) -> Vec<Row> {
+    state(log).into_values().collect()
+}
+
+/// All that a reader has, without waiting.
+fn read(reader: &mut Reader) -> Vec<Arc<Batch>> {
+    std::iter::from_fn(|| reader.next(Duration::ZERO).unwrap()).collect()
+}

@@ -1,0 +1,132 @@
+//! Readers, the state at a time, and compaction.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use feedmill_ingest::{Log, LogError};
+use feedmill_model::{Batch, Lsn, Relation, Row, Time};
+
+use crate::{Implementation, LIMIT, NOW, append, follow, insert, read, ready, rows, state, state_at, tweet, user};
+
+/// More than the batches that a log keeps in memory.
+const MANY: usize = 1_200;
+
+fn ticks(log: &Log, number: usize) -> Vec<Time> {
+    (0..number).map(|_| log.append(&[], Lsn(0), NOW).unwrap().position.time).collect()
+}
+
+fn times(batches: &[Arc<Batch>]) -> Vec<Time> {
+    batches.iter().map(|batch| batch.position.time).collect()
+}
+
+pub fn readers_wait_for_what_comes<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![]);
+    let start = log.position().unwrap().time;
+    let mut behind = log.reader(start).unwrap();
+    assert!(behind.next(Duration::ZERO).unwrap().is_none());
+    let read_all = |number: usize| {
+        let mut reader = log.reader(start).unwrap();
+        let next = move || reader.next(LIMIT).unwrap().expect("one comes within the limit");
+        move || std::iter::repeat_with(next).take(number).collect::<Vec<_>>()
+    };
+    let (appended, seen) = thread::scope(|scope| {
+        let readers = [scope.spawn(read_all(MANY)), scope.spawn(read_all(MANY))];
+        (ticks(&log, MANY), readers.map(|reader| times(&reader.join().unwrap())))
+    });
+    assert_eq!(seen, [appended.clone(), appended.clone()]);
+    // From disk, then on into memory, without a gap.
+    assert_eq!(times(&read(&mut behind)), appended);
+    let newest = append(&log, insert([user(1, "new")]));
+    assert_eq!(behind.next(LIMIT).unwrap(), Some(newest));
+    assert!(matches!(log.reader(log.position().unwrap().time + 1).err(), Some(LogError::Gone { .. })));
+}
+
+pub fn a_reader_that_is_too_slow_is_told<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![]);
+    let start = log.position().unwrap().time;
+    let mut slow = log.reader(start).unwrap();
+    let appended = ticks(&log, MANY);
+    let mut slower = log.reader(appended[0]).unwrap();
+    assert!(slower.next(Duration::ZERO).unwrap().is_some());
+    log.compact(appended[MANY - 10]).unwrap();
+    assert!(matches!(slow.next(Duration::ZERO), Err(LogError::Gone { asked, .. }) if asked == start));
+    assert!(matches!(log.reader(start).err(), Some(LogError::Gone { .. })));
+    assert!(matches!(log.state_at(start).err(), Some(LogError::Gone { .. })));
+    // What it has taken already it may give; then it says so.
+    while let Ok(batch) = slower.next(Duration::ZERO) {
+        assert!(batch.is_some_and(|batch| batch.position.time < appended[MANY - 10]), "there is a gap");
+    }
+    let mut kept = log.reader(log.tail_after()).unwrap();
+    assert_eq!(times(&read(&mut kept)), appended[MANY - 10..]);
+}
+
+pub fn compaction_keeps_the_newest<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![user(1, "old")]);
+    let [first, second] = ["a", "b"].map(|name| append(&log, insert([user(1, name)])));
+    log.compact(first.position.time).unwrap();
+    assert_eq!(log.tail_after(), NOW);
+    log.compact(Time::MAX).unwrap();
+    log.compact(Time::MAX).unwrap();
+    assert_eq!(log.tail_after(), first.position.time);
+    drop(log);
+    let log = I::open(dir.path()).unwrap();
+    assert_eq!(log.tail_after(), first.position.time);
+    assert_eq!(read(&mut log.reader(first.position.time).unwrap()), [Arc::clone(&second)]);
+    assert_eq!(state_at(&log, first.position.time).into_values().collect::<Vec<_>>(), [user(1, "a")]);
+    assert_eq!(rows(&log), [user(1, "b")]);
+}
+
+pub fn a_batch_of_many_parts_is_whole<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![]);
+    let start = log.position().unwrap().time;
+    let large = append(&log, insert((0..20_000).map(|id| follow(id, id))));
+    let small = append(&log, insert([user(1, "new")]));
+    let check = |log: &Log| {
+        assert_eq!(read(&mut log.reader(start).unwrap()), [Arc::clone(&large), Arc::clone(&small)]);
+        assert_eq!(state_at(log, start).len(), 0);
+        assert_eq!(state_at(log, large.position.time).len(), 20_000);
+    };
+    check(&log);
+    drop(log);
+    let log = I::open(dir.path()).unwrap();
+    check(&log);
+    log.compact(Time::MAX).unwrap();
+    assert_eq!(log.tail_after(), large.position.time, "all of its parts are gone");
+    assert_eq!(read(&mut log.reader(large.position.time).unwrap()), [small]);
+}
+
+pub fn the_state_is_of_one_moment_while_appends_go_on<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows: Vec<Row> = (0..500).map(|id| user(id, "0")).collect();
+    let log = ready::<I>(dir.path(), rows);
+    let rename = |name: usize| append(&log, insert((0..500).map(|id| user(id, &name.to_string()))));
+    let time = rename(1).position.time;
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| (2..30).for_each(|name| drop(rename(name))));
+        loop {
+            let ended = writer.is_finished();
+            let names = |time| -> Vec<Row> { state_at(&log, time).into_values().collect() };
+            assert_eq!(names(time), (0..500).map(|id| user(id, "1")).collect::<Vec<_>>());
+            if ended {
+                break;
+            }
+        }
+    });
+    assert!(state(&log).into_values().eq((0..500).map(|id| user(id, "29"))));
+}
+
+pub fn the_state_comes_in_bounded_slices<I: Implementation>() {
+    const ROWS: i64 = 70_000;
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), (0..ROWS).map(|id| follow(id, 0)).chain([user(1, "a"), tweet(1)]).collect());
+    let slices: Vec<Vec<Row>> = log.state_at(NOW).unwrap().map(|slice| slice.unwrap()).collect();
+    assert!(slices.len() > 1 && slices.iter().all(|slice| (1..=65_536).contains(&slice.len())));
+    let order: Vec<Relation> = slices.iter().flatten().map(Row::relation).collect();
+    assert_eq!(order[..3], [Relation::Users, Relation::Tweets, Relation::Follows]);
+    assert_eq!(order.len(), ROWS as usize + 2);
+}
