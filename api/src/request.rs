@@ -1,11 +1,15 @@
 //! What comes with a request: ids, lists, bodies. Whatever is wrong with them is a problem document.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Json, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::cursor::{self, Cursor};
 use crate::problem::{Kind, Problem};
@@ -84,23 +88,57 @@ impl<C: Cursor> FromRequestParts<Shared> for List<C> {
     }
 }
 
-/// A JSON body.
+/// A body that is a JSON object.
 pub(crate) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, context: &Shared) -> Result<Self, Problem> {
-        let body = Json::<T>::from_request(request, context).await;
-        let Json(body) = body.map_err(|rejection: JsonRejection| {
+        let max = context.settings.body_bytes_max;
+        let too_large = || Kind::BodyTooLarge.because(format!("The body may have {max} bytes."));
+        // Before it is sent, so that a client that sends `Expect: 100-continue` need not send it.
+        if announced_bytes(request.headers()).is_some_and(|bytes| bytes > max) {
+            return Err(too_large());
+        }
+        let body = Json::<Object<T>>::from_request(request, context).await;
+        let Json(Object(body)) = body.map_err(|rejection: JsonRejection| {
             let kind = match rejection.status() {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE => Kind::UnsupportedMediaType,
-                StatusCode::PAYLOAD_TOO_LARGE => Kind::BodyTooLarge,
+                StatusCode::PAYLOAD_TOO_LARGE => return too_large(),
                 StatusCode::UNPROCESSABLE_ENTITY => Kind::InvalidBody,
                 _ => Kind::MalformedBody,
             };
             kind.because(rejection.body_text())
         })?;
         Ok(Body(body))
+    }
+}
+
+/// How long the body is, if the request says so.
+fn announced_bytes(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// What is an object in JSON. serde would read a struct from an array as well: of its fields, in the order of the code.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Members(PhantomData)).map(Object)
+    }
+}
+
+struct Members<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(members))
     }
 }

@@ -14,7 +14,7 @@ use feedmill_model::{
 };
 use feedmill_sinks::LocalHome;
 
-use crate::{Args, Figures, resident};
+use crate::{Args, Figures, resident, settled};
 
 /// 2026-01-01, in milliseconds since 1970.
 const START: u64 = 1_767_225_600_000;
@@ -66,27 +66,35 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
         runtime.load(follows.collect())?;
     }
     runtime.loaded(floor_of(START))?;
-    feed(&runtime, START + 1, Vec::new())?;
-    wait(&runtime, START + 1)?;
-    let follow_bytes = (resident() - before) / (args.users * args.follows) as f64;
+    let mut clock = START;
+    let mut idle = || {
+        clock += 1;
+        feed(&runtime, clock, Vec::new())?;
+        wait(&runtime, clock)
+    };
+    let after = settled(&mut idle)?;
+    let follow_bytes = (after - before) / (args.users * args.follows) as f64;
 
-    let before = (resident(), home.deliveries());
-    let started = Instant::now();
+    let before = (after, home.deliveries());
+    let mut took = Duration::ZERO;
     let mut entry_bytes = None;
+    let mut started = Instant::now();
     for batch in 1..=args.batches {
-        let time = START + batch * step;
+        let time = clock + batch * step;
         let numbers = (batch as i64 - 1) * args.posts..batch as i64 * args.posts;
         feed(&runtime, time, numbers.map(|number| post(args, time, number)).collect())?;
         if batch == args.batches / 2 {
-            // Just before the first entry expires: what has been delivered is what is held.
+            // Before the first entry expires: what has been delivered is what is held.
             wait(&runtime, time)?;
+            took += started.elapsed();
             entry_bytes = Some((resident() - before.0) / (home.deliveries() - before.1) as f64);
+            started = Instant::now();
         }
     }
-    wait(&runtime, START + args.batches * step)?;
+    wait(&runtime, clock + args.batches * step)?;
     let figures = Figures {
         deliveries: home.deliveries() - before.1,
-        took: started.elapsed(),
+        took: took + started.elapsed(),
         follow_bytes: Some(follow_bytes),
         entry_bytes,
     };

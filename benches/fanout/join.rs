@@ -13,7 +13,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::{Operator, Probe};
 use timely::dataflow::ProbeHandle;
 
-use crate::{Args, Figures, resident};
+use crate::{Args, Figures, resident, settled};
 
 /// Batches that may be under way at a time.
 const IN_FLIGHT: u64 = 8;
@@ -56,10 +56,11 @@ pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
             worker.step_while(|| probe.less_than(&time));
         }
         // The follows never change again, and may settle.
-        for _ in 0..1_000 {
+        let after = settled(|| {
             worker.step();
-        }
-        let follow_bytes = (resident() - before) / (args.users * args.follows) as f64;
+            Ok(())
+        });
+        let follow_bytes = after.map_or(f64::NAN, |after| (after - before) / (args.users * args.follows) as f64);
         let started = Instant::now();
         for batch in 0..args.batches {
             let numbers = batch as i64 * args.posts..(batch as i64 + 1) * args.posts;

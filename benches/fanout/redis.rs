@@ -12,7 +12,7 @@ const DELIVERIES: u64 = 3_000_000;
 
 struct Server {
     process: Child,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Drop for Server {
@@ -31,7 +31,7 @@ fn start() -> anyhow::Result<(Server, redis::Connection)> {
         .stdout(Stdio::null())
         .spawn()
         .context("could not start redis-server; `make bench` installs it")?;
-    let server = Server { process, folder };
+    let server = Server { process, _folder: folder };
     let client = redis::Client::open(format!("redis+unix://{}", socket.display()))?;
     let asked = Instant::now();
     loop {

@@ -74,6 +74,8 @@ CREATE TABLE imports (
 
 -- Users -------------------------------------------------------------------------------------------------------------
 
+-- Whatever refers to a user refers to the account: each user has one, and PostgreSQL takes four times as long to check a
+-- key of a partitioned table (18 µs against 5 µs a row).
 CREATE TABLE users (
     id bigint NOT NULL DEFAULT feedmill_id(),
     username text COLLATE "C" NOT NULL,
@@ -101,7 +103,7 @@ END $$;
 -- A deleted tweet keeps its row, so that its replies keep their place, and loses what it said.
 CREATE TABLE tweets (
     id bigint NOT NULL DEFAULT feedmill_id(),
-    user_id bigint NOT NULL REFERENCES users (id),
+    user_id bigint NOT NULL REFERENCES accounts (user_id),
     content text NOT NULL,
     reply_to_id bigint REFERENCES tweets (id),
     conversation_id bigint NOT NULL,
@@ -123,8 +125,8 @@ CREATE TABLE tweets_default PARTITION OF tweets DEFAULT;
 -- The other relations -----------------------------------------------------------------------------------------------
 
 CREATE TABLE follows (
-    follower_id bigint NOT NULL REFERENCES users (id),
-    following_id bigint NOT NULL REFERENCES users (id),
+    follower_id bigint NOT NULL REFERENCES accounts (user_id),
+    following_id bigint NOT NULL REFERENCES accounts (user_id),
     accepted boolean NOT NULL DEFAULT true,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (follower_id, following_id),
@@ -133,7 +135,7 @@ CREATE TABLE follows (
 CREATE INDEX follows_following_id_idx ON follows (following_id);
 
 CREATE TABLE likes (
-    user_id bigint NOT NULL REFERENCES users (id),
+    user_id bigint NOT NULL REFERENCES accounts (user_id),
     tweet_id bigint NOT NULL REFERENCES tweets (id),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_id, tweet_id)
@@ -142,7 +144,7 @@ CREATE INDEX likes_tweet_id_idx ON likes (tweet_id);
 
 CREATE TABLE retweets (
     id bigint PRIMARY KEY DEFAULT feedmill_id(),
-    user_id bigint NOT NULL REFERENCES users (id),
+    user_id bigint NOT NULL REFERENCES accounts (user_id),
     tweet_id bigint NOT NULL REFERENCES tweets (id),
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (user_id, tweet_id)
@@ -151,30 +153,30 @@ CREATE INDEX retweets_tweet_id_idx ON retweets (tweet_id);
 CREATE INDEX retweets_user_id_idx ON retweets (user_id, id);
 
 CREATE TABLE blocks (
-    blocker_id bigint NOT NULL REFERENCES users (id),
-    blocked_id bigint NOT NULL REFERENCES users (id),
+    blocker_id bigint NOT NULL REFERENCES accounts (user_id),
+    blocked_id bigint NOT NULL REFERENCES accounts (user_id),
     PRIMARY KEY (blocker_id, blocked_id),
     CONSTRAINT blocks_not_oneself CHECK (blocker_id <> blocked_id)
 );
 CREATE INDEX blocks_blocked_id_idx ON blocks (blocked_id);
 
 CREATE TABLE mutes (
-    muter_id bigint NOT NULL REFERENCES users (id),
-    muted_id bigint NOT NULL REFERENCES users (id),
+    muter_id bigint NOT NULL REFERENCES accounts (user_id),
+    muted_id bigint NOT NULL REFERENCES accounts (user_id),
     PRIMARY KEY (muter_id, muted_id),
     CONSTRAINT mutes_not_oneself CHECK (muter_id <> muted_id)
 );
 
 CREATE TABLE activity (
-    user_id bigint NOT NULL REFERENCES users (id),
+    user_id bigint NOT NULL REFERENCES accounts (user_id),
     day date NOT NULL,
     PRIMARY KEY (user_id, day)
 );
 
-CREATE TABLE popular (user_id bigint PRIMARY KEY REFERENCES users (id));
+CREATE TABLE popular (user_id bigint PRIMARY KEY REFERENCES accounts (user_id));
 
 CREATE TABLE read_marks (
-    user_id bigint PRIMARY KEY REFERENCES users (id),
+    user_id bigint PRIMARY KEY REFERENCES accounts (user_id),
     notifications_id bigint NOT NULL
 );
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   rows   relation, key ─► row            current as of the position
+//!          0             ─► time           of the batch that they are as of
 //!   tail   time, part    ─► batch          old and new row of each change
 //!   meta                 ─► format, source, state, position, extent of the tail, greatest entry id
 //! ```
@@ -13,8 +14,9 @@
 //! the write that follows its last one in the same journal, so a half copy is never taken for a whole one. After a failed
 //! write the engine refuses all others, because nobody knows what reached the disk; the next start does.
 //!
-//! What a disk loses silently at the end of the journal cannot be told here, but it is told: the slot and the stores are
-//! then beyond the log, which is an error of whoever opens them together.
+//! A disk that loses the end of the journal although it was synced leaves rows, tail and position that do not agree, which
+//! is an error when the log is opened, or all three at an earlier position: then slot and stores are beyond the log, which
+//! is an error of whoever opens them together.
 //!
 //! The state at an earlier time T of the tail is the rows with each change after T undone: see [`StateAt`].
 
@@ -37,6 +39,10 @@ use crate::{LogError, Reader, StateAt, bulk, clock, tail};
 
 /// Under which key the meta keyspace holds its value.
 const META: &[u8] = b"meta";
+/// Under which key the rows tell the time that they are of. No relation has this number.
+const ROWS_TIME: &[u8] = &[0];
+/// What a start has to read again: at the default of the engine, 512 MiB, it takes ten seconds.
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// Parts of the tail that are dropped in one write.
 const DROP_AT_A_TIME: usize = 1_024;
 
@@ -75,6 +81,9 @@ pub(crate) struct Shared {
     current: Mutex<Meta>,
     /// Held while something is written, so that one write follows the other.
     writing: Mutex<()>,
+    /// Held while the engine takes a write, and while a snapshot is taken: when the engine flushes a table at that moment,
+    /// it moves its snapshots on past a write of which it has only a part.
+    visible: Mutex<()>,
     pub ring: Mutex<Ring>,
     /// Told after each change of the ring.
     pub appended: Condvar,
@@ -87,7 +96,8 @@ impl Log {
             fjall::Error::Locked => LogError::Locked { path: dir.to_owned() },
             source => LogError::Open { path: dir.to_owned(), source },
         };
-        let db = Database::builder(dir).cache_size(options.cache_bytes).open().map_err(open)?;
+        let builder = Database::builder(dir).cache_size(options.cache_bytes).max_journaling_size(JOURNAL_BYTES_MAX);
+        let db = builder.open().map_err(open)?;
         let rows = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
         let shared = Shared {
             rows: db.keyspace("rows", rows).map_err(open)?,
@@ -99,11 +109,13 @@ impl Log {
             ahead_ms: AtomicU64::new(0),
             current: Mutex::new(Meta::EMPTY),
             writing: Mutex::new(()),
+            visible: Mutex::new(()),
             ring: Mutex::new(Ring::new(0)),
             appended: Condvar::new(),
         };
         let meta = shared.meta_in(&shared.snapshot())?;
         if let Some(position) = meta.position {
+            shared.check_is_of_one_time(position.time, meta.tail_after)?;
             *shared.ring.lock() = Ring::new(position.time);
         }
         *shared.current.lock() = meta;
@@ -146,8 +158,13 @@ impl Log {
         let write = shared.durable_write();
         shared.commit(write, meta, "begin a copy into")?;
         *shared.ring.lock() = Ring::new(tail_after);
-        shared.rows.clear().map_err(storage("clear the rows of"))?;
-        shared.tail.clear().map_err(storage("clear the tail of"))
+        for keyspace in [&shared.rows, &shared.tail] {
+            // The engine does it over again at every start while it stands in the journal, so not without need.
+            if !keyspace.is_empty().map_err(storage("read the rows of"))? {
+                keyspace.clear().map_err(storage("clear the rows of"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes rows of the first copy. They may come from several threads, and need not be durable when this returns.
@@ -185,7 +202,8 @@ impl Log {
         let position = Position { time, lsn };
         let meta = Meta { state: LogState::Ready, position: Some(position), tail_after: time, ..copied };
         // Rows and this lie in one journal, so what makes this durable makes the rows durable.
-        let write = shared.durable_write();
+        let mut write = shared.durable_write();
+        write.insert(&shared.rows, ROWS_TIME, time.to_be_bytes());
         shared.commit(write, meta, "end a copy into")?;
         *shared.ring.lock() = Ring::new(time);
         Ok(position)
@@ -255,6 +273,7 @@ impl Log {
 impl Shared {
     /// Everything as of one moment between two writes.
     pub fn snapshot(&self) -> Snapshot {
+        let _visible = self.visible.lock();
         self.db.snapshot()
     }
 
@@ -262,6 +281,19 @@ impl Shared {
     pub fn meta_in(&self, snapshot: &Snapshot) -> Result<Meta, LogError> {
         let bytes = snapshot.get(&self.meta, META).map_err(storage("read the header of"))?;
         bytes.map_or(Ok(Meta::EMPTY), |bytes| Meta::from_bytes(&bytes, &self.dir))
+    }
+
+    /// Whether rows and tail are as of the newest batch.
+    fn check_is_of_one_time(&self, newest: Time, tail_after: Time) -> Result<(), LogError> {
+        let corrupt = |what: &str| Err(LogError::Corrupt { what: format!("{what} of time {newest}") });
+        let rows = self.rows.get(ROWS_TIME).map_err(storage("read the rows of"))?;
+        if rows.as_deref() != Some(&newest.to_be_bytes()[..]) {
+            return corrupt("the row store");
+        }
+        let last =
+            self.tail.last_key_value().map(|part| part.key()).transpose().map_err(storage("read the tail of"))?;
+        let last = last.map_or(Ok(tail_after), |key| time_of(&key))?;
+        if last == newest { Ok(()) } else { corrupt("the newest batch") }
     }
 
     /// A write that is fsynced before it is visible.
@@ -272,7 +304,10 @@ impl Shared {
     /// Writes, and what is known of the log with it.
     fn commit(&self, mut write: OwnedWriteBatch, meta: Meta, tried: &'static str) -> Result<(), LogError> {
         write.insert(&self.meta, META, meta.to_bytes()?);
-        write.commit().map_err(storage(tried))?;
+        {
+            let _visible = self.visible.lock();
+            write.commit().map_err(storage(tried))?;
+        }
         *self.current.lock() = meta;
         Ok(())
     }
@@ -291,6 +326,7 @@ impl Shared {
                 Change { old: None, new: None } => {}
             }
         }
+        write.insert(&self.rows, ROWS_TIME, batch.position.time.to_be_bytes());
         bytes += tail::write(&mut write, &self.tail, previous, batch)?;
         let started = Instant::now();
         self.commit(write, meta, "append a batch to")?;

@@ -1,4 +1,4 @@
-//! From staged tweets to tweets with ids: what [`mint`] needs to know is read, what it decides is written
+//! From staged tweets to tweets with ids: what [`mint`](mod@super::mint) needs to know is read, what it decides is written
 //! into `minted_tweets`.
 
 use std::pin::pin;

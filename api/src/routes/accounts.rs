@@ -96,10 +96,12 @@ impl Registration {
             let (least, most) = (PASSWORD_CHARACTERS.start(), PASSWORD_CHARACTERS.end());
             return wrong("password", format!("password has {least} to {most} characters."));
         }
+        // Unicode's separators of lines and paragraphs are no control characters.
+        let breaks_line = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
         let shown = self.display_name.chars();
         if self.display_name.trim().is_empty()
             || shown.clone().count() > DISPLAY_NAME_MAX
-            || shown.into_iter().any(char::is_control)
+            || shown.into_iter().any(breaks_line)
         {
             return wrong("displayName", format!("displayName has 1 to {DISPLAY_NAME_MAX} characters on one line."));
         }

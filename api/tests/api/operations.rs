@@ -165,7 +165,14 @@ async fn bodies_are_bounded_and_must_be_json() {
         request
     };
     let large = json!({ "content": "x".repeat(70_000) }).to_string().into_bytes();
-    ask(&world.router, post("application/json", large)).await.is_problem(413, "body-too-large");
+    let refused = ask(&world.router, post("application/json", large)).await;
+    refused.is_problem(413, "body-too-large");
+    assert_eq!(refused.body["detail"], "The body may have 65536 bytes.");
+    // One that says so at its beginning is refused before it comes.
+    let mut announced = post("application/json", Vec::new());
+    announced.headers_mut().insert(header::CONTENT_LENGTH, 65_537.into());
+    *announced.body_mut() = Body::from_stream(futures::stream::pending::<Result<&[u8], std::io::Error>>());
+    ask(&world.router, announced).await.is_problem(413, "body-too-large");
     for text in ["", "{", "{\"content\":", "nonsense", "{\"content\":\"\\ud800\"}", "{\"content\":\"a\"} b"] {
         ask(&world.router, post("application/json", text.into())).await.is_problem(400, "malformed-body");
     }

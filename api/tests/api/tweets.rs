@@ -52,7 +52,7 @@ async fn content_has_1_to_280_characters_as_postgresql_counts_them() {
         let answer = world.post("/api/tweets", Some(&ada), json!({ "content": content })).await;
         answer.is_problem(422, "invalid-content");
     }
-    for body in [json!({}), json!({ "content": 1 }), json!({ "content": "x", "verified": true }), json!([])] {
+    for body in [json!({}), json!({ "content": 1 }), json!({ "content": "x", "verified": true }), json!(["x"])] {
         world.post("/api/tweets", Some(&ada), body).await.is_problem(422, "invalid-body");
     }
     assert_eq!(world.count("SELECT count(*) FROM tweets").await, 5);

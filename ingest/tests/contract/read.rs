@@ -102,22 +102,22 @@ pub fn a_batch_of_many_parts_is_whole<I: Implementation>() {
 
 pub fn the_state_is_of_one_moment_while_appends_go_on<I: Implementation>() {
     let dir = tempfile::tempdir().unwrap();
-    let rows: Vec<Row> = (0..500).map(|id| user(id, "0")).collect();
-    let log = ready::<I>(dir.path(), rows);
-    let rename = |name: usize| append(&log, insert((0..500).map(|id| user(id, &name.to_string()))));
+    let users = |name: usize| (0..500).map(move |id| user(id, &name.to_string()));
+    let log = ready::<I>(dir.path(), users(0).collect());
+    let rename = |name: usize| append(&log, insert(users(name)));
     let time = rename(1).position.time;
     thread::scope(|scope| {
-        let writer = scope.spawn(|| (2..30).for_each(|name| drop(rename(name))));
+        let writer = scope.spawn(|| (2..60).for_each(|name| drop(rename(name))));
         loop {
-            let ended = writer.is_finished();
-            let names = |time| -> Vec<Row> { state_at(&log, time).into_values().collect() };
-            assert_eq!(names(time), (0..500).map(|id| user(id, "1")).collect::<Vec<_>>());
-            if ended {
+            let is_last = writer.is_finished();
+            let names: Vec<Row> = state_at(&log, time).into_values().collect();
+            assert!(names.iter().cloned().eq(users(1)), "{:?} … {:?}", names.first(), names.last());
+            if is_last {
                 break;
             }
         }
     });
-    assert!(state(&log).into_values().eq((0..500).map(|id| user(id, "29"))));
+    assert!(state(&log).into_values().eq(users(59)));
 }
 
 pub fn the_state_comes_in_bounded_slices<I: Implementation>() {

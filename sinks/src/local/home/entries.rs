@@ -16,8 +16,8 @@ const RUN: usize = 11;
 /// Marks what is free at the end of a run. No entry is as great as this.
 const FREE: PackedEntry = PackedEntry(u64::MAX);
 
-/// Full runs after which it is worth walking the blocks, if there are few.
-const RUNS_BETWEEN_WALKS: usize = 8;
+/// Ids in an era, as a power of two: 2²⁶ ms, about 19 hours.
+const ERA_BITS: u32 = 26 + 16;
 
 /// Up to [`RUN`] entries in ascending order, then [`FREE`].
 #[derive(Clone, Copy)]
@@ -33,10 +33,15 @@ pub(super) struct Entries {
     older: Option<Box<Block>>,
     /// Entries in blocks.
     in_blocks: u32,
-    /// Runs that became blocks since the last walk.
-    since_walk: u16,
+    /// No entry in blocks is of an earlier era.
+    oldest: u16,
     in_tail: u16,
     tail: Run,
+}
+
+/// The era of an id. What lies beyond the last one, in the year 2109, counts as of that.
+fn era(id: i64) -> u16 {
+    u16::try_from(id.max(0) >> ERA_BITS).unwrap_or(u16::MAX)
 }
 
 impl Run {
@@ -95,7 +100,7 @@ impl Drop for Block {
 
 impl Entries {
     pub(super) const fn new() -> Self {
-        Entries { older: None, in_blocks: 0, since_walk: 0, in_tail: 0, tail: Run::EMPTY }
+        Entries { older: None, in_blocks: 0, oldest: u16::MAX, in_tail: 0, tail: Run::EMPTY }
     }
 
     #[inline]
@@ -145,6 +150,7 @@ impl Entries {
     }
 
     fn insert_in_blocks(&mut self, entry: PackedEntry) -> bool {
+        self.oldest = self.oldest.min(era(entry.id()));
         let mut block = self.older.get_or_insert_with(|| Box::new(Block { older: None, run: Run::EMPTY }));
         while block.is_newer_than(entry) && block.older.is_some() {
             let Some(older) = &mut block.older else { return false };
@@ -188,7 +194,7 @@ impl Entries {
 
     /// Drops the entries at or below `floor`.
     pub(super) fn drop_to(&mut self, floor: i64) {
-        self.since_walk = 0;
+        self.oldest = era(floor);
         let gone = self.tail.at_or_below(floor);
         self.tail.remove(0..gone);
         self.in_tail -= gone as u16;
@@ -199,9 +205,6 @@ impl Entries {
             block.run.remove(0..gone);
             let stays = block.run.entries().len();
             kept += stays as u32;
-            if gone > 0 {
-                block.older = None;
-            }
             if stays == 0 {
                 *link = None;
                 break;
@@ -212,17 +215,20 @@ impl Entries {
         self.in_blocks = kept;
     }
 
-    /// Makes a block of the full tail. Blocks that are at or below `floor` are looked for only when half of all have
-    /// come since they were last: a walk misses the cache at each block.
+    /// Makes room in the full tail: it becomes a block. To look for blocks at or below `floor` is to miss the cache at each block, so that
+    /// is done only when an era has passed: what has expired stays for less than one more.
     fn spill(&mut self, floor: i64) {
+        if self.oldest < era(floor) {
+            self.drop_to(floor);
+            if usize::from(self.in_tail) < RUN {
+                return;
+            }
+        }
+        let oldest = self.tail.0.first().map_or(u16::MAX, |entry| era(entry.id()));
+        self.oldest = self.oldest.min(oldest);
         self.older = Some(Box::new(Block { older: self.older.take(), run: self.tail }));
         self.in_blocks += RUN as u32;
         (self.tail, self.in_tail) = (Run::EMPTY, 0);
-        self.since_walk = self.since_walk.saturating_add(1);
-        let runs = usize::from(self.since_walk);
-        if runs >= RUNS_BETWEEN_WALKS && runs * RUN * 2 >= self.len() {
-            self.drop_to(floor);
-        }
     }
 }
 
@@ -289,13 +295,17 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_goes_as_entries_come() {
+    fn what_has_expired_goes_an_era_later_at_most() {
+        let (per_era, live) = (1 << 8, 100);
+        let id = |number: i64| number << (ERA_BITS - 8);
         let mut entries = Entries::new();
-        for id in 0..100_000_u64 {
-            if !entries.append(PackedEntry(id << 1)) {
-                entries.insert(PackedEntry(id << 1), id as i64 - 100);
+        for number in 0..100_000 {
+            let entry = PackedEntry((id(number) as u64) << 1);
+            if !entries.append(entry) {
+                entries.insert(entry, id(number - live));
             }
         }
-        assert!((100..=200).contains(&entries.len()), "{}", entries.len());
+        let most = live + per_era + 2 * RUN as i64;
+        assert!((live..=most).contains(&(entries.len() as i64)), "{}", entries.len());
     }
 }

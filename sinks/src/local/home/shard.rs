@@ -193,19 +193,15 @@ impl Places {
 
     /// Drops the record at `place`; the last record takes its place.
     fn remove(&mut self, place: usize, records: &mut Vec<Record>) {
-        let last = records.len().saturating_sub(1);
-        for (viewer_at, goes_to) in [(place, None), (last, Some(place as u32))] {
-            let Some(viewer) = records.get(viewer_at).map(Record::viewer) else { return };
-            let found = self.places.find_entry(self.hasher.hash_one(viewer), |found| *found as usize == viewer_at);
-            match (found, goes_to) {
-                (Ok(found), None) => {
-                    found.remove();
-                }
-                (Ok(mut found), Some(place)) => *found.get_mut() = place,
-                // The record that goes is the last one.
-                (Err(_), _) => {}
-            }
+        let Some(viewer) = records.get(place).map(Record::viewer) else { return };
+        if let Ok(found) = self.places.find_entry(self.hasher.hash_one(viewer), |found| *found as usize == place) {
+            found.remove();
         }
         records.swap_remove(place);
+        let Some(moved) = records.get(place).map(Record::viewer) else { return };
+        let last = records.len();
+        if let Ok(mut found) = self.places.find_entry(self.hasher.hash_one(moved), |found| *found as usize == last) {
+            *found.get_mut() = place as u32;
+        }
     }
 }

@@ -49,9 +49,10 @@ impl Progressed {
     }
 }
 
-/// A set of shards that come together, and the position that its row has.
-type Written = BTreeMap<u64, Reached>;
+/// By sets of shards that come together.
+type Sets = BTreeMap<u64, Reached>;
 
+/// The last closed time of a set, and the one that its row has.
 #[derive(Clone, Copy, Debug)]
 struct Reached {
     applied: Position,
@@ -66,20 +67,22 @@ pub(super) struct Ledger {
     state: Keyspace,
     shards: Vec<Mutex<Progressed>>,
     /// Written under the lock of a shard of the set.
-    sets: Mutex<Written>,
+    sets: Mutex<Sets>,
 }
 
 impl Ledger {
     /// Reads the progress of the store whose rows begin with `prefix`. If a shard has none that of the others goes.
     pub(super) fn open(db: &Database, state: &Keyspace, store: &'static str, prefix: u8) -> fjall::Result<Self> {
         let mut reached = [None::<Position>; SHARDS];
-        let mut sets = Written::new();
+        let mut sets = Sets::new();
         for row in state.prefix([prefix]) {
             let (key, value) = row.into_inner()?;
             let Some((set, position)) = decode(&key, &value) else { continue };
             sets.insert(set, Reached { applied: position, written: position });
-            let of_set = reached.iter_mut().enumerate().filter(|(shard, _)| set & (1 << shard) != 0);
-            of_set.for_each(|(_, reached)| *reached = (*reached).max_by_time(position));
+            for (_, reached) in reached.iter_mut().enumerate().filter(|(shard, _)| set & (1 << shard) != 0) {
+                let newest = reached.filter(|reached| reached.time > position.time);
+                *reached = newest.or(Some(position));
+            }
         }
         if reached.contains(&None) {
             reached = [None; SHARDS];
@@ -179,16 +182,6 @@ impl Ledger {
         recorded.map_err(|fault| fault.store(self.store, "record its progress"))?;
         sets.values_mut().for_each(|reached| reached.written = reached.applied);
         Ok(shards.iter().map(|shard| shard.reached).collect())
-    }
-}
-
-trait MaxByTime {
-    fn max_by_time(self, position: Position) -> Self;
-}
-
-impl MaxByTime for Option<Position> {
-    fn max_by_time(self, position: Position) -> Self {
-        self.filter(|own| own.time > position.time).or(Some(position))
     }
 }
 
