@@ -82,7 +82,12 @@ pub struct Settings {
     pub tail_minutes: u64,
 
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
-    #[arg(long, env = "FEEDMILL_LOG", value_name = "FILTER", default_value = "info,fjall=warn,lsm_tree=warn,refinery_core=warn")]
+    #[arg(
+        long,
+        env = "FEEDMILL_LOG",
+        value_name = "FILTER",
+        default_value = "info,fjall=warn,lsm_tree=warn,refinery_core=warn"
+    )]
     pub log: String,
 
     /// How it is logged
@@ -104,10 +109,13 @@ impl Settings {
     /// Puts the file of `--config` between the defaults and what was given by flag or variable.
     pub fn resolve(self, matches: &ArgMatches) -> anyhow::Result<Settings> {
         let Some(file) = self.config.clone() else { return self.checked() };
-        let all = Figment::from(Serialized::defaults(&self)).extract::<Dict>().context("could not read the settings")?;
+        let all =
+            Figment::from(Serialized::defaults(&self)).extract::<Dict>().context("could not read the settings")?;
         let given: Dict = all
             .iter()
-            .filter(|(name, _)| matches!(matches.value_source(name), Some(source) if source != ValueSource::DefaultValue))
+            .filter(
+                |(name, _)| matches!(matches.value_source(name), Some(source) if source != ValueSource::DefaultValue),
+            )
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         Figment::from(Serialized::defaults(all))
@@ -146,7 +154,8 @@ impl Settings {
 
     /// Prints the settings in force as a file for `--config`.
     pub fn print(&self) -> anyhow::Result<()> {
-        let settings = Settings { config: None, database_url: self.database_url.as_deref().map(without_password), ..self.clone() };
+        let settings =
+            Settings { config: None, database_url: self.database_url.as_deref().map(without_password), ..self.clone() };
         print!("{}", toml::to_string(&settings).context("could not print the settings")?);
         Ok(())
     }

@@ -81,7 +81,8 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         start_log(&settings)?;
         Ok(settings)
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?;
     let done = |()| ExitCode::SUCCESS;
     let outcome = match cli.command {
         Command::Up { settings } => runtime.block_on(up::run(resolve(settings)?)).map(done),

@@ -8,10 +8,10 @@ use std::time::Instant;
 use anyhow::Context;
 use differential_dataflow::input::InputSession;
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::ProbeHandle;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::{Operator, Probe};
-use timely::dataflow::ProbeHandle;
 
 use crate::{Args, Figures, resident, settled};
 

@@ -148,10 +148,7 @@ fn compare(args: &Args) -> anyhow::Result<()> {
         args.followers,
         args.posts
     );
-    println!(
-        "{:<42} {:>14} {:>12} {:>14} {:>14}",
-        "", "deliveries/s", "of exchanged", "bytes/follow", "bytes/entry"
-    );
+    println!("{:<42} {:>14} {:>12} {:>14} {:>14}", "", "deliveries/s", "of exchanged", "bytes/follow", "bytes/entry");
     for workers in [1, 2] {
         let exchanged = measure(args, Variant::Exchanged, workers)?;
         let base = rate(&exchanged);
@@ -183,7 +180,8 @@ fn rate(figures: &BTreeMap<String, f64>) -> f64 {
 
 /// Runs one variant in a process of its own.
 fn measure(args: &Args, variant: Variant, workers: usize) -> anyhow::Result<BTreeMap<String, f64>> {
-    let name = clap::ValueEnum::to_possible_value(&variant).map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let name =
+        clap::ValueEnum::to_possible_value(&variant).map(|value| value.get_name().to_owned()).unwrap_or_default();
     let numbers = [args.users, args.follows, args.followers, args.posts].map(|number| number.to_string());
     let [users, follows, followers, posts] = &numbers;
     let output = Command::new(std::env::current_exe()?)

@@ -37,7 +37,9 @@ fn start() -> anyhow::Result<(Server, redis::Connection)> {
     loop {
         match client.get_connection() {
             Ok(connection) => return Ok((server, connection)),
-            Err(error) if asked.elapsed() > Duration::from_secs(10) => return Err(error).context("redis does not answer"),
+            Err(error) if asked.elapsed() > Duration::from_secs(10) => {
+                return Err(error).context("redis does not answer");
+            }
             Err(_) => std::thread::yield_now(),
         }
     }

@@ -1,7 +1,7 @@
 //! Defines the views and the jobs, and is the only place that runs timely.
 //!
 //! A [`Runtime`] keeps the dataflows at work: it is given the state of the source at one time and then batch after
-//! batch, and hands closed times of view changes to the stores. [`definition`] is the SQL that says what each view
+//! batch, and hands closed times of view changes to the stores. [`definition`](fn@definition) is the SQL that says what each view
 //! holds: the jobs compute the same, incrementally.
 
 mod collection;

@@ -160,9 +160,9 @@ impl Counter {
 pub enum ViewRow {
     /// A user's row; the key is the id. Deleted accounts have none.
     Profile(Box<User>),
-    /// Name to user; the key is the lower-cased name.
+    /// Name to user; the key is the name.
     Username {
-        /// Lower-cased as PostgreSQL's `lower` does.
+        /// With ASCII letters lower-cased, as `lower` does under the collation "C" of the column.
         name: String,
         /// Whose.
         user: i64,

@@ -220,8 +220,7 @@ async fn serve(
         Duration::from_secs(settings.tail_minutes * 60),
         end.clone(),
     ));
-    let verifier =
-        Arc::new(Verifier::new(source.clone(), cut, hold, Arc::clone(&views), parameters.clone()));
+    let verifier = Arc::new(Verifier::new(source.clone(), cut, hold, Arc::clone(&views), parameters.clone()));
     {
         let (data, end) = (settings.data.clone(), end.clone());
         let handler: control::Handler = Arc::new(move |request, answers| {
@@ -294,7 +293,8 @@ async fn supervise(
 
 /// Where the stores are: the dataflows load the state of that position. Stores that have nothing start at the log's.
 fn start_of(index: &LocalIndex, log: &Log) -> anyhow::Result<Position> {
-    let newest = log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
+    let newest =
+        log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
     let facts = RowSink::<Fact>::progress(index);
     let rows = RowSink::<ViewRow>::progress(index);
     let reached: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();

@@ -124,8 +124,8 @@ pub async fn keep_partitions(source: Source, end: CancellationToken) -> anyhow::
             () = end.cancelled() => return Ok("the keeper of partitions"),
         }
         let made = async {
-            let mut client = source.connect("feedmill-partitions").await?;
-            anyhow::Ok(schema::ensure_partitions(&mut client, QUARTERS_AHEAD).await?)
+            let client = source.connect("feedmill-partitions").await?;
+            anyhow::Ok(schema::ensure_partitions(&client, QUARTERS_AHEAD).await?)
         };
         match made.await {
             Ok(0) => {}

@@ -118,7 +118,8 @@ impl Verifier {
 
     async fn oldest_transaction(&self) -> anyhow::Result<String> {
         let client = self.source.connect("feedmill-verify").await?;
-        let query = "SELECT format('pid %s, user %s, application %s, since %s', pid, usename, application_name, xact_start)
+        let query =
+            "SELECT format('pid %s, user %s, application %s, since %s', pid, usename, application_name, xact_start)
                      FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1";
         let row = client.query_opt(query, &[]).await?;
         Ok(row.map_or(Ok("it has just ended".to_owned()), |row| row.try_get(0))?)
@@ -159,9 +160,8 @@ impl Verifier {
         let sql = definition(View::Home, time, &self.parameters);
         let store = |each: &mut dyn FnMut(&str, &str)| self.scan(View::Home, time, each);
         // A viewer whom the SQL knows and the store does not has no floor: every entry is missing.
-        let counts = |key: &str| {
-            entry_of(key).is_none_or(|(viewer, id)| floors.get(&viewer).is_none_or(|floor| id > *floor))
-        };
+        let counts =
+            |key: &str| entry_of(key).is_none_or(|(viewer, id)| floors.get(&viewer).is_none_or(|floor| id > *floor));
         let mut report = compare::compare(client, View::Home.name(), &sql, &store, &counts).await?;
         let mut pushed = HashSet::new();
         self.scan(View::Home, time, &mut |key, _| pushed.extend(entry_of(key).map(|(viewer, _)| viewer)))?;

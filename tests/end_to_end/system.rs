@@ -94,11 +94,6 @@ impl System {
         std::fs::read_to_string(self.data.join("test.log")).unwrap_or_default()
     }
 
-    /// The folder of its data.
-    pub fn data(&self) -> &Path {
-        &self.data
-    }
-
     fn pid(&self) -> Pid {
         Pid::from_raw(self.process.as_ref().unwrap().id().try_into().unwrap())
     }

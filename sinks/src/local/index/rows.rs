@@ -220,7 +220,7 @@ impl Rows {
     }
 
     pub(super) fn user_by_name(&self, at: &Snapshot, name: &str) -> Result<Option<i64>, Fault> {
-        let row = ViewRow::Username { name: name.to_lowercase(), user: 0 };
+        let row = ViewRow::Username { name: name.to_ascii_lowercase(), user: 0 };
         let (keyspace, key) = self.place(&row);
         let Some(value) = at.get(keyspace, key)? else { return Ok(None) };
         decode_id(&value).map_or_else(undecodable(USERNAME), |id| Ok(Some(id)))
