@@ -55,10 +55,10 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
     for users in users.chunks(65_536) {
         runtime.load(users.iter().map(|user| Row::Activity(Activity { user_id: *user, day })).collect())?;
     }
-    let before = resident();
+    let follows = if args.users_only { 0 } else { args.follows };
     for users in users.chunks(usize::try_from(SLICE)?) {
         let follows = users.iter().flat_map(|user| {
-            (0..args.follows).map(move |n| {
+            (0..follows).map(move |n| {
                 let following_id = args.followed(*user, n);
                 Row::Follow(Follow { follower_id: *user, following_id, accepted: true, created_at: 0 })
             })
@@ -72,10 +72,12 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
         feed(&runtime, clock, Vec::new())?;
         wait(&runtime, clock)
     };
-    let after = settled(&mut idle)?;
-    let follow_bytes = (after - before) / (args.users * args.follows) as f64;
+    let loaded_bytes = settled(&mut idle)?;
+    if args.users_only {
+        return Ok(Figures { loaded_bytes: Some(loaded_bytes), ..Figures::default() });
+    }
 
-    let before = (after, home.deliveries());
+    let before = (loaded_bytes, home.deliveries());
     let mut took = Duration::ZERO;
     let mut entry_bytes = None;
     let mut started = Instant::now();
@@ -95,7 +97,7 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
     let figures = Figures {
         deliveries: home.deliveries() - before.1,
         took: took + started.elapsed(),
-        follow_bytes: Some(follow_bytes),
+        loaded_bytes: Some(loaded_bytes),
         entry_bytes,
     };
     runtime.stop();

@@ -13,7 +13,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::{Operator, Probe};
 
-use crate::{Args, Figures, resident, settled};
+use crate::{Args, Figures};
 
 /// Batches that may be under way at a time.
 const IN_FLIGHT: u64 = 8;
@@ -40,7 +40,6 @@ pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
             let joined = posts.join_core(follows, |_author, id, viewer| Some((*viewer, *id))).inner;
             count(joined, counter, exchanged).probe_with(&probe);
         });
-        let before = resident();
         let mut time = 0;
         for slice in 0..(args.users / SLICE).max(1) {
             for user in (slice * SLICE..(slice + 1) * SLICE).filter(|user| user % peers == index) {
@@ -56,11 +55,6 @@ pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
             worker.step_while(|| probe.less_than(&time));
         }
         // The follows never change again, and may settle.
-        let after = settled(|| {
-            worker.step();
-            Ok(())
-        });
-        let follow_bytes = after.map_or(f64::NAN, |after| (after - before) / (args.users * args.follows) as f64);
         let started = Instant::now();
         for batch in 0..args.batches {
             let numbers = batch as i64 * args.posts..(batch as i64 + 1) * args.posts;
@@ -79,7 +73,6 @@ pub fn run(args: &Args, exchanged: bool) -> anyhow::Result<Figures> {
         if let Ok(mut figures) = results.lock() {
             figures.deliveries += counted.get();
             figures.took = figures.took.max(took);
-            figures.follow_bytes = Some(follow_bytes);
         }
     });
     let guards = guards.map_err(anyhow::Error::msg)?;

@@ -47,6 +47,9 @@ struct Args {
     /// Workers of that variant
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    /// Load the users without their follows, and tell the memory: what is subtracted to know what follows take
+    #[arg(long, hide = true)]
+    users_only: bool,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -70,8 +73,8 @@ enum Variant {
 struct Figures {
     deliveries: u64,
     took: Duration,
-    /// Bytes of RSS that each follow took, once settled.
-    follow_bytes: Option<f64>,
+    /// RSS before deliveries, once settled, in bytes.
+    loaded_bytes: Option<f64>,
     /// Bytes of RSS that each delivered entry took.
     entry_bytes: Option<f64>,
 }
@@ -128,7 +131,7 @@ fn main() -> anyhow::Result<()> {
             };
             println!("deliveries {}", figures.deliveries);
             println!("seconds {}", figures.took.as_secs_f64());
-            for (name, bytes) in [("follow_bytes", figures.follow_bytes), ("entry_bytes", figures.entry_bytes)] {
+            for (name, bytes) in [("loaded_bytes", figures.loaded_bytes), ("entry_bytes", figures.entry_bytes)] {
                 if let Some(bytes) = bytes {
                     println!("{name} {bytes}");
                 }
@@ -150,26 +153,32 @@ fn compare(args: &Args) -> anyhow::Result<()> {
     );
     println!("{:<42} {:>14} {:>12} {:>14} {:>14}", "", "deliveries/s", "of exchanged", "bytes/follow", "bytes/entry");
     for workers in [1, 2] {
-        let exchanged = measure(args, Variant::Exchanged, workers)?;
+        let exchanged = measure(args, Variant::Exchanged, workers, false)?;
         let base = rate(&exchanged);
-        let mut lines = vec![("differential join, bare", measure(args, Variant::Join, workers)?)];
+        let mut lines = vec![("differential join, bare", measure(args, Variant::Join, workers, false)?)];
         lines.push(("differential join, exchanged to the viewer", exchanged));
-        lines.push(("Feedmill: home job into the local store", measure(args, Variant::Feedmill, workers)?));
+        lines.push(("Feedmill: home job into the local store", measure(args, Variant::Feedmill, workers, false)?));
         if workers == 1 {
-            lines.push(("Redis LPUSH, pipelined", measure(args, Variant::Redis, 1)?));
+            lines.push(("Redis LPUSH, pipelined", measure(args, Variant::Redis, 1, false)?));
         }
         println!("{workers} worker{}", if workers == 1 { "" } else { "s" });
         for (name, figures) in lines {
-            let bytes = |name| figures.get(name).map_or(String::new(), |bytes| format!("{bytes:.1}"));
             let rate = rate(&figures);
-            println!(
-                "  {name:<40} {rate:>14.0} {:>12.2} {:>14} {:>14}",
-                rate / base,
-                bytes("follow_bytes"),
-                bytes("entry_bytes")
-            );
+            println!("  {name:<40} {rate:>14.0} {:>12.2}", rate / base);
         }
     }
+    memory(args)
+}
+
+/// What follows and entries take, as RSS, with an allocator that gives back at once what is freed.
+fn memory(args: &Args) -> anyhow::Result<()> {
+    println!("\n{:<42} {:>14} {:>14}", "Feedmill, one worker", "bytes/follow", "bytes/entry");
+    let loaded = |args: &Args| measure(args, Variant::Feedmill, 1, true);
+    let without = loaded(&Args { users_only: true, ..args.clone() })?;
+    let with = loaded(args)?;
+    let of = |figures: &BTreeMap<String, f64>, name| figures.get(name).copied().unwrap_or(f64::NAN);
+    let follow_bytes = (of(&with, "loaded_bytes") - of(&without, "loaded_bytes")) / (args.users * args.follows) as f64;
+    println!("{:<42} {follow_bytes:>14.1} {:>14.1}", "", of(&with, "entry_bytes"));
     Ok(())
 }
 
@@ -178,13 +187,20 @@ fn rate(figures: &BTreeMap<String, f64>) -> f64 {
     of("deliveries") / of("seconds")
 }
 
-/// Runs one variant in a process of its own.
-fn measure(args: &Args, variant: Variant, workers: usize) -> anyhow::Result<BTreeMap<String, f64>> {
+/// Runs one variant in a process of its own; with `purge` the allocator gives memory back at once, at the cost of time.
+fn measure(args: &Args, variant: Variant, workers: usize, purge: bool) -> anyhow::Result<BTreeMap<String, f64>> {
     let name =
         clap::ValueEnum::to_possible_value(&variant).map(|value| value.get_name().to_owned()).unwrap_or_default();
     let numbers = [args.users, args.follows, args.followers, args.posts].map(|number| number.to_string());
     let [users, follows, followers, posts] = &numbers;
-    let output = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    if purge {
+        command.env("MIMALLOC_PURGE_DELAY", "0");
+    }
+    if args.users_only {
+        command.arg("--users-only");
+    }
+    let output = command
         .args(["--users", users, "--follows", follows, "--followers", followers, "--posts", posts])
         .args(["--batches", &args.batches.to_string(), "--variant", &name, "--workers", &workers.to_string()])
         .stderr(std::process::Stdio::inherit())

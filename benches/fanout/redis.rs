@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::{Args, Figures, resident};
+use crate::{Args, Figures};
 
 /// Redis takes its time: this many deliveries tell its rate.
 const DELIVERIES: u64 = 3_000_000;
@@ -55,7 +55,6 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
             }
         }
     }
-    let _ = resident();
     let mut figures = Figures::default();
     let started = Instant::now();
     let mut post = 0;

@@ -212,6 +212,7 @@ async fn serve(
         });
     }
     parts.spawn(stages::keep_partitions(source.clone(), end.clone()));
+    parts.spawn(stages::compare_clocks(source.clone(), log.clone(), end.clone()));
     parts.spawn(stages::keep_house(
         log.clone(),
         Arc::clone(&index),

@@ -24,6 +24,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const OBSERVE: Duration = Duration::from_millis(200);
 /// How often the partitions of coming quarters are made, when they are missing.
 const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
+/// How often the source's clock is asked.
+const CLOCKS: Duration = Duration::from_secs(60);
 /// Quarters for which partitions are made ahead.
 const QUARTERS_AHEAD: u32 = 2;
 
@@ -127,11 +129,41 @@ pub async fn keep_partitions(source: Source, end: CancellationToken) -> anyhow::
             let client = source.connect("feedmill-partitions").await?;
             anyhow::Ok(schema::ensure_partitions(&client, QUARTERS_AHEAD).await?)
         };
-        match made.await {
+        let made = tokio::select! {
+            made = made => made,
+            () = end.cancelled() => continue,
+        };
+        match made {
             Ok(0) => {}
             Ok(made) => tracing::info!("made {made} partitions of coming quarters"),
             // The default partition takes what has no other, so this can wait.
             Err(error) => tracing::warn!("could not make partitions of coming quarters: {error:#}"),
+        }
+    }
+}
+
+/// Tells the change log what the source's clock says, now and once a minute: it mints no time while ours runs ahead.
+pub async fn compare_clocks(source: Source, log: Log, end: CancellationToken) -> anyhow::Result<&'static str> {
+    let mut again = interval(CLOCKS);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = again.tick() => {}
+            () = end.cancelled() => return Ok("the comparison of clocks"),
+        }
+        let asked_ms = now_ms();
+        let answer = async {
+            let client = source.connect("feedmill-clock").await?;
+            anyhow::Ok(client.query_one("SELECT feedmill_micros(clock_timestamp())", &[]).await?.try_get(0)?)
+        };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(CLOCKS, answer) => answer,
+            () = end.cancelled() => continue,
+        };
+        match answer {
+            Ok(Ok(source_micros)) => log.compare_clocks(source_micros, asked_ms),
+            Ok(Err(error)) => tracing::debug!("the source's clock could not be read: {error:#}"),
+            Err(_) => tracing::debug!("the source's clock was not read within {CLOCKS:?}"),
         }
     }
 }
