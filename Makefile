@@ -5,7 +5,7 @@
 CARGO ?= cargo
 ARGS ?=
 # rustup puts cargo here; a shell that was open before does not know it yet.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run test lint fmt clippy doc audit bench clean

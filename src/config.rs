@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
+use feedmill_connectors::postgres::Source;
 use feedmill_model::Parameters;
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -154,8 +155,10 @@ impl Settings {
 
     /// Prints the settings in force as a file for `--config`.
     pub fn print(&self) -> anyhow::Result<()> {
-        let settings =
-            Settings { config: None, database_url: self.database_url.as_deref().map(without_password), ..self.clone() };
+        let database_url = self.database_url.as_deref().map(str::parse::<Source>).transpose()?;
+        // A source is printed without its password.
+        let database_url = database_url.map(|source| source.to_string());
+        let settings = Settings { config: None, database_url, ..self.clone() };
         print!("{}", toml::to_string(&settings).context("could not print the settings")?);
         Ok(())
     }
@@ -177,15 +180,4 @@ fn default_data() -> PathBuf {
 
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 64))
-}
-
-/// Secrets are not printed.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "(given)".to_owned() };
-    match rest.rsplit_once('@') {
-        Some((credentials, place)) => {
-            format!("{scheme}://{}:…@{place}", credentials.split(':').next().unwrap_or_default())
-        }
-        None => url.to_owned(),
-    }
 }

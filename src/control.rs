@@ -110,12 +110,14 @@ async fn answer(stream: UnixStream, handler: Handler) -> anyhow::Result<()> {
     };
     tokio::pin!(work);
     tokio::pin!(send);
-    // When the client goes away the work is dropped with it.
+    let mut rest = [0; 1];
     let mut working = true;
     loop {
         tokio::select! {
             () = &mut work, if working => working = false,
             sent = &mut send => return sent,
+            // The client went away, and the work is dropped with it.
+            _ = read.read(&mut rest) => return Ok(()),
         }
     }
 }

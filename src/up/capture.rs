@@ -11,10 +11,11 @@
 //! committed before P has come before that, because the stream is in commit order, so the batch that ends at P is all
 //! of it and nothing else. A cut that is not completed in time is given up, and capture goes on.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Context;
-use feedmill_connectors::postgres::{Event, ReplicationError, Source, Stream};
+use feedmill_connectors::postgres::{Event, ReplicationError, Source, Stream, Transaction};
 use feedmill_ingest::Incoming;
 use feedmill_model::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +30,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the server may take to send what lies before a cut.
 const CUT_REACHED_MAX: Duration = Duration::from_secs(30);
+/// Changes that may wait for the writer, so that a slow disk costs no memory.
+const OUTSTANDING_CHANGES_MAX: usize = 200_000;
 /// Waits between attempts to connect again grow from the first to the second.
 const RECONNECT_MS: (u64, u64) = (100, 10_000);
 
@@ -60,6 +63,30 @@ pub struct Capture {
     pub shutdown: CancellationToken,
 }
 
+/// What has been handed to the writer and is not durable yet.
+#[derive(Default)]
+struct Outstanding {
+    transactions: VecDeque<(Lsn, usize)>,
+    changes: usize,
+    /// End of the newest transaction that was handed over. After a reconnect the server sends again what is not
+    /// durable; what the writer has already must not reach it a second time, out of order.
+    newest: Lsn,
+}
+
+impl Outstanding {
+    fn add(&mut self, transaction: &Transaction) {
+        self.changes += transaction.changes.len();
+        self.newest = transaction.end_lsn;
+        self.transactions.push_back((transaction.end_lsn, transaction.changes.len()));
+    }
+
+    fn remove_to(&mut self, durable: Lsn) {
+        while let Some((_, changes)) = self.transactions.pop_front_if(|(end, _)| *end <= durable) {
+            self.changes -= changes;
+        }
+    }
+}
+
 enum Step {
     Event(Event),
     Durable,
@@ -72,8 +99,9 @@ impl Capture {
     /// Captures until shutdown, connecting again whenever the connection is lost; fails on what no retry can cure.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut wait = RECONNECT_MS.0;
+        let mut outstanding = Outstanding::default();
         loop {
-            let error = match self.session(&mut wait).await {
+            let error = match self.session(&mut wait, &mut outstanding).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -92,7 +120,7 @@ impl Capture {
     }
 
     /// One connection, from start to loss or shutdown.
-    async fn session(&mut self, wait: &mut u64) -> anyhow::Result<()> {
+    async fn session(&mut self, wait: &mut u64, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let from = *self.durable.borrow();
         let mut stream = tokio::select! {
             stream = Stream::start(&self.source, &self.slot, from) => stream?,
@@ -119,35 +147,54 @@ impl Capture {
                 Step::Event(event) => {
                     *wait = RECONNECT_MS.0;
                     seen = end_of(&event);
-                    self.forward(event).await?;
+                    self.forward(event, outstanding).await?;
                 }
                 Step::Durable => stream.acknowledge(*self.durable.borrow_and_update()),
                 Step::Ask => stream.request_keepalive(),
-                Step::Cut(cut) => self.cut(&mut stream, cut).await?,
+                Step::Cut(cut) => self.cut(&mut stream, cut, outstanding).await?,
                 Step::Shutdown => return Ok(stream.close().await?),
             }
         }
     }
 
-    async fn forward(&self, event: Event) -> anyhow::Result<()> {
+    /// Hands over to the writer, which takes its time when the disk does: until then nothing more is read.
+    async fn forward(&mut self, event: Event, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let incoming = match event {
-            Event::Transaction(transaction) => Incoming::Transaction(transaction),
+            Event::Transaction(transaction) if transaction.end_lsn <= outstanding.newest => return Ok(()),
+            Event::Transaction(transaction) => {
+                outstanding.remove_to(*self.durable.borrow());
+                while outstanding.changes > OUTSTANDING_CHANGES_MAX {
+                    tokio::select! {
+                        changed = self.durable.changed() => changed.context("the change log takes no more")?,
+                        () = self.shutdown.cancelled() => return Ok(()),
+                    }
+                    outstanding.remove_to(*self.durable.borrow());
+                }
+                outstanding.add(&transaction);
+                Incoming::Transaction(transaction)
+            }
             Event::Keepalive { end } => Incoming::Covered(end),
         };
-        // The writer is gone only when it has failed, and it says why itself.
-        self.incoming.send(incoming).await.ok().context("the change log takes no more transactions")
+        tokio::select! {
+            // The writer is gone only when it has failed, and it says why itself.
+            sent = self.incoming.send(incoming) => sent.ok().context("the change log takes no more transactions"),
+            () = self.shutdown.cancelled() => Ok(()),
+        }
     }
 
-    async fn cut(&self, stream: &mut Stream, cut: Cut) -> anyhow::Result<()> {
+    async fn cut(&mut self, stream: &mut Stream, cut: Cut, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let deadline = Instant::now() + CUT_PAUSE_MAX;
         if cut.paused.send(()).is_err() {
             return Ok(());
         }
         let position = tokio::select! {
-            Ok(position) = cut.position => position,
-            // Given up, by whoever asked or by us: capture goes on.
+            position = cut.position => match position {
+                Ok(position) => position,
+                // Given up by whoever asked, or by us below: capture goes on.
+                Err(_) => return Ok(()),
+            },
             () = sleep_until(deadline) => return Ok(()),
-            else => return Ok(()),
+            () = self.shutdown.cancelled() => return Ok(()),
         };
         let mut poll = patient(POLL_INTERVAL);
         let deadline = Instant::now() + CUT_REACHED_MAX;
@@ -167,11 +214,11 @@ impl Capture {
                 Event::Keepalive { end } => *end >= position,
             };
             if beyond {
-                self.forward(Event::Keepalive { end: position }).await?;
+                self.forward(Event::Keepalive { end: position }, outstanding).await?;
                 let _ = cut.done.send(());
-                return self.forward(event).await;
+                return self.forward(event, outstanding).await;
             }
-            self.forward(event).await?;
+            self.forward(event, outstanding).await?;
         }
     }
 }

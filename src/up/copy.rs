@@ -7,14 +7,23 @@
 //! The snapshot holds what committed before P, and the slot gives what commits from P on, so each transaction is in
 //! exactly one of the two. A copy that did not end leaves a log that says so: the slot is dropped and it starts over.
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::{Context, bail, ensure};
 use feedmill_connectors::postgres::{Replication, Source, copy};
 use feedmill_ingest::{Log, LogState};
 use feedmill_model::{Lsn, Relation, SourceId};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{SLOT, stages};
 
+/// How connections of a copy call themselves.
+const COPY_APPLICATION: &str = "feedmill-copy";
+/// How long an earlier copy's server process may take to end, and how often it is looked at.
+const HOLDER_ENDS_MAX: Duration = Duration::from_secs(5);
+const HOLDER_POLL: Duration = Duration::from_millis(50);
 /// Chunks of rows between the connection and the log.
 const CHUNKS_MAX: usize = 8;
 
@@ -27,13 +36,12 @@ pub struct Ready {
     pub identity: SourceId,
     /// The end of its log at the start: what was written until then is to be served before anything is.
     pub end: Lsn,
-    /// Whether the log was copied just now, so that nothing derived from an earlier log is valid any more.
-    pub copied: bool,
 }
 
-/// Copies the source if the log is not ready; checks that it is the same source if it is.
-pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<Ready> {
-    let mut replication = Replication::connect(source, "feedmill-copy").await?;
+/// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing
+/// `index`: what was derived from an earlier log is not valid any more.
+pub async fn ready(source: &Source, log: &Log, index: &Path) -> anyhow::Result<Ready> {
+    let mut replication = Replication::connect(source, COPY_APPLICATION).await?;
     let identity = replication.identify(SLOT).await?;
     let end = replication.wal_end().await?;
     let slot = replication.slot(SLOT).await?;
@@ -56,11 +64,17 @@ pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<Ready> {
             "the replication slot {SLOT} has moved to {confirmed}, beyond the change log, which ends at {position}: another \
              program has read from it. To go on, {AGAIN}"
         );
-        return Ok(Ready { identity, end, copied: false });
+        return Ok(Ready { identity, end });
     }
-    if slot.is_some() {
+    if let Some(slot) = slot {
         tracing::info!("a first copy did not end: starting over");
+        if slot.active_pid.is_some() {
+            end_copy_of_ours(source, &mut replication).await?;
+        }
         replication.drop_slot(SLOT).await.context("could not drop the slot of a first copy that did not end")?;
+    }
+    if index.exists() {
+        std::fs::remove_dir_all(index).with_context(|| format!("could not remove the old {}", index.display()))?;
     }
     // The snapshot lives until the next command on this connection.
     let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
@@ -75,7 +89,22 @@ pub async fn ready(source: &Source, log: &Log) -> anyhow::Result<Ready> {
     let position = tokio::task::spawn_blocking(move || log.finish_copy(point, stages::now_ms())).await??;
     tracing::info!("copied {rows} rows as of {}", position.lsn);
     drop(replication);
-    Ok(Ready { identity, end: point, copied: true })
+    Ok(Ready { identity, end: point })
+}
+
+/// A process of ours that died while it made the slot leaves a server process that still waits for others' transactions
+/// to end: it is ended. Whoever else holds the slot is left alone, and dropping it fails.
+async fn end_copy_of_ours(source: &Source, replication: &mut Replication) -> anyhow::Result<()> {
+    let client = source.connect(COPY_APPLICATION).await?;
+    let end = "SELECT pg_terminate_backend(pid, $2) FROM pg_stat_activity JOIN pg_replication_slots ON pid = active_pid
+               WHERE slot_name = $1 AND application_name = $3";
+    let limit = i64::try_from(HOLDER_ENDS_MAX.as_millis())?;
+    client.execute(end, &[&SLOT, &limit, &COPY_APPLICATION]).await.context("could not end an earlier copy")?;
+    let deadline = Instant::now() + HOLDER_ENDS_MAX;
+    while replication.slot(SLOT).await?.is_some_and(|slot| slot.active_pid.is_some()) && Instant::now() < deadline {
+        tokio::time::sleep(HOLDER_POLL).await;
+    }
+    Ok(())
 }
 
 async fn copy_relation(source: &Source, log: &Log, snapshot: &str, relation: Relation) -> anyhow::Result<u64> {

@@ -15,7 +15,7 @@ mod stages;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -45,7 +45,8 @@ pub const SLOT: &str = "feedmill";
 const CLUSTER_START_MAX: Duration = Duration::from_secs(300);
 /// Ctrl-C ends within 5 seconds: HTTP requests and PostgreSQL share them.
 const DRAIN_MAX: Duration = Duration::from_millis(1_500);
-const CLUSTER_STOP_MAX: Duration = Duration::from_secs(3);
+const PARTS_END_MAX: Duration = Duration::from_secs(2);
+const CLUSTER_STOP_MAX: Duration = Duration::from_secs(2);
 /// Transactions and keepalives between capture and the writer of the change log.
 const INCOMING_MAX: usize = 4_096;
 
@@ -54,9 +55,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.data)?;
     let shutdown = CancellationToken::new();
     on_signal(shutdown.clone())?;
+    let folder = settings.data.join("postgres");
     let cluster = match &settings.database_url {
         Some(_) => None,
-        None => Some(Cluster::start(&settings.data.join("postgres"), CLUSTER_START_MAX).await?),
+        // Dropped half-way it leaves what the next start completes.
+        None => tokio::select! {
+            cluster = Cluster::start(&folder, CLUSTER_START_MAX) => Some(cluster?),
+            () = shutdown.cancelled() => return Ok(()),
+        },
     };
     let source = match (&settings.database_url, &cluster) {
         (Some(url), _) => url.parse::<Source>()?,
@@ -117,6 +123,12 @@ fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
         }
         tracing::info!("stopping");
         shutdown.cancel();
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        // Asked twice: what is durable is enough for the next start.
+        std::process::exit(130);
     });
     Ok(())
 }
@@ -132,19 +144,28 @@ async fn serve(
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!("could not listen on {}: is another program there? Name another address with --listen", settings.listen)
     })?;
-    schema::prepare(source).await.context("could not prepare the schema")?;
+    let front = Arc::new(OnceLock::new());
+    let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
+    let end = shutdown.child_token();
+    let address = listener.local_addr()?;
+    parts.spawn(stages::serve_http(listener, stages::front(Arc::clone(&front)), DRAIN_MAX, end.clone()));
 
     let parameters = settings.parameters();
-    let log = Log::open(&settings.data.join("log"), Options { bulk_rows: settings.bulk_rows, ..Options::default() })?;
-    let ready = tokio::select! {
-        ready = copy::ready(source, &log) => ready?,
+    let start = async {
+        schema::prepare(source).await.context("could not prepare the schema")?;
+        let (folder, bulk_rows) = (settings.data.join("log"), settings.bulk_rows);
+        let open = move || Log::open(&folder, Options { bulk_rows, ..Options::default() });
+        let log = tokio::task::spawn_blocking(open).await??;
+        stages::compare_clocks(source, &log).await?;
+        let index = settings.data.join("index");
+        let ready = copy::ready(source, &log, &index).await?;
+        let index = tokio::task::spawn_blocking(move || LocalIndex::open(&index)).await??;
+        anyhow::Ok((log, ready, Arc::new(index)))
+    };
+    let (log, ready, index) = tokio::select! {
+        started = start => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let index = settings.data.join("index");
-    if ready.copied && index.exists() {
-        std::fs::remove_dir_all(&index).with_context(|| format!("could not remove the old {}", index.display()))?;
-    }
-    let index = Arc::new(LocalIndex::open(&index)?);
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let load = start_of(&index, &log)?;
     let progress = Arc::new(Progress::new(Position { lsn: Lsn(0), ..load }));
@@ -156,7 +177,7 @@ async fn serve(
     let (cut, cuts) = mpsc::channel(1);
     let stages = Arc::new(Stages::new(log.clone(), Arc::clone(&views), ready.end));
 
-    let runtime = Runtime::start(
+    let runtime = Arc::new(Runtime::start(
         Config { workers: settings.workers, parameters: parameters.clone() },
         Stores { facts: Arc::clone(&index) as _, rows: Arc::clone(&watched) as _, home: Arc::clone(&home) as _ },
         load,
@@ -164,13 +185,20 @@ async fn serve(
             let progress = Arc::clone(&progress);
             Arc::new(move |applied| progress.applied(applied))
         },
-    )?;
+    )?);
     progress.covers(load);
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
 
-    let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
-    let end = shutdown.child_token();
+    {
+        // Whoever feeds the dataflows may wait for room in them: this lets go.
+        let (runtime, end) = (Arc::clone(&runtime), end.clone());
+        parts.spawn(async move {
+            end.cancelled().await;
+            runtime.stop();
+            Ok("the stop of the dataflows")
+        });
+    }
     {
         let (log, progress, hold, end) = (log.clone(), Arc::clone(&progress), Arc::clone(&hold), end.clone());
         let stages = Arc::clone(&stages);
@@ -180,10 +208,13 @@ async fn serve(
                 stages.loaded(rows);
                 feeder::feed(&log, &runtime, &progress, &hold, load, &end)
             });
-            runtime.stop();
             // The dataflows know best why they took no more.
             runtime.join()?;
-            fed.map(|()| "the feeder of the dataflows")
+            match fed {
+                Err(_) if end.is_cancelled() => Ok(()),
+                fed => fed,
+            }
+            .map(|()| "the feeder of the dataflows")
         });
     }
     {
@@ -212,7 +243,7 @@ async fn serve(
         });
     }
     parts.spawn(stages::keep_partitions(source.clone(), end.clone()));
-    parts.spawn(stages::compare_clocks(source.clone(), log.clone(), end.clone()));
+    parts.spawn(stages::keep_clocks(source.clone(), log.clone(), end.clone()));
     parts.spawn(stages::keep_house(
         log.clone(),
         Arc::clone(&index),
@@ -253,8 +284,9 @@ async fn serve(
         metrics,
         health: stages,
     });
-    stages::banner(settings, listener.local_addr()?, cluster)?;
-    parts.spawn(stages::serve_http(listener, app, DRAIN_MAX, end.clone()));
+    // Nobody else sets it.
+    let _ = front.set(app);
+    stages::banner(settings, address, cluster)?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
     index.durable().context("could not make the stores durable")?;
     outcome
@@ -267,9 +299,18 @@ async fn supervise(
     end: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut outcome = Ok(());
+    let late = async {
+        end.cancelled().await;
+        tokio::time::sleep(PARTS_END_MAX).await;
+    };
+    tokio::pin!(late);
     loop {
         let part = tokio::select! {
             part = parts.join_next() => part,
+            () = &mut late => {
+                tracing::warn!("{} parts did not end within {PARTS_END_MAX:?}; the next start goes on from what is durable", parts.len());
+                return outcome;
+            }
             () = shutdown.cancelled(), if !end.is_cancelled() => {
                 end.cancel();
                 continue;
@@ -298,9 +339,8 @@ fn start_of(index: &LocalIndex, log: &Log) -> anyhow::Result<Position> {
         log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
     let facts = RowSink::<Fact>::progress(index);
     let rows = RowSink::<ViewRow>::progress(index);
-    let reached: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
-    let least = reached.and_then(|reached| reached.into_iter().min_by_key(|position| position.time));
-    Ok(least.unwrap_or(newest))
+    // A store that has nothing is loaded at whatever time the other stands at.
+    Ok(facts.into_iter().chain(rows).flatten().min_by_key(|position| position.time).unwrap_or(newest))
 }
 
 /// The file of the keys that sign tokens.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use feedmill_connectors::postgres::Source;
-use feedmill_model::{Closed, Counter, Op, Parameters, Position, RowSink, StoreError, View, ViewRow};
+use feedmill_model::{Closed, Counter, Lsn, Op, Parameters, Position, RowSink, StoreError, View, ViewRow};
 use feedmill_sinks::{LocalIndex, LocalViews, Views};
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
@@ -92,6 +92,12 @@ pub async fn keep(
     hot_followers: u64,
     shutdown: CancellationToken,
 ) {
+    // Until the counts are loaded, everyone would seem to have no followers.
+    let mut reached = views.progress().watch();
+    tokio::select! {
+        loaded = reached.wait_for(|[_, rows, _]| rows.lsn > Lsn(0)) => if loaded.is_err() { return },
+        () = shutdown.cancelled() => return,
+    }
     let keeper = Keeper { views, watched, hot: i64::try_from(hot_followers).unwrap_or(i64::MAX) };
     loop {
         let outcome = tokio::select! {

@@ -1,20 +1,26 @@
 //! What runs beside the way of the data: HTTP, metrics, housekeeping, and the word on how far each stage is.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::{Json, Router};
 use feedmill_api::{Health, Stage};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Views};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::config::Settings;
 
@@ -26,8 +32,6 @@ const OBSERVE: Duration = Duration::from_millis(200);
 const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
 /// How often the source's clock is asked.
 const CLOCKS: Duration = Duration::from_secs(60);
-/// Quarters for which partitions are made ahead.
-const QUARTERS_AHEAD: u32 = 2;
 
 /// Milliseconds since 1970, by this machine's clock.
 pub fn now_ms() -> u64 {
@@ -98,10 +102,27 @@ impl Health for Stages {
     }
 }
 
+/// Answers while the system starts, and hands everything to the API once that is there.
+pub fn front(api: Arc<OnceLock<Router>>) -> Router {
+    Router::new().fallback(async move |request: Request| match api.get() {
+        // The error of a router's service is that there is none.
+        Some(api) => api.clone().oneshot(request).await.into_response(),
+        None if request.uri().path() == "/health" => Json(json!({ "status": "alive" })).into_response(),
+        None => {
+            let problem = json!({
+                "type": "/problems/starting", "title": "The system is starting", "status": 503, "error": "starting",
+                "detail": "PostgreSQL is being started or copied; /ready says when the views are served.",
+            });
+            let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
+            (StatusCode::SERVICE_UNAVAILABLE, headers, problem.to_string()).into_response()
+        }
+    })
+}
+
 /// Serves HTTP until the end, then lets requests that are under way end for at most `drain`.
 pub async fn serve_http(
     listener: TcpListener,
-    app: axum::Router,
+    app: Router,
     drain: Duration,
     end: CancellationToken,
 ) -> anyhow::Result<&'static str> {
@@ -127,7 +148,7 @@ pub async fn keep_partitions(source: Source, end: CancellationToken) -> anyhow::
         }
         let made = async {
             let client = source.connect("feedmill-partitions").await?;
-            anyhow::Ok(schema::ensure_partitions(&client, QUARTERS_AHEAD).await?)
+            anyhow::Ok(schema::ensure_partitions(&client, schema::QUARTERS_AHEAD).await?)
         };
         let made = tokio::select! {
             made = made => made,
@@ -142,30 +163,34 @@ pub async fn keep_partitions(source: Source, end: CancellationToken) -> anyhow::
     }
 }
 
-/// Tells the change log what the source's clock says, now and once a minute: it mints no time while ours runs ahead.
-pub async fn compare_clocks(source: Source, log: Log, end: CancellationToken) -> anyhow::Result<&'static str> {
+/// Tells the change log what the source's clock says: it mints no time while ours runs ahead of it.
+pub async fn compare_clocks(source: &Source, log: &Log) -> anyhow::Result<()> {
+    let asked_ms = now_ms();
+    let client = source.connect("feedmill-clock").await?;
+    let answer = client.query_one("SELECT feedmill_micros(clock_timestamp())", &[]).await?;
+    log.compare_clocks(answer.try_get(0)?, asked_ms);
+    Ok(())
+}
+
+/// Compares the clocks again every minute.
+pub async fn keep_clocks(source: Source, log: Log, end: CancellationToken) -> anyhow::Result<&'static str> {
     let mut again = interval(CLOCKS);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = again.tick() => {}
-            () = end.cancelled() => return Ok("the comparison of clocks"),
+    let compare = async {
+        loop {
+            again.tick().await;
+            match tokio::time::timeout(CLOCKS, compare_clocks(&source, &log)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("the source's clock could not be read: {error:#}"),
+                Err(_) => tracing::debug!("the source's clock was not read within {CLOCKS:?}"),
+            }
         }
-        let asked_ms = now_ms();
-        let answer = async {
-            let client = source.connect("feedmill-clock").await?;
-            anyhow::Ok(client.query_one("SELECT feedmill_micros(clock_timestamp())", &[]).await?.try_get(0)?)
-        };
-        let answer = tokio::select! {
-            answer = tokio::time::timeout(CLOCKS, answer) => answer,
-            () = end.cancelled() => continue,
-        };
-        match answer {
-            Ok(Ok(source_micros)) => log.compare_clocks(source_micros, asked_ms),
-            Ok(Err(error)) => tracing::debug!("the source's clock could not be read: {error:#}"),
-            Err(_) => tracing::debug!("the source's clock was not read within {CLOCKS:?}"),
-        }
+    };
+    tokio::select! {
+        () = compare => {}
+        () = end.cancelled() => {}
     }
+    Ok("the comparison of clocks")
 }
 
 /// Makes the stores durable, drops what the change log need not keep, and keeps gauges up to date.

@@ -2,7 +2,7 @@
 //!
 //! The store's rows are kept as 128-bit hashes, the SQL's rows stream past and strike them out. What is left of either
 //! side is a difference; the store is read once more for the text of its part, so a comparison without differences
-//! takes 16 bytes a row. Two different rows of equal hash would hide a difference: at 2⁻¹²⁸ a pair, that is not a risk.
+//! takes some 40 to 80 bytes a row. Two different rows of equal hash would hide a difference: at 2⁻¹²⁸ a pair, that is not a risk.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -30,7 +30,8 @@ pub async fn compare(
     let query = client.prepare(include_str!("served.sql")).await.context("the SQL of served timelines is refused")?;
     for viewers in viewers.chunks(VIEWERS_A_QUERY) {
         let mut expected: BTreeMap<i64, Vec<(i64, EntryKind)>> = BTreeMap::new();
-        let rows = client.query(&query, &[&viewers, &(ENTRIES as i64)]).await;
+        let following_max = i64::try_from(parameters.following_max)?;
+        let rows = client.query(&query, &[&viewers, &(ENTRIES as i64), &following_max]).await;
         for row in rows.context("the SQL of served timelines failed")? {
             let kind = if row.try_get::<_, &str>(2)? == "r" { EntryKind::Retweet } else { EntryKind::Tweet };
             expected.entry(row.try_get(0)?).or_default().push((row.try_get(1)?, kind));

@@ -1,12 +1,13 @@
 -- The newest entries that each viewer may see, as SQL over the relations and nothing derived.
--- A tweet appears once, as its newest entry that the viewer may see.
+-- Of the accounts followed, the newest $3 count. A tweet appears once, as its newest entry that the viewer may see.
 SELECT viewer, entry.id, entry.kind
 FROM unnest($1::bigint[]) AS viewer,
 LATERAL (
     WITH source AS (
         SELECT viewer AS id
         UNION ALL
-        SELECT following_id FROM follows WHERE follower_id = viewer AND accepted
+        (SELECT following_id FROM follows WHERE follower_id = viewer AND accepted
+         ORDER BY created_at DESC, following_id DESC LIMIT $3)
     ), hidden AS (
         SELECT muted_id AS id FROM mutes WHERE muter_id = viewer
         UNION SELECT blocked_id FROM blocks WHERE blocker_id = viewer

@@ -82,8 +82,8 @@ impl Verifier {
 
     /// A snapshot of the source at a position at which the change log has a batch end.
     async fn snapshot(&self) -> anyhow::Result<Snapshot> {
-        for _ in 0..ATTEMPTS {
-            if let Some(snapshot) = self.attempt().await? {
+        for attempt in 0..ATTEMPTS {
+            if let Some(snapshot) = self.attempt(attempt).await? {
                 return Ok(snapshot);
             }
         }
@@ -94,7 +94,7 @@ impl Verifier {
         )
     }
 
-    async fn attempt(&self) -> anyhow::Result<Option<Snapshot>> {
+    async fn attempt(&self, attempt: usize) -> anyhow::Result<Option<Snapshot>> {
         let mut replication = Replication::connect(&self.source, "feedmill-verify").await?;
         let (paused, is_paused) = oneshot::channel();
         let (give_position, position) = oneshot::channel();
@@ -103,9 +103,14 @@ impl Verifier {
         if !matches!(timeout(REACH_MAX, is_paused).await, Ok(Ok(()))) {
             bail!("capture does not answer; `/health` says what stands still");
         }
-        let name = format!("feedmill_verify_{}", std::process::id());
+        let name = format!("feedmill_verify_{}_{attempt}", std::process::id());
         // Capture gives the attempt up after the same time, and goes on.
-        let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(&name, true)).await else { return Ok(None) };
+        let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(&name, true)).await else {
+            // The server would go on waiting for the transaction, and keep the slot.
+            let client = self.source.connect("feedmill-verify").await?;
+            client.execute("SELECT pg_terminate_backend($1)", &[&replication.pid()]).await?;
+            return Ok(None);
+        };
         let slot = slot.context("could not make a temporary slot for a snapshot")?;
         let position = slot.consistent_point;
         let held = self.hold.at(position);

@@ -99,7 +99,12 @@ pub async fn prepare(source: &Source) -> Result<(), SchemaError> {
     for migration in report.applied_migrations() {
         tracing::info!(%migration, "migrated the schema");
     }
-    ensure_partitions(&client, QUARTERS_AHEAD).await?;
+    match ensure_partitions(&client, QUARTERS_AHEAD).await {
+        // Somebody has locked the table for long: the default partition takes what has no other, so this can wait.
+        Err(error) if error.is_transient() => tracing::warn!(%error, "partitions are not made now"),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
     ensure_publication(&client).await
 }
 
