@@ -29,7 +29,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 const DAY_MS: Time = 86_400_000;
 
 /// The day is PostgreSQL's, one clock for all instances. Deleted and unknown users are left out.
-const NOTE: &str = "INSERT INTO activity (user_id, day)
+/// Only the last day counts, so earlier ones go: the table has a row a user.
+const NOTE: &str = "WITH earlier AS (
+                        DELETE FROM activity WHERE user_id = ANY($1) AND day < (now() AT TIME ZONE 'UTC')::date
+                    )
+                    INSERT INTO activity (user_id, day)
                     SELECT id, (now() AT TIME ZONE 'UTC')::date FROM users
                     WHERE id = ANY($1) AND deleted_at IS NULL
                     ON CONFLICT DO NOTHING";

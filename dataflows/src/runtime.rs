@@ -152,8 +152,8 @@ impl Runtime {
         self.give(&feeder, Feed::Slice(Arc::new(rows), time))
     }
 
-    /// Ends the load. `floor` is what home timelines start at: the greater of the load time's floor and the greatest id
-    /// of an entry loaded.
+    /// Ends the load. `floor` is what home timelines start at: at least the greatest id of an entry loaded, whether it
+    /// was deleted or not.
     pub fn loaded(&self, floor: i64) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();
         let Fed::Slices(_) = feeder.fed else {

@@ -16,7 +16,7 @@ use crate::{Log, LogError};
 /// Transactions, and changes in them, that one write takes. A single transaction may be larger, and is then a write of
 /// its own.
 const GROUP_TRANSACTIONS_MAX: usize = 4_096;
-const GROUP_CHANGES_MAX: usize = 65_536;
+const GROUP_CHANGES_MAX: usize = 16_384;
 
 /// What capture hands to the writer, in the order of the source's log.
 #[derive(Clone, Debug, PartialEq)]

@@ -330,7 +330,7 @@ impl Run {
         let (Some(tweet), Some(viewer)) = (posted.id(), self.graph.follower_of(author, &mut rng)) else {
             return self.errors.count("post: unreadable", || "the answer to a post has no id".to_owned());
         };
-        match visible::seen(&self.reads, viewer, tweet, committed).await {
+        match visible::seen(&self.reads, viewer, tweet, visible::minted_at(tweet)).await {
             Ok(after) => self.visible.record(after),
             Err(error) => self.errors.count(&format!("visible: {}", error.kind()), || error.to_string()),
         }

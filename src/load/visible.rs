@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use feedmill_model::ms_of;
 use tokio::time::{Instant, sleep};
 
 use super::client::{Client, RequestError};
@@ -41,6 +42,15 @@ impl VisibleError {
             VisibleError::Read(error) => error.kind(),
         }
     }
+}
+
+/// When the id of `tweet` was minted: just before its commit, by the clock of this machine, on which PostgreSQL runs too.
+/// What is counted from here never flatters.
+pub fn minted_at(tweet: i64) -> Instant {
+    let now_ms = i64::try_from(crate::up::now_ms()).unwrap_or(i64::MAX);
+    let ago = u64::try_from(now_ms.saturating_sub(ms_of(tweet))).unwrap_or(0);
+    let now = Instant::now();
+    now.checked_sub(Duration::from_millis(ago)).unwrap_or(now)
 }
 
 /// How long after `committed` the tweet shows in the viewer's timeline.

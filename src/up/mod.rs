@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use capture::{CUT_PAUSE_MAX, Cut};
 pub use feeder::{Held, Hold};
+pub use stages::now_ms;
 
 use crate::config::Settings;
 use crate::control::{self, Request};

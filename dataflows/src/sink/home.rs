@@ -3,7 +3,8 @@
 //! Deliveries are sorted into the lists of their time and shard as they arrive, and stay unsummed: the store sums them
 //! as it applies them. Records are few, and summed here. The lists come back from the store and are used again.
 //!
-//! A home store starts empty, with its floors at the load time `H`. So everything at or before `H` is one closed time:
+//! A home store starts empty, with its floors at the greatest entry loaded. So everything at or before the load time
+//! `H` is one closed time:
 //! `active` and the hot accounts followed make the records, in full, and the joins have suppressed the entries.
 
 use std::collections::BTreeMap;

@@ -154,14 +154,14 @@ pub fn play(steps: &[Step]) -> Vec<Moment> {
     moments
 }
 
-/// The greatest id of an entry in `world`, or the floor of `time` if that is greater.
-pub fn floor(world: &World, time: Time) -> i64 {
+/// The greatest id of an entry in `world`: the floor at which home timelines start.
+pub fn greatest_entry(world: &World) -> i64 {
     let entries = world.values().filter_map(|row| match row {
         Row::Tweet(tweet) if tweet.reply_to_id.is_none() => Some(tweet.id),
         Row::Retweet(retweet) => Some(retweet.id),
         _ => None,
     });
-    entries.max().unwrap_or(0).max(floor_of(time))
+    entries.max().unwrap_or(0)
 }
 
 struct Scene {
@@ -179,7 +179,7 @@ impl Scene {
         });
         let position = Position { time: self.time, lsn: Lsn(1_000 + number) };
         let changes = changes.collect();
-        let floor = bulk.then(|| floor(&self.world, self.time));
+        let floor = bulk.then(|| greatest_entry(&self.world).max(floor_of(self.time)));
         Moment { batch: Batch { position, floor, changes }, world: self.world.clone() }
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
 use feedmill_model::{Applied, Fact, Lsn, Position, Row, RowSink, Time, ViewRow};
-use history::{Action, Age, Jump, Moment, Step, floor, parameters, play};
+use history::{Action, Age, Jump, Moment, Step, greatest_entry, parameters, play};
 use proptest::prelude::*;
 use recording::{HomeLog, HomeState, RowRecord, RowState};
 
@@ -139,7 +139,7 @@ fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Ke
             runtime.load(slice.to_vec()).unwrap();
         }
     }
-    let load_floor = floor(&moments[load_at].world, load.time);
+    let load_floor = greatest_entry(&moments[load_at].world);
     runtime.loaded(load_floor).unwrap();
     for moment in &moments[load_at + 1..=end] {
         runtime.feed(Arc::new(moment.batch.clone())).unwrap();

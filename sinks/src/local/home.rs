@@ -11,7 +11,7 @@
 //! once. A record is complete above its floor, which is the greatest of its own, its shard's and the horizon. It starts
 //! complete, since its own closed time fills it; an entry is left out only at or below a floor; and floors only rise.
 //!
-//! Nothing is saved: a process starts with an empty store, whose floors start at the time of the load.
+//! Nothing is saved: a process starts with an empty store, whose floors start at the greatest entry loaded.
 
 mod entries;
 mod record;

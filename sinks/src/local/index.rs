@@ -135,7 +135,7 @@ impl LocalIndex {
     pub fn durable(&self) -> Result<Option<Position>, StoreError> {
         let facts = self.facts.ledger.record(&self.db)?;
         let rows = self.rows.ledger.record(&self.db)?;
-        let persisted = self.db.persist(PersistMode::SyncAll);
+        let persisted = self.db.persist(PersistMode::SyncData);
         persisted.map_err(|error| Fault::from(error).store("index", "make the journal durable"))?;
         self.rows.drop_zeros(&self.db, &rows)?;
         let positions: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
