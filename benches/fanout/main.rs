@@ -151,7 +151,7 @@ fn compare(args: &Args) -> anyhow::Result<()> {
         args.followers,
         args.posts
     );
-    println!("{:<42} {:>14} {:>12} {:>14} {:>14}", "", "deliveries/s", "of exchanged", "bytes/follow", "bytes/entry");
+    println!("{:<42} {:>14} {:>12}", "", "deliveries/s", "of exchanged");
     for workers in [1, 2] {
         let exchanged = measure(args, Variant::Exchanged, workers, false)?;
         let base = rate(&exchanged);
