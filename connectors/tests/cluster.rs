@@ -183,8 +183,9 @@ async fn logging_in() {
     fs::write(&file, rules + &fs::read_to_string(&file).unwrap()).unwrap();
     superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     within("the new rules", async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
         while Replication::connect(&as_role(&cluster, "nobody", PASSWORD), "test").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause.tick().await;
         }
     })
     .await;

@@ -281,8 +281,9 @@ async fn c05_c51_a_stalled_consumer_costs_neither_memory_nor_the_connection() {
                    FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid \
                    WHERE s.slot_name = 'stream_stall'";
         let since: std::time::SystemTime = superuser.query_one("SELECT now()", &[]).await.unwrap().get(0);
+        let mut pause = tokio::time::interval(Duration::from_millis(100));
         while !superuser.query_one(sql, &[&since]).await.expect("the stream lives").get::<_, bool>(0) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            pause.tick().await;
         }
     })
     .await;

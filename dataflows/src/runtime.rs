@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use feedmill_model::{
-    Applied, Batch, Fact, HomeSink, Parameters, Position, Relation, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
+    Applied, Batch, Fact, HomeSink, Parameters, Position, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
 };
 use timely::communication::WorkerGuards;
 
@@ -100,20 +100,6 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The order in which to load relations: what makes rows of others irrelevant first, so that nothing is derived only
-    /// to be withdrawn; and activity before follows, so that their audience comes in slices and not at once.
-    pub const LOAD_ORDER: [Relation; 9] = [
-        Relation::Activity,
-        Relation::Popular,
-        Relation::Users,
-        Relation::Mutes,
-        Relation::Blocks,
-        Relation::Tweets,
-        Relation::Retweets,
-        Relation::Follows,
-        Relation::Likes,
-    ];
-
     /// Starts the workers; the state of time `load.time` is to be given next.
     pub fn start(config: Config, stores: Stores, load: Position, on_applied: OnApplied) -> Result<Self, RuntimeError> {
         let workers = config.workers;
@@ -140,7 +126,7 @@ impl Runtime {
         Ok(Runtime { load, feeder, supervisor, workers })
     }
 
-    /// A slice of the state at the load time; about 100,000 rows, in [`Self::LOAD_ORDER`]. Blocks while too much is in
+    /// A slice of the state at the load time; about 100,000 rows, in [`Relation::LOAD_ORDER`](feedmill_model::Relation::LOAD_ORDER). Blocks while too much is in
     /// flight.
     pub fn load(&self, rows: Vec<Row>) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();

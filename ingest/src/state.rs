@@ -26,23 +26,6 @@ use crate::{Log, LogError};
 /// Rows of a slice.
 const SLICE_ROWS: usize = 65_536;
 
-/// Few rows that decide over many come first, so that little is derived only to be withdrawn by a later slice: who is
-/// active and who is hot decide which follows and entries are joined at all, mutes and blocks take pairs out of the
-/// audience, and a deleted tweet takes out its retweets. Follows come last of what home timelines are joined from: by
-/// then the entries of the month are one settled arrangement, and each slice of follows meets it once.
-const ORDER: [Relation; 10] = [
-    Relation::Activity,
-    Relation::Popular,
-    Relation::Users,
-    Relation::Mutes,
-    Relation::Blocks,
-    Relation::Tweets,
-    Relation::Retweets,
-    Relation::Follows,
-    Relation::Likes,
-    Relation::ReadMarks,
-];
-
 /// Rows as they were, of keys that have changed since.
 type Undo = BTreeMap<RowKey, Option<Row>>;
 
@@ -75,7 +58,13 @@ impl StateAt {
                 }
             }
         }
-        Ok(StateAt { snapshot, rows: shared.rows.clone(), undo, relations: ORDER.into_iter(), reading: None })
+        Ok(StateAt {
+            snapshot,
+            rows: shared.rows.clone(),
+            undo,
+            relations: Relation::LOAD_ORDER.into_iter(),
+            reading: None,
+        })
     }
 
     fn slice(&mut self) -> Result<Vec<Row>, LogError> {

@@ -346,5 +346,5 @@ fn start_of(index: &LocalIndex, log: &Log) -> anyhow::Result<Position> {
 
 /// The file of the keys that sign tokens.
 pub fn key_file(data: &Path) -> PathBuf {
-    data.join("keys.json")
+    data.join("keys")
 }

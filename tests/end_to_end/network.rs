@@ -37,20 +37,47 @@ async fn an_imported_network_equals_its_sql_before_and_after_a_kill() {
     system.verified().await;
 }
 
+/// Keeps an import waiting when it comes to the likes, and not before.
+async fn lock_likes(sql: &mut tokio_postgres::Client) -> tokio_postgres::Transaction<'_> {
+    let lock = sql.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE likes IN EXCLUSIVE MODE").await.unwrap();
+    lock
+}
+
+async fn until_import_waits(system: &System, watcher: &tokio_postgres::Client) {
+    let query =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'client backend'";
+    let waits = async |_: &System| watcher.query_one(query, &[]).await.unwrap().get::<_, i64>(0) > 0;
+    system.until("the import has come to the likes", waits).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_goes_on_while_feedmill_is_killed_and_started_again() {
+    let Some(folder) = shared_data("snb") else { return };
+    let mut system = System::start(&[]).await;
+    let mut sql = system.sql().await;
+    let watcher = system.sql().await;
+    let lock = lock_likes(&mut sql).await;
+    let mut importing = import(&system, &folder).spawn().unwrap();
+    until_import_waits(&system, &watcher).await;
+    system.kill();
+    lock.rollback().await.unwrap();
+    system.go().await;
+    let status = tokio::task::spawn_blocking(move || importing.wait().unwrap()).await.unwrap();
+    assert!(status.success(), "{status}");
+    let printed = system.verified().await;
+    assert!(printed.lines().any(|line| line.starts_with("tweet ") && line.contains(" 8142 ")), "{printed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_was_killed_is_completed_by_the_next_one() {
     let Some(folder) = shared_data("snb") else { return };
     let mut system = System::start(&[]).await;
     let mut sql = system.sql().await;
     let watcher = system.sql().await;
-    // The import waits for this lock when it comes to the likes, and not before.
-    let lock = sql.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE likes IN EXCLUSIVE MODE").await.unwrap();
+    let lock = lock_likes(&mut sql).await;
     let mut first = import(&system, &folder).spawn().unwrap();
-    system.until("the import has come to the likes", async |_| {
-        let query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'client backend'";
-        watcher.query_one(query, &[]).await.unwrap().get::<_, i64>(0) > 0
-    }).await;
+    until_import_waits(&system, &watcher).await;
     first.kill().unwrap();
     first.wait().unwrap();
     system.kill();

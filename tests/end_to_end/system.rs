@@ -205,7 +205,7 @@ impl System {
 
     /// Signs in as a user who has no password: an imported one.
     pub fn account(&self, id: i64) -> Account {
-        let keys = feedmill_api::Keys::load_or_create(&self.data.join("keys.json")).unwrap();
+        let keys = feedmill_api::Keys::load_or_create(&self.data.join("keys")).unwrap();
         Account { id: id.to_string(), token: keys.token_for(id, Duration::from_secs(3_600)).unwrap() }
     }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
-use feedmill_model::{Applied, Fact, Lsn, Position, Row, RowSink, Time, ViewRow};
+use feedmill_model::{Applied, Fact, Lsn, Position, Relation, Row, RowSink, Time, ViewRow};
 use history::{Action, Age, Jump, Moment, Step, greatest_entry, parameters, play};
 use proptest::prelude::*;
 use recording::{HomeLog, HomeState, RowRecord, RowState};
@@ -132,7 +132,7 @@ fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Ke
     let config = Config { workers: run.workers, parameters: parameters() };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
-    for relation in Runtime::LOAD_ORDER {
+    for relation in Relation::LOAD_ORDER {
         let rows: Vec<Row> =
             moments[load_at].world.values().filter(|row| row.relation() == relation).cloned().collect();
         for slice in rows.chunks(run.slice) {
