@@ -115,3 +115,27 @@ async fn every_relation_reaches_its_view_and_leaves_it() {
         system.verified().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_tells_what_the_log_did_not() {
+    let system = System::start(&[]).await;
+    let (ada, ben) = (system.register("ada").await, system.register("ben").await);
+    system.verified().await;
+    // A row that the source has and its log never told of.
+    let sql = system.sql().await;
+    sql.batch_execute("ALTER PUBLICATION feedmill DROP TABLE mutes").await.unwrap();
+    let (muter, muted): (i64, i64) = (ada.id.parse().unwrap(), ben.id.parse().unwrap());
+    sql.execute("INSERT INTO mutes VALUES ($1, $2)", &[&muter, &muted]).await.unwrap();
+    sql.batch_execute("ALTER PUBLICATION feedmill ADD TABLE mutes").await.unwrap();
+    let output = system.command(&["verify", "--format", "json"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let differing: Vec<serde_json::Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .filter(|report: &serde_json::Value| report["missing"] != 0 || report["extra"] != 0)
+        .collect();
+    assert_eq!(differing.len(), 1, "{printed}");
+    assert_eq!((&differing[0]["view"], &differing[0]["missing"]), (&json!("mutes"), &json!(1)));
+    assert!(differing[0]["examples"][0].as_str().unwrap().contains(&ben.id), "{printed}");
+}
