@@ -47,6 +47,8 @@ pub enum Answer {
 const REQUEST_BYTES_MAX: u64 = 4_096;
 /// A client that connects and says nothing is dropped.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Answers that wait for a slow client.
 const ANSWERS_MAX: usize = 64;
 
@@ -72,7 +74,15 @@ pub async fn serve(data: &Path, handler: Handler) -> anyhow::Result<()> {
         .with_context(|| format!("could not listen on {} (a socket's path holds 107 bytes)", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     loop {
-        let (stream, _) = listener.accept().await.context("could not accept a request")?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Out of file descriptors, say: no reason to end what serves.
+            Err(error) => {
+                tracing::warn!("could not accept a request on the control socket: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let handler = Arc::clone(&handler);
         tokio::spawn(async move {
             if let Err(error) = answer(stream, handler).await {

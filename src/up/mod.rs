@@ -71,10 +71,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         (None, None) => bail!("there is neither a database URL nor a private cluster"),
     };
     let outcome = serve(&settings, &source, cluster.as_ref(), shutdown).await;
-    if let Some(cluster) = cluster {
-        cluster.stop(CLUSTER_STOP_MAX).await.context("could not stop PostgreSQL")?;
-    }
-    outcome
+    let stopped = match cluster {
+        Some(cluster) => cluster.stop(CLUSTER_STOP_MAX).await.context("could not stop PostgreSQL"),
+        None => Ok(()),
+    };
+    // What went wrong first says more.
+    outcome.and(stopped)
 }
 
 /// The database of the system that runs, or last ran, on the folder.
@@ -289,8 +291,7 @@ async fn serve(
     let _ = front.set(app);
     stages::banner(settings, address, cluster)?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
-    index.durable().context("could not make the stores durable")?;
-    outcome
+    outcome.and(index.durable().map(drop).context("could not make the stores durable"))
 }
 
 /// Waits for shutdown or for the first part that ends by itself, then ends the others. The first error counts.
