@@ -9,8 +9,26 @@
     reason = "a test fails by panicking"
 )]
 
+mod copying;
+mod crash;
+mod disk;
 mod first_steps;
 mod follow_graph;
+mod health;
+mod identity;
+mod interruption;
 mod load;
 mod network;
+mod partitions;
+mod postgres;
+mod quarantine;
+mod replay;
+mod restart;
+mod rows;
+mod security;
+mod slot;
+mod source_check;
 mod system;
+mod transactions;
+mod values;
+mod visibility;

@@ -1,0 +1,1 @@
+//! The first copy and its hand-over to the stream.

@@ -1,0 +1,1 @@
+//! Which stage stands still, and since when.

@@ -1,0 +1,1 @@
+//! Another slot, another database, another history.

@@ -1,0 +1,1 @@
+//! Stores that are built again from the log.

@@ -1,0 +1,1 @@
+//! Coming back: what is served at once, and what is caught up with.

@@ -1,0 +1,1 @@
+//! The slot and its acknowledgement: nothing is retained without need, nothing acknowledged too early.

@@ -1,0 +1,1 @@
+//! A source that lacks something is refused with what mends it.

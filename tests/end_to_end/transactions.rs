@@ -1,0 +1,1 @@
+//! Transactions: in commit order, whole, however large.

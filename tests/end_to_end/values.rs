@@ -1,0 +1,1 @@
+//! Values at the edges of their types.
