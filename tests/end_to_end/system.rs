@@ -1,8 +1,8 @@
 //! A whole Feedmill, as a user starts it: the binary, its private PostgreSQL, its HTTP API.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::postgres::Postgres;
+
 /// Nothing that a test waits for takes longer, also on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// A system in a folder of its own, which is stopped and removed at the end.
 pub struct System {
     data: PathBuf,
-    settings: Vec<String>,
+    /// Flags of `feedmill up`; a change counts from the next start.
+    pub settings: Vec<String>,
+    /// The PostgreSQL that it uses, where that is not its private one; a change counts from the next start.
+    pub database_url: Option<String>,
     process: Option<Child>,
     /// Where it listens.
     pub url: String,
@@ -41,30 +46,47 @@ pub struct Answer {
 impl System {
     /// Starts a system in a new folder.
     pub async fn start(settings: &[&str]) -> System {
-        let data = tempfile::Builder::new().prefix("feedmill-").tempdir().unwrap().keep();
-        let mut system = System {
-            data,
-            settings: settings.iter().map(ToString::to_string).collect(),
-            process: None,
-            url: String::new(),
-            http: reqwest::Client::new(),
-        };
+        let mut system = System::new(settings);
         system.go().await;
         system
     }
 
-    /// Starts it again after it was stopped or killed, and waits until it is ready.
+    /// Starts a system in a new folder on the database `feedmill` of a server.
+    pub async fn start_on(postgres: &Postgres, settings: &[&str]) -> System {
+        let mut system = System::new(settings);
+        system.database_url = Some(postgres.url());
+        system.go().await;
+        system
+    }
+
+    /// A system in a new folder that has not been started yet: [`Self::go`], or [`Self::expect_start_failure`].
+    pub fn new(settings: &[&str]) -> System {
+        System {
+            data: tempfile::Builder::new().prefix("feedmill-").tempdir().unwrap().keep(),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            database_url: None,
+            process: None,
+            url: String::new(),
+            http: reqwest::Client::new(),
+        }
+    }
+
+    /// Starts it (again, after it was stopped or killed), and waits until it is ready.
     pub async fn go(&mut self) {
+        match self.spawn().await {
+            Ok(()) => {}
+            Err(seen) => panic!("it did not say where it listens, but {seen:?} and\n{}", self.log()),
+        }
+        self.until("it is ready", async |system: &System| system.get("/ready", None).await.status == 200).await;
+    }
+
+    /// Starts it, and waits until it says where it listens; gives what it printed instead if it ends before. It is not
+    /// yet ready.
+    pub async fn spawn(&mut self) -> Result<(), Vec<String>> {
         assert!(self.process.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_feedmill"))
-            .args(["up", "--listen", "127.0.0.1:0", "--data"])
-            .arg(&self.data)
-            .args(&self.settings)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = self.prepare(&["up", "--listen", "127.0.0.1:0"]);
+        let mut child = command.args(&self.settings).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         self.process = Some(child);
         let (sender, receiver) = mpsc::channel();
@@ -83,18 +105,53 @@ impl System {
             }
             Err(seen)
         });
-        match url.await.unwrap() {
-            Ok(url) => self.url = url,
-            Err(seen) => panic!("it did not say where it listens, but {seen:?} and\n{}", self.log()),
-        }
-        self.until("it is ready", async |system: &System| system.get("/ready", None).await.status == 200).await;
+        self.url = url.await.unwrap()?;
+        Ok(())
     }
 
-    fn log(&self) -> String {
+    /// Starts it, where it must refuse: it ends with exit code 1, and this gives what it printed to standard error.
+    pub async fn expect_start_failure(&self) -> String {
+        assert!(self.process.is_none(), "it runs already");
+        let mut command = self.prepare(&["up", "--listen", "127.0.0.1:0"]);
+        let mut child = command.args(&self.settings).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut printed = String::new();
+            let _ = stderr.read_to_string(&mut printed);
+            let _ = sender.send(printed);
+        });
+        let printed = tokio::task::spawn_blocking(move || receiver.recv_timeout(LIMIT)).await.unwrap();
+        if printed.is_err() {
+            child.kill().unwrap();
+        }
+        let status = child.wait().unwrap();
+        let printed = printed.unwrap_or_else(|_| panic!("it goes on, and was to refuse to start"));
+        assert_eq!(status.code(), Some(1), "{printed}");
+        printed
+    }
+
+    /// What it has logged since the first start.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.data.join("test.log")).unwrap_or_default()
     }
 
-    fn pid(&self) -> Pid {
+    /// Its folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// How the process ended, if it did; then it can be started again.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut()?.try_wait().unwrap();
+        if status.is_some() {
+            self.process = None;
+        }
+        status
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.process.as_ref().unwrap().id().try_into().unwrap())
     }
 
@@ -105,7 +162,7 @@ impl System {
     }
 
     /// Ctrl-C, and waits for the end.
-    pub fn interrupt(&mut self) -> (std::process::ExitStatus, Duration) {
+    pub fn interrupt(&mut self) -> (ExitStatus, Duration) {
         let asked = Instant::now();
         kill(self.pid(), Signal::SIGINT).unwrap();
         let status = self.process.take().unwrap().wait().unwrap();
@@ -114,8 +171,14 @@ impl System {
 
     /// A connection to its PostgreSQL, as the owner of the schema.
     pub async fn sql(&self) -> tokio_postgres::Client {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path(self.data.join("postgres/socket")).user("feedmill").dbname("feedmill");
+        let config = match &self.database_url {
+            Some(url) => url.parse().unwrap(),
+            None => {
+                let mut config = tokio_postgres::Config::new();
+                config.host_path(self.data.join("postgres/socket")).user("feedmill").dbname("feedmill");
+                config
+            }
+        };
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
         tokio::spawn(connection);
         client
@@ -131,6 +194,9 @@ impl System {
     pub fn prepare(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_feedmill"));
         command.args(args).arg("--data").arg(&self.data).stdin(Stdio::null());
+        if let Some(url) = &self.database_url {
+            command.env("FEEDMILL_DATABASE_URL", url);
+        }
         command
     }
 
