@@ -15,8 +15,8 @@ mod rows;
 use std::time::Duration;
 
 use feedmill_connectors::postgres::{
-    CAPTURE_APPLICATION, CopyError, DecodeError, Event, Replication, ReplicationError, RowChange, Source, Stream,
-    Transaction, copy,
+    CAPTURE_APPLICATION, Copied, CopyError, DecodeError, Event, Replication, ReplicationError, RowChange, Source,
+    Stream, Transaction, copy,
 };
 use feedmill_model::{Follow, Key, Like, Lsn, Relation, Row};
 use fixture::{Fixture, within};
@@ -24,11 +24,12 @@ use tokio::sync::mpsc;
 
 /// All rows of the relation at the snapshot.
 async fn copied(fixture: &Fixture, snapshot: &str, relation: Relation) -> Vec<Row> {
-    let (sender, mut receiver) = mpsc::channel(2);
+    let (sender, mut receiver) = mpsc::channel::<Copied>(2);
     let collect = async {
         let mut rows = Vec::new();
         while let Some(chunk) = receiver.recv().await {
-            rows.extend(chunk);
+            assert_eq!(chunk.unusable, []);
+            rows.extend(chunk.rows);
         }
         rows
     };
@@ -42,8 +43,12 @@ async fn copied(fixture: &Fixture, snapshot: &str, relation: Relation) -> Vec<Ro
     rows
 }
 
+fn changes_of(transaction: &Transaction) -> Vec<RowChange> {
+    transaction.changes.chunks().flat_map(|chunk| chunk.unwrap().into_owned()).collect()
+}
+
 fn changes(transactions: Vec<Transaction>) -> Vec<RowChange> {
-    transactions.into_iter().flat_map(|transaction| transaction.changes).collect()
+    transactions.iter().flat_map(changes_of).collect()
 }
 
 fn like(user_id: i64, tweet_id: i64) -> Key {
@@ -149,7 +154,7 @@ async fn c22_c27_transactions_come_whole_in_commit_order() {
     let users: Vec<Vec<i64>> = transactions
         .iter()
         .map(|transaction| {
-            let users = transaction.changes.iter().map(|change| match change {
+            let users = changes_of(transaction).into_iter().map(|change| match change {
                 RowChange::Insert(Row::Popular(row)) => row.user_id,
                 other => panic!("{other:?}"),
             });

@@ -78,7 +78,7 @@ fn tweet(id: i64) -> RowChange {
 }
 
 fn transaction(log: &Log, changes: Vec<RowChange>) -> Transaction {
-    Transaction { end_lsn: Lsn(log.position().unwrap().lsn.0 + 1), committed_at: 0, changes }
+    Transaction { end_lsn: Lsn(log.position().unwrap().lsn.0 + 1), committed_at: 0, changes: changes.into() }
 }
 
 fn appends(log: &Log, what: &str, tweets: usize, id: &mut i64) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use feedmill_connectors::postgres::SpillError;
 use feedmill_model::{Key, Lsn, Time};
 
 /// Why the change log could not do what it was asked.
@@ -59,6 +60,9 @@ pub enum LogError {
         /// Why not.
         source: postcard::Error,
     },
+    /// A large transaction that waits on disk cannot be read.
+    #[error(transparent)]
+    Spill(#[from] SpillError),
     /// There is no finished copy to append to or to read.
     #[error("the change log holds no finished copy of the source: copy it first")]
     NotReady,

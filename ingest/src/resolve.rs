@@ -27,8 +27,10 @@ pub(crate) trait Rows {
 /// The net changes of `transactions`, in the order in which their keys were first met.
 pub(crate) fn resolve(store: &impl Rows, transactions: &[Transaction]) -> Result<Vec<Change>, LogError> {
     let mut overlay = Overlay { store, places: HashMap::new(), changes: Vec::new() };
-    for change in transactions.iter().flat_map(|transaction| &transaction.changes) {
-        overlay.apply(change)?;
+    for chunk in transactions.iter().flat_map(|transaction| transaction.changes.chunks()) {
+        for change in chunk?.iter() {
+            overlay.apply(change)?;
+        }
     }
     overlay.changes.retain(|change| change.old != change.new);
     Ok(overlay.changes)
@@ -62,6 +64,10 @@ impl<S: Rows> Overlay<'_, S> {
             RowChange::Delete(key) => *self.now(*key)? = None,
             RowChange::Update { old_key, row, unchanged } => self.update(*old_key, row, *unchanged)?,
             RowChange::Truncate(relation) => self.truncate(*relation)?,
+            RowChange::Unusable(row) => {
+                metrics::counter!("feedmill_log_unusable_total").increment(1);
+                tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
+            }
         }
         Ok(())
     }

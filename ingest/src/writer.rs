@@ -105,7 +105,7 @@ mod tests {
 
     fn transaction(end_lsn: u64, changes: usize) -> Transaction {
         let changes = vec![RowChange::Truncate(Relation::Likes); changes];
-        Transaction { end_lsn: Lsn(end_lsn), committed_at: 0, changes }
+        Transaction { end_lsn: Lsn(end_lsn), committed_at: 0, changes: changes.into() }
     }
 
     /// The end of each transaction in each group, and what the group covers.

@@ -32,12 +32,17 @@ fn options() -> Options {
     Options { memtable_bytes: 64 << 10, ..Options::default() }
 }
 
-/// Transaction number `number` gives `ROWS` users a name of its own, and ends at that position.
-fn transaction(number: u64) -> Transaction {
+/// Transaction number `number` gives `ROWS` users a name of its own.
+fn rows(number: u64) -> Vec<Row> {
     let name = |id| User { id, display_name: format!("{number} {}", "x".repeat(200)), ..User::default() };
     let first = i64::try_from(number % 50).unwrap() * ROWS;
-    let changes = (first..first + ROWS).map(|id| RowChange::Insert(Row::User(Box::new(name(id))))).collect();
-    Transaction { end_lsn: Lsn(number), committed_at: 0, changes }
+    (first..first + ROWS).map(|id| Row::User(Box::new(name(id)))).collect()
+}
+
+/// The transaction of that number, which is also its end.
+fn transaction(number: u64) -> Transaction {
+    let changes: Vec<RowChange> = rows(number).into_iter().map(RowChange::Insert).collect();
+    Transaction { end_lsn: Lsn(number), committed_at: 0, changes: changes.into() }
 }
 
 fn copied(dir: &Path) -> Log {
@@ -67,13 +72,9 @@ fn check(log: &Log) -> Result<u64, LogError> {
     assert!(ends.iter().copied().eq(1..=end), "each transaction is there once: {ends:?}");
     for batch in &batches {
         let new = batch.changes.iter().map(|change| change.new.clone().unwrap());
-        let expected = transaction(batch.position.lsn.0).changes;
-        assert!(new.map(RowChange::Insert).eq(expected), "batches are whole");
+        assert!(new.eq(rows(batch.position.lsn.0)), "batches are whole");
     }
-    let mut expected: Vec<Row> = (end.saturating_sub(49).max(1)..=end)
-        .flat_map(|number| transaction(number).changes)
-        .map(|change| if let RowChange::Insert(row) = change { row } else { unreachable!("only inserts") })
-        .collect();
+    let mut expected: Vec<Row> = (end.saturating_sub(49).max(1)..=end).flat_map(rows).collect();
     expected.sort_by_key(Row::key);
     assert!(state(log)? == expected, "the rows are those of transaction {end}");
     Ok(end)

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use feedmill_connectors::postgres::{Replication, Source, copy};
+use feedmill_connectors::postgres::{Copied, Replication, Source, copy};
 use feedmill_ingest::{Log, LogState};
 use feedmill_model::{Lsn, Relation, SourceId};
 use tokio::sync::mpsc;
@@ -111,7 +111,10 @@ async fn copy_relation(source: &Source, log: &Log, snapshot: &str, relation: Rel
     let (sender, mut chunks) = mpsc::channel(CHUNKS_MAX);
     let log = log.clone();
     let write = tokio::task::spawn_blocking(move || {
-        while let Some(rows) = chunks.blocking_recv() {
+        while let Some(Copied { rows, unusable }) = chunks.blocking_recv() {
+            for row in unusable {
+                tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
+            }
             log.copy_rows(rows)?;
         }
         anyhow::Ok(())

@@ -21,10 +21,29 @@ use tokio_postgres::types::{FromSql, Type};
 use super::error::{is_transient, literal, with_causes};
 use super::schema::SCHEMA;
 use super::tuple::{self, COLUMNS_MAX, Value};
-use super::{DecodeError, Source, SourceError};
+use super::{DecodeError, Operation, Source, SourceError, Unusable};
 
 /// Rows in each chunk but the last.
 pub const COPY_ROWS: usize = 4_096;
+
+/// Some rows of a copy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Copied {
+    /// Those that can be read.
+    pub rows: Vec<Row>,
+    /// Those that cannot.
+    pub unusable: Vec<Unusable>,
+}
+
+impl Copied {
+    fn with_room() -> Self {
+        Copied { rows: Vec::with_capacity(COPY_ROWS), unusable: Vec::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len() + self.unusable.len()
+    }
+}
 
 /// Why a copy failed. Nothing of it counts then: it has to be made again, from a new snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +67,7 @@ pub enum CopyError {
         /// What went wrong.
         error: tokio_postgres::Error,
     },
-    /// The table, or a row of it, cannot be read.
+    /// The table cannot be read.
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// Nobody takes the rows any more.
@@ -76,7 +95,7 @@ pub async fn copy(
     source: &Source,
     snapshot: &str,
     relation: Relation,
-    sender: &mpsc::Sender<Vec<Row>>,
+    sender: &mpsc::Sender<Copied>,
 ) -> Result<u64, CopyError> {
     let table = relation.table();
     let client = source.connect("feedmill-copy").await.map_err(|error| CopyError::Connect { table, error })?;
@@ -93,16 +112,16 @@ pub async fn copy(
     let rows = client.copy_out(&copy).await.map_err(failed("begin the copy"))?;
     let rows = BinaryCopyOutStream::new(rows, &types);
     futures::pin_mut!(rows);
-    let (mut copied, mut chunk) = (0, Vec::with_capacity(COPY_ROWS));
+    let (mut copied, mut chunk) = (0, Copied::with_room());
     while let Some(row) = rows.try_next().await.map_err(failed("read the copy"))? {
-        chunk.push(decode(relation, types.len(), &row).map_err(|error| error.named(table))?);
+        decode(relation, types.len(), &row, &mut chunk).map_err(failed("read a row"))?;
         copied += 1;
         if chunk.len() == COPY_ROWS {
-            let full = std::mem::replace(&mut chunk, Vec::with_capacity(COPY_ROWS));
+            let full = std::mem::replace(&mut chunk, Copied::with_room());
             sender.send(full).await.map_err(|_| CopyError::Abandoned { table })?;
         }
     }
-    if !chunk.is_empty() {
+    if chunk.len() > 0 {
         sender.send(chunk).await.map_err(|_| CopyError::Abandoned { table })?;
     }
     client.batch_execute("COMMIT").await.map_err(failed("end the copy"))?;
@@ -140,26 +159,21 @@ impl<'a> FromSql<'a> for Raw<'a> {
     }
 }
 
-enum RowError {
-    Decode(DecodeError),
-    Column(tokio_postgres::Error),
-}
-
-impl RowError {
-    fn named(self, table: &'static str) -> CopyError {
-        match self {
-            RowError::Decode(error) => CopyError::Decode(error),
-            RowError::Column(error) => CopyError::Statement { tried: "read a row", table, error },
-        }
-    }
-}
-
-fn decode(relation: Relation, columns: usize, row: &BinaryCopyOutRow) -> Result<Row, RowError> {
+fn decode(
+    relation: Relation,
+    columns: usize,
+    row: &BinaryCopyOutRow,
+    into: &mut Copied,
+) -> Result<(), tokio_postgres::Error> {
     let mut values = [Value::Null; COLUMNS_MAX];
     for (at, value) in values.iter_mut().enumerate().take(columns) {
-        if let Some(Raw(bytes)) = row.try_get(at).map_err(RowError::Column)? {
+        if let Some(Raw(bytes)) = row.try_get(at)? {
             *value = Value::Binary(bytes);
         }
     }
-    tuple::row(relation, &values).map(|(row, _)| row).map_err(RowError::Decode)
+    match tuple::row(relation, &values) {
+        Ok((row, _)) => into.rows.push(row),
+        Err(error) => into.unusable.push(tuple::unusable(relation, Operation::Copy, &values, &error)),
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@
 //!        Stream::start(slot, point) ───────┘ transactions that commit after it, whole and in order
 //! ```
 
+mod changes;
 mod cluster;
 mod copy;
 mod error;
@@ -19,17 +20,22 @@ mod replication;
 pub mod schema;
 mod slot;
 mod source;
+mod spill;
 mod stream;
 mod transaction;
 mod tuple;
+mod unusable;
 
+pub use changes::{CHUNK_CHANGES, Changes};
 pub use cluster::{Cluster, ClusterError};
-pub use copy::{COPY_ROWS, CopyError, copy};
+pub use copy::{COPY_ROWS, Copied, CopyError, copy};
 pub use error::ServerError;
 pub use pgoutput::{Decoder, Message};
 pub use replication::{Replication, ReplicationError};
 pub use slot::{Slot, SlotStart};
 pub use source::{Source, SourceError};
+pub use spill::{Spill, SpillError};
 pub use stream::{CAPTURE_APPLICATION, Event, Stream, StreamControl};
 pub use transaction::{RowChange, Transaction};
 pub use tuple::DecodeError;
+pub use unusable::{Field, Operation, Unusable};

@@ -19,6 +19,7 @@ use feedmill_model::{Key, Lsn, Relation, Row, Timestamp};
 
 use super::schema::SCHEMA;
 use super::tuple::{self, COLUMNS_MAX, DecodeError, Tuple, Value};
+use super::{Operation, Unusable};
 
 /// A message of pgoutput, as far as it concerns us.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +51,8 @@ pub enum Message {
     },
     /// A row is gone.
     Delete(Key),
+    /// A change of a row that cannot be read.
+    Unusable(Box<Unusable>),
     /// All rows of these relations are gone.
     Truncate(Vec<Relation>),
     /// Nothing for us: a description, another's table, an origin, a logical message.
@@ -113,7 +116,11 @@ impl Decoder {
         let Some(plan) = self.plan(bytes.u32()?)? else { return Ok(Message::Other) };
         match bytes.u8()? {
             b'N' => {
-                let (row, unchanged) = tuple::row(plan.relation, &plan.tuple(bytes)?)?;
+                let tuple = plan.tuple(bytes)?;
+                let (row, unchanged) = match tuple::row(plan.relation, &tuple) {
+                    Ok(row) => row,
+                    Err(error) => return plan.unusable(Operation::Insert, &tuple, None, &error),
+                };
                 if unchanged != 0 {
                     return Err(DecodeError::Order("a new row has columns that were not sent"));
                 }
@@ -143,15 +150,25 @@ impl Decoder {
                 }
             }
         }
-        let (row, unchanged) = tuple::row(plan.relation, &new)?;
-        let old_key = old.map(|(_, old)| tuple::key(plan.relation, &old)).transpose()?;
+        let old_key = old.map(|(_, old)| tuple::key(plan.relation, &old)).transpose();
+        let (old_key, (row, unchanged)) = match (old_key, tuple::row(plan.relation, &new)) {
+            (Ok(old_key), Ok(row)) => (old_key, row),
+            (Ok(old_key), Err(error)) => return plan.unusable(Operation::Update, &new, old_key, &error),
+            (Err(error), _) => return plan.unusable(Operation::Update, &new, None, &error),
+        };
         Ok(Message::Update { old_key: old_key.filter(|old| *old != row.key()), row, unchanged })
     }
 
     fn delete(&self, bytes: &mut Reader<'_>) -> Result<Message, DecodeError> {
         let Some(plan) = self.plan(bytes.u32()?)? else { return Ok(Message::Other) };
         match bytes.u8()? {
-            b'K' | b'O' => Ok(Message::Delete(tuple::key(plan.relation, &plan.tuple(bytes)?)?)),
+            b'K' | b'O' => {
+                let tuple = plan.tuple(bytes)?;
+                match tuple::key(plan.relation, &tuple) {
+                    Ok(key) => Ok(Message::Delete(key)),
+                    Err(error) => plan.unusable(Operation::Delete, &tuple, None, &error),
+                }
+            }
             byte => Err(DecodeError::Unknown { what: "tuple of a delete", byte }),
         }
     }
@@ -196,6 +213,19 @@ impl Plan {
         }
     }
 
+    /// The change of a row that cannot be read.
+    fn unusable(
+        &self,
+        operation: Operation,
+        tuple: &Tuple<'_>,
+        old_key: Option<Key>,
+        error: &DecodeError,
+    ) -> Result<Message, DecodeError> {
+        let unusable = tuple::unusable(self.relation, operation, tuple, error);
+        let old_key = old_key.filter(|old| Some(*old) != unusable.key);
+        Ok(Message::Unusable(Box::new(Unusable { old_key, ..unusable })))
+    }
+
     fn tuple<'a>(&self, bytes: &mut Reader<'a>) -> Result<Tuple<'a>, DecodeError> {
         let mut tuple = [Value::Null; COLUMNS_MAX];
         if usize::from(bytes.u16()?) != self.columns.len() {
@@ -208,7 +238,7 @@ impl Plan {
                 kind @ (b'b' | b't') => {
                     let length = bytes.u32()?;
                     let value = bytes.take(length as usize)?;
-                    if kind == b'b' { Value::Binary(value) } else { Value::Text }
+                    if kind == b'b' { Value::Binary(value) } else { Value::Text(value) }
                 }
                 byte => return Err(DecodeError::Unknown { what: "kind of a value", byte }),
             };

@@ -306,7 +306,10 @@ impl Assembly {
             (Message::Commit { end_lsn, committed_at }, open) => {
                 let Open { changes, bytes } = open.take().unwrap_or(Open { changes: Vec::new(), bytes: EVENT_BYTES });
                 self.end = end_lsn;
-                return Ok(Some((Transaction { end_lsn, committed_at, changes }, bytes.min(QUEUE_BYTES))));
+                return Ok(Some((
+                    Transaction { end_lsn, committed_at, changes: changes.into() },
+                    bytes.min(QUEUE_BYTES),
+                )));
             }
             (Message::Truncate(relations), Some(open)) => {
                 open.changes.extend(relations.into_iter().map(RowChange::Truncate));
@@ -317,6 +320,7 @@ impl Assembly {
                 (RowChange::Update { old_key, row, unchanged }, open)
             }
             (Message::Delete(key), Some(open)) => (RowChange::Delete(key), open),
+            (Message::Unusable(unusable), Some(open)) => (RowChange::Unusable(unusable), open),
         };
         let (change, open) = change;
         open.changes.push(change);

@@ -1,6 +1,9 @@
 //! Whole committed transactions, as the source's log tells them.
 
 use feedmill_model::{Key, Lsn, Relation, Row, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Changes, Unusable};
 
 /// One committed transaction, in the order in which PostgreSQL committed them.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,12 +12,12 @@ pub struct Transaction {
     pub end_lsn: Lsn,
     /// When it was committed, by the source's clock, in microseconds since 1970.
     pub committed_at: Timestamp,
-    /// Its changes of the published relations, in order; a key may occur more than once.
-    pub changes: Vec<RowChange>,
+    /// Its changes of the published relations.
+    pub changes: Changes,
 }
 
 /// What the source's log says of one row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RowChange {
     /// A new row.
     Insert(Row),
@@ -31,4 +34,6 @@ pub enum RowChange {
     Delete(Key),
     /// All rows of the relation are gone.
     Truncate(Relation),
+    /// A change of a row that cannot be read.
+    Unusable(Box<Unusable>),
 }

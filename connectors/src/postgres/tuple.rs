@@ -14,6 +14,8 @@ use feedmill_model::{
 };
 use tokio_postgres::types::Type;
 
+use super::{Field, Operation, Unusable};
+
 /// The most columns that a relation has.
 pub(super) const COLUMNS_MAX: usize = 10;
 
@@ -93,7 +95,7 @@ pub(super) enum Value<'a> {
     /// Stored out of line and unchanged, so not sent.
     Unchanged,
     /// In text format, which is never asked for.
-    Text,
+    Text(&'a [u8]),
     /// In binary format.
     Binary(&'a [u8]),
 }
@@ -197,6 +199,44 @@ pub(super) fn key(relation: Relation, tuple: &Tuple<'_>) -> Result<Key, DecodeEr
     Ok(Key { relation, first: columns.int8(0)?, second })
 }
 
+/// The row that cannot be read for the reason that `error` gives. Its key is looked for in the same tuple.
+pub(super) fn unusable(relation: Relation, operation: Operation, tuple: &Tuple<'_>, error: &DecodeError) -> Unusable {
+    let columns = relation.columns().iter().zip(kinds(relation)).zip(tuple);
+    Unusable {
+        relation,
+        operation,
+        key: key(relation, tuple).ok(),
+        old_key: None,
+        columns: columns.map(|((name, kind), value)| ((*name).to_owned(), field(*kind, *value))).collect(),
+        reason: error.to_string(),
+    }
+}
+
+/// What was sent of a value, in words where that is possible.
+fn field(kind: Kind, value: Value<'_>) -> Field {
+    let (bytes, words) = match value {
+        Value::Null => return Field::Null,
+        Value::Unchanged => return Field::Unsent,
+        Value::Text(bytes) => (bytes, std::str::from_utf8(bytes).ok().map(str::to_owned)),
+        Value::Binary(bytes) => (bytes, words(kind, bytes)),
+    };
+    words.map_or_else(|| Field::Bytes(bytes.to_vec()), Field::Text)
+}
+
+fn words(kind: Kind, bytes: &[u8]) -> Option<String> {
+    let int8 = || bytes.try_into().ok().map(i64::from_be_bytes);
+    let text = |bytes| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    match (kind, bytes) {
+        (Kind::Int8, _) => int8().map(|value| value.to_string()),
+        (Kind::Timestamp, _) => int8().map(|value| timestamp(value).to_string()),
+        (Kind::Date, _) => bytes.try_into().ok().map(|value| date(i32::from_be_bytes(value)).to_string()),
+        (Kind::Bool, [value]) => Some((*value != 0).to_string()),
+        (Kind::Text, _) => text(bytes),
+        (Kind::Json, [1, json @ ..]) => text(json),
+        (Kind::Bool | Kind::Json, _) => None,
+    }
+}
+
 fn user(columns: &mut Columns<'_>) -> Result<User, DecodeError> {
     Ok(User {
         id: columns.int8(0)?,
@@ -244,7 +284,7 @@ impl<'a> Columns<'a> {
             Some(Value::Binary(bytes)) => Ok(Some(bytes)),
             Some(Value::Null) | None => Ok(None),
             Some(Value::Unchanged) => Err(self.problem(column, "was not sent, though it is never stored out of line")),
-            Some(Value::Text) => Err(self.problem(column, "was sent as text, though binary was asked for")),
+            Some(Value::Text(_)) => Err(self.problem(column, "was sent as text, though binary was asked for")),
         }
     }
 
@@ -279,9 +319,7 @@ impl<'a> Columns<'a> {
     }
 
     fn date(&self, column: usize) -> Result<i32, DecodeError> {
-        let days = i32::from_be_bytes(self.required(column, self.fixed(column)?)?);
-        // Infinities stay what they are. No finite date reaches the limits: the last one is in the year 5874897.
-        Ok(if days == i32::MAX || days == i32::MIN { days } else { days.saturating_add(EPOCH_DAYS) })
+        Ok(date(i32::from_be_bytes(self.required(column, self.fixed(column)?)?)))
     }
 
     /// The text's bytes, or `None` for NULL and, with its bit set, for one that was not sent.
@@ -330,6 +368,12 @@ pub(super) fn timestamp(micros: i64) -> Timestamp {
     }
 }
 
+/// Days since 2000 to days since 1970. Infinities stay what they are. No finite date reaches the limits: the last one is
+/// in the year 5874897.
+fn date(days: i32) -> i32 {
+    if days == i32::MAX || days == i32::MIN { days } else { days.saturating_add(EPOCH_DAYS) }
+}
+
 /// Microseconds since 1970 to microseconds since 2000.
 pub(super) fn server_time(micros: Timestamp) -> i64 {
     micros.saturating_sub(EPOCH_MICROS)
@@ -363,7 +407,7 @@ mod tests {
         assert!(problem(&tuple).contains("wrong length"));
         tuple[0] = Value::Unchanged;
         assert!(problem(&tuple).contains("never stored out of line"));
-        tuple[0] = Value::Text;
+        tuple[0] = Value::Text(b"1");
         assert!(problem(&tuple).contains("as text"));
     }
 

@@ -133,7 +133,9 @@ fn ready<I: Implementation>(dir: &Path, rows: Vec<Row>) -> Log {
 /// Transactions with positions that follow on `after`, 10 bytes each.
 fn transactions(after: Lsn, changes: Vec<Vec<RowChange>>) -> Vec<Transaction> {
     let ends = (1..).map(|number| Lsn(after.0 + 10 * number));
-    ends.zip(changes).map(|(end_lsn, changes)| Transaction { end_lsn, committed_at: 0, changes }).collect()
+    ends.zip(changes)
+        .map(|(end_lsn, changes)| Transaction { end_lsn, committed_at: 0, changes: changes.into() })
+        .collect()
 }
 
 /// Appends one transaction that follows on what is there.

@@ -81,6 +81,7 @@ fn apply_one(state: &mut State, change: &RowChange) -> bool {
         RowChange::Delete(key) => {
             state.remove(key);
         }
+        RowChange::Unusable(_) => return false,
         RowChange::Truncate(relation) => state.retain(|key, _| key.relation != *relation),
         RowChange::Update { old_key, row, unchanged } => {
             let before = old_key.unwrap_or(row.key());

@@ -1,0 +1,329 @@
+//! A file for the changes of one large transaction.
+//!
+//! ```text
+//!   SpillWriter: push ─► buffer ─► file (no name)         truncate: a subtransaction was rolled back
+//!                                   │ freeze
+//!   Spill (Arc): chunks ◄───────────┘                     read at offsets, as often as one likes
+//!
+//!   file: record, record, …      record: length of the rest (u32, little-endian) ─ RowChange (postcard)
+//! ```
+//!
+//! Why it is right: the file has no name, so it ends with the process that wrote it, whatever happens, and nothing reads
+//! it after a crash: the source sends the transaction again. So there is nothing to sync and nothing to check. Only what
+//! lies before `bytes` counts, so cutting the end off is setting a number.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::RowChange;
+use super::changes::CHUNK_CHANGES;
+
+/// How much is written and read at once.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// The length before each record.
+const LENGTH_BYTES: usize = 4;
+
+/// Bytes of transactions that lie in files.
+const SPILLED_BYTES: &str = "feedmill_capture_spilled_bytes";
+
+/// Why the changes of a large transaction cannot be put on disk or read from there. Nothing is lost: the source sends
+/// them again.
+#[derive(Debug, thiserror::Error)]
+pub enum SpillError {
+    /// The disk failed or is full.
+    #[error("could not {tried} a file for a large transaction in {}: {error}. Look at the disk (space, errors)", dir.display())]
+    Disk {
+        /// What was tried.
+        tried: &'static str,
+        /// The folder.
+        dir: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// What is read is not what was written.
+    #[error("a file for a large transaction in {} is damaged: {problem}. Look at the disk (errors)", dir.display())]
+    Damaged {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Changes of a complete transaction on disk. A clone is the same file.
+#[derive(Clone, Debug)]
+pub struct Spill(Arc<Frozen>);
+
+#[derive(Debug)]
+struct Frozen {
+    file: SpillFile,
+    bytes: u64,
+    changes: usize,
+}
+
+impl Spill {
+    /// Writes changes to a file of their own in `dir`.
+    pub fn write<'a>(dir: &Path, changes: impl IntoIterator<Item = &'a RowChange>) -> Result<Spill, SpillError> {
+        let mut writer = SpillWriter::create(dir)?;
+        for change in changes {
+            writer.push(change)?;
+        }
+        writer.freeze()
+    }
+
+    /// How many changes there are.
+    pub fn len(&self) -> usize {
+        self.0.changes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How much of the disk they take.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// All changes in order, in chunks of at most [`CHUNK_CHANGES`].
+    pub(super) fn chunks(&self) -> Chunks<'_> {
+        Chunks { spill: &self.0, offset: 0, left: self.0.changes, buffer: Vec::new(), at: 0 }
+    }
+}
+
+/// The same file, not only the same content.
+impl PartialEq for Spill {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A file without a name, and what the metric says of it.
+#[derive(Debug)]
+struct SpillFile {
+    file: File,
+    dir: PathBuf,
+    counted: u64,
+}
+
+impl SpillFile {
+    fn failed(&self, tried: &'static str) -> impl FnOnce(io::Error) -> SpillError {
+        let dir = self.dir.clone();
+        move |error| SpillError::Disk { tried, dir, error }
+    }
+
+    fn damaged(&self, problem: impl ToString) -> SpillError {
+        SpillError::Damaged { dir: self.dir.clone(), problem: problem.to_string() }
+    }
+
+    fn count(&mut self, bytes: u64) {
+        metrics::gauge!(SPILLED_BYTES).increment(bytes as f64 - self.counted as f64);
+        self.counted = bytes;
+    }
+}
+
+impl Drop for SpillFile {
+    fn drop(&mut self) {
+        self.count(0);
+    }
+}
+
+/// A file that grows while its transaction is open.
+#[derive(Debug)]
+pub(super) struct SpillWriter {
+    file: SpillFile,
+    /// What is in the file.
+    written: u64,
+    /// What comes after it.
+    buffer: Vec<u8>,
+    changes: usize,
+}
+
+impl SpillWriter {
+    pub(super) fn create(dir: &Path) -> Result<SpillWriter, SpillError> {
+        let failed = |error| SpillError::Disk { tried: "make", dir: dir.to_owned(), error };
+        let file = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)).map_err(failed)?;
+        let file = SpillFile { file, dir: dir.to_owned(), counted: 0 };
+        Ok(SpillWriter { file, written: 0, buffer: Vec::new(), changes: 0 })
+    }
+
+    pub(super) fn push(&mut self, change: &RowChange) -> Result<(), SpillError> {
+        let at = self.buffer.len();
+        self.buffer.extend([0; LENGTH_BYTES]);
+        let buffer = std::mem::take(&mut self.buffer);
+        self.buffer = postcard::to_extend(change, buffer).map_err(|error| self.file.damaged(error))?;
+        let length = u32::try_from(self.buffer.len() - at - LENGTH_BYTES).map_err(|error| self.file.damaged(error))?;
+        if let Some(place) = self.buffer.get_mut(at..at + LENGTH_BYTES) {
+            place.copy_from_slice(&length.to_le_bytes());
+        }
+        self.changes += 1;
+        if self.buffer.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Where the next record begins.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for subtransactions of transactions in progress"))]
+    pub(super) fn offset(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Keeps the first `changes`, which end at `offset`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for subtransactions of transactions in progress"))]
+    pub(super) fn truncate(&mut self, changes: usize, offset: u64) {
+        match offset.checked_sub(self.written) {
+            Some(kept) => self.buffer.truncate(usize::try_from(kept).unwrap_or(usize::MAX)),
+            None => {
+                self.buffer.clear();
+                self.written = offset;
+            }
+        }
+        self.changes = changes;
+    }
+
+    pub(super) fn freeze(mut self) -> Result<Spill, SpillError> {
+        self.flush()?;
+        let SpillWriter { file, written, changes, .. } = self;
+        Ok(Spill(Arc::new(Frozen { file, bytes: written, changes })))
+    }
+
+    fn flush(&mut self) -> Result<(), SpillError> {
+        self.file.file.write_all_at(&self.buffer, self.written).map_err(self.file.failed("write"))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.file.count(self.written);
+        Ok(())
+    }
+}
+
+/// Reads a file from its beginning.
+pub(super) struct Chunks<'a> {
+    spill: &'a Frozen,
+    /// Where the next block begins.
+    offset: u64,
+    /// Changes that are still to come.
+    left: usize,
+    buffer: Vec<u8>,
+    /// How much of the buffer was taken.
+    at: usize,
+}
+
+impl Chunks<'_> {
+    fn chunk(&mut self) -> Result<Vec<RowChange>, SpillError> {
+        let mut changes = Vec::with_capacity(self.left.min(CHUNK_CHANGES));
+        while changes.len() < CHUNK_CHANGES && self.left > 0 {
+            changes.push(self.change()?);
+            self.left -= 1;
+        }
+        Ok(changes)
+    }
+
+    fn change(&mut self) -> Result<RowChange, SpillError> {
+        let length = self.take(LENGTH_BYTES)?.try_into().map_or(0, u32::from_le_bytes);
+        let spill = self.spill;
+        let record = self.take(length as usize)?;
+        postcard::from_bytes(record).map_err(|error| spill.file.damaged(error))
+    }
+
+    fn take(&mut self, length: usize) -> Result<&[u8], SpillError> {
+        if self.buffer.len() - self.at < length {
+            self.fill(length)?;
+        }
+        let end = self.at + length;
+        let taken = self.buffer.get(self.at..end).ok_or_else(|| self.spill.file.damaged("it ends too early"))?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// Reads the next block, and more if `length` needs it.
+    fn fill(&mut self, length: usize) -> Result<(), SpillError> {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        let held = self.buffer.len();
+        let left = usize::try_from(self.spill.bytes - self.offset).unwrap_or(usize::MAX);
+        let wanted = BLOCK_BYTES.max(length - held).min(left);
+        self.buffer.resize(held + wanted, 0);
+        let file = &self.spill.file;
+        let place = self.buffer.get_mut(held..).unwrap_or_default();
+        file.file.read_exact_at(place, self.offset).map_err(file.failed("read"))?;
+        self.offset += wanted as u64;
+        Ok(())
+    }
+}
+
+impl Iterator for Chunks<'_> {
+    type Item = Result<Vec<RowChange>, SpillError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let chunk = self.chunk();
+        if chunk.is_err() {
+            self.left = 0;
+        }
+        Some(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use feedmill_model::{Like, Row, Tweet};
+
+    use super::super::Changes;
+    use super::*;
+
+    fn like(user_id: i64) -> RowChange {
+        RowChange::Insert(Row::Like(Like { user_id, tweet_id: 7, created_at: i64::MAX }))
+    }
+
+    fn read(changes: &Changes) -> Vec<RowChange> {
+        changes.chunks().flat_map(|chunk| chunk.expect("readable").into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_read_is_what_was_written_as_often_as_one_likes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let long =
+            RowChange::Insert(Row::Tweet(Box::new(Tweet { content: "x".repeat(3 * BLOCK_BYTES), ..Tweet::default() })));
+        let changes: Vec<RowChange> = (0..20_000).map(like).chain([long]).chain((0..10).map(like)).collect();
+        let spilled = Changes::Spilled(Spill::write(dir.path(), &changes).expect("written"));
+        assert_eq!(spilled.len(), changes.len());
+        assert!(read(&spilled) == changes && read(&spilled.clone()) == changes);
+        assert!(spilled.chunks().all(|chunk| chunk.is_ok_and(|chunk| (1..=CHUNK_CHANGES).contains(&chunk.len()))));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0, "it has no name");
+        assert_eq!(read(&Changes::Spilled(Spill::write(dir.path(), []).expect("written"))), []);
+    }
+
+    #[test]
+    fn the_end_can_be_cut_off_in_the_buffer_and_in_the_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for kept in [0, 5, 30_000] {
+            let mut writer = SpillWriter::create(dir.path()).expect("made");
+            let mut offset = 0;
+            for user in 0..60_000 {
+                if user == kept {
+                    offset = writer.offset();
+                }
+                writer.push(&like(user)).expect("written");
+                if user == kept + 3 {
+                    writer.truncate(kept as usize, offset);
+                    writer.push(&like(user)).expect("written");
+                }
+            }
+            writer.truncate(kept as usize, offset);
+            writer.push(&like(-1)).expect("written");
+            let expected: Vec<RowChange> = (0..kept).chain([-1]).map(like).collect();
+            assert!(read(&Changes::Spilled(writer.freeze().expect("written"))) == expected);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_is_named() {
+        let error = Spill::write(Path::new("/dev/null/spill"), &[like(1)]).expect_err("no folder");
+        assert!(error.to_string().contains("/dev/null/spill"), "{error}");
+    }
+}
