@@ -4,6 +4,8 @@
 
 CARGO ?= cargo
 ARGS ?=
+# Tests end processes at the failpoints of the code; what users build and run has none.
+TESTED := --release --locked --features failpoints
 # rustup puts cargo here; a shell that was open before does not know it yet.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
@@ -23,7 +25,7 @@ run: setup ## Build, then start everything on this machine (make run ARGS="--lis
 	$(CARGO) run --release --locked -- up $(ARGS)
 
 test: setup ## Run every test (make test ARGS="-p feedmill-model")
-	$(CARGO) test --release --locked $(if $(ARGS),$(ARGS),--workspace)
+	$(CARGO) test $(TESTED) $(if $(ARGS),$(ARGS),--workspace)
 
 lint: fmt clippy doc ## Format, clippy and documentation, with warnings denied
 
@@ -31,10 +33,10 @@ fmt: setup
 	$(CARGO) fmt --all --check
 
 clippy: setup
-	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy $(TESTED) --workspace --all-targets -- -D warnings
 
 doc: setup
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(TESTED) --workspace --no-deps --document-private-items
 
 audit: setup ## Check licences, bans and sources of the dependencies, and known vulnerabilities
 	@command -v cargo-deny >/dev/null || { echo "Installing cargo-deny"; $(CARGO) install --locked cargo-deny; }

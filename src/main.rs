@@ -63,6 +63,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    feedmill_model::failpoint::configure();
     let matches = Cli::command().get_matches();
     match run(&matches) {
         Ok(code) => code,

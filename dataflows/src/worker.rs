@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use feedmill_model::{Batch, EntryId, PackedEntry, Parameters, Position, Row, Time};
+use feedmill_model::{Batch, EntryId, PackedEntry, Parameters, Position, Row, Time, failpoint};
 use timely::worker::Worker;
 
 use crate::dataflow::{Inputs, Probes, build};
@@ -91,7 +91,9 @@ fn run(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>, share: &mut Shar
         if fed {
             share.inputs.flush();
         }
+        failpoint!("dataflow_step_before");
         worker.step_or_park(Some(PARKED_MAX));
+        failpoint!("dataflow_step_after");
         if let Some(passed) = in_flight.retire(probes) {
             share.bulk.borrow_mut().retain(|time| *time > passed);
         }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use feedmill_connectors::postgres::Transaction;
-use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp};
+use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp, failpoint};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Condvar, Mutex};
 
@@ -186,7 +186,10 @@ impl Log {
             }
             meta.greatest_entry = meta.greatest_entry.max(greatest);
         }
-        write.commit().map_err(storage("copy rows into"))
+        failpoint!("copy_chunk_before");
+        write.commit().map_err(storage("copy rows into"))?;
+        failpoint!("copy_chunk_after");
+        Ok(())
     }
 
     /// Ends the first copy, durably: the log holds the source as of `lsn`. Every call of [`Self::copy_rows`] must have
@@ -204,7 +207,9 @@ impl Log {
         // Rows and this lie in one journal, so what makes this durable makes the rows durable.
         let mut write = shared.durable_write();
         write.insert(&shared.rows, ROWS_TIME, time.to_be_bytes());
+        failpoint!("copy_done_before");
         shared.commit(write, meta, "end a copy into")?;
+        failpoint!("copy_done_after");
         *shared.ring.lock() = Ring::new(time);
         Ok(position)
     }
@@ -227,6 +232,7 @@ impl Log {
     pub fn append(&self, transactions: &[Transaction], covers: Lsn, now_ms: u64) -> Result<Arc<Batch>, LogError> {
         let shared = &self.shared;
         let _writing = shared.writing.lock();
+        failpoint!("log_append_before");
         let before = shared.current.lock().clone();
         let last = before.ready()?;
         let known = transactions.partition_point(|transaction| transaction.end_lsn <= last.lsn);
@@ -239,6 +245,7 @@ impl Log {
         let position = Position { time, lsn };
         let batch = Batch { position, floor, changes };
         shared.write(last.time, &batch, Meta { position: Some(position), greatest_entry, ..before })?;
+        failpoint!("log_append_after");
         let batch = Arc::new(batch);
         shared.ring.lock().push(Arc::clone(&batch));
         shared.appended.notify_all();
@@ -306,7 +313,9 @@ impl Shared {
         write.insert(&self.meta, META, meta.to_bytes()?);
         {
             let _visible = self.visible.lock();
+            failpoint!("position_write_before");
             write.commit().map_err(storage(tried))?;
+            failpoint!("position_write_after");
         }
         *self.current.lock() = meta;
         Ok(())
@@ -364,7 +373,9 @@ impl Shared {
         if write.is_empty() {
             return Ok(false);
         }
+        failpoint!("compaction_before");
         self.commit(write, Meta { tail_after, ..meta }, "drop the old tail of")?;
+        failpoint!("compaction_after");
         Ok(more)
     }
 }

@@ -5,9 +5,11 @@
 //! [`ViewRow`] of an index, a delivery into a home timeline. Stores receive them as closed times ([`Closed`],
 //! [`HomeClosed`]), split into [`SHARDS`] shards.
 //!
-//! Nothing here does I/O, and nothing here reads a clock.
+//! Nothing here does I/O, and nothing here reads a clock; but for [`failpoint!`], by which tests end a process.
 
 mod batch;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
 mod id;
 mod parameters;
 mod relation;
@@ -24,3 +26,21 @@ pub use relation::{
 pub use store::{Applied, Closed, HomeClosed, HomeSink, Op, Phase, RowSink, StoreError};
 pub use time::{Lsn, ParseLsnError, Position, SourceId, Time, minute_of};
 pub use view::{Counter, Delivery, Fact, HomeRecordChange, Keyed, View, ViewRow};
+
+/// A place at which tests can make the process end, wait or go on: `failpoint!("log_append_before")`. Compiles to nothing
+/// without the feature `failpoints`.
+#[cfg(feature = "failpoints")]
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {
+        $crate::failpoint::reach($name)
+    };
+}
+
+/// A place at which tests can make the process end, wait or go on: `failpoint!("log_append_before")`. Compiles to nothing
+/// without the feature `failpoints`.
+#[cfg(not(feature = "failpoints"))]
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {};
+}

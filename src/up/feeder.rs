@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use feedmill_dataflows::Runtime;
 use feedmill_ingest::Log;
-use feedmill_model::{Lsn, Position};
+use feedmill_model::{Lsn, Position, failpoint};
 use feedmill_sinks::Progress;
 use parking_lot::{Condvar, Mutex};
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,9 @@ pub fn feed(
         let Some(batch) = reader.next(WAIT).context("could not read the change log")? else { continue };
         last = batch.position;
         progress.covers(last);
+        failpoint!("batch_handed_over_before");
         runtime.feed(batch)?;
+        failpoint!("batch_handed_over_after");
         metrics::counter!("feedmill_dataflow_anomalies_total").absolute(runtime.anomalies());
     }
     Ok(())

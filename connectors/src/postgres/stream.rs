@@ -24,7 +24,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use feedmill_model::{Lsn, Timestamp};
+use feedmill_model::{Lsn, Timestamp, failpoint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -200,7 +200,13 @@ impl Reader {
                 () = self.sender.closed() => return self.end().await.map_err(lost),
                 _ = tick.tick() => self.push_status(false),
                 () = self.wanted.notified() => self.push_status(true),
-                exchanged = self.connection.exchange(stalled.is_none()) => { exchanged.map_err(lost)?; }
+                exchanged = self.connection.exchange(stalled.is_none()) => {
+                    let received = exchanged.map_err(lost)?;
+                    // What is sent in a stream is statuses.
+                    if !received {
+                        failpoint!("acknowledge_after");
+                    }
+                }
                 Ok(room) = room.acquire_many_owned(stalled.unwrap_or(0)), if stalled.is_some() => {
                     if let Some((event, _)) = self.stalled.take() {
                         self.queue(event, room);
@@ -262,6 +268,7 @@ impl Reader {
 
     fn push_status(&mut self, reply: bool) {
         if self.connection.unsent() < UNSENT_BYTES_MAX {
+            failpoint!("acknowledge_before");
             let durable = *self.acknowledged.borrow();
             self.connection.push_status(self.received, durable, now(), reply);
         }

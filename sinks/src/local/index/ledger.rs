@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use feedmill_model::{Closed, Lsn, Op, Position, SHARDS, StoreError, Time};
+use feedmill_model::{Closed, Lsn, Op, Position, SHARDS, StoreError, Time, failpoint};
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -129,6 +129,7 @@ impl Ledger {
             if batch.len() >= BATCH_ROWS {
                 let full = std::mem::replace(&mut batch, db.batch());
                 full.commit().map_err(|error| failed(error.into()))?;
+                failpoint!("sink_write_part_after");
             }
         }
         let record = !closed.loading && due.iter().any(Option::is_some);
@@ -136,7 +137,9 @@ impl Ledger {
         if written {
             batch.insert(&self.state, encode_set(self.prefix, closed.shards), encode_position(position));
         }
+        failpoint!("sink_write_before");
         batch.commit().map_err(|error| failed(error.into()))?;
+        failpoint!("sink_write_after");
         if record {
             due.iter_mut().flatten().for_each(|shard| shard.reached = Some(position));
             self.note(closed.shards, position, written);
@@ -178,7 +181,9 @@ impl Ledger {
         behind.for_each(|(set, reached)| {
             batch.insert(&self.state, encode_set(self.prefix, *set), encode_position(reached.applied));
         });
+        failpoint!("sink_progress_before");
         let recorded = batch.commit().map_err(Fault::from);
+        failpoint!("sink_progress_after");
         recorded.map_err(|fault| fault.store(self.store, "record its progress"))?;
         sets.values_mut().for_each(|reached| reached.written = reached.applied);
         Ok(shards.iter().map(|shard| shard.reached).collect())
