@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::activity::Activity;
 use crate::consistency::ConsistencyTokens;
 use crate::database::Database;
+use crate::health::Health;
 use crate::keys::Keys;
 use crate::password::Passwords;
 
@@ -53,27 +54,6 @@ impl Default for Settings {
     }
 }
 
-/// One of the stages that a start goes through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stage {
-    /// Its name.
-    pub name: String,
-    /// Whether it is completed.
-    pub done: bool,
-    /// How far it is, for people.
-    pub detail: String,
-}
-
-/// Whether the system serves.
-pub trait Health: Send + Sync {
-    /// Whether the views may be read. Until then every request below `/api` is told to come again. Asked at each
-    /// request, so it must be cheap.
-    fn serving(&self) -> bool;
-
-    /// The stages of the start, in order.
-    fn stages(&self) -> Vec<Stage>;
-}
-
 /// What the API is made of.
 pub struct State {
     /// What is read.
@@ -90,7 +70,7 @@ pub struct State {
     pub settings: Settings,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
-    /// What `/ready` says.
+    /// What `/health` and `/ready` say.
     pub health: Arc<dyn Health>,
 }
 

@@ -6,6 +6,8 @@ mod operations;
 mod timelines;
 mod tweets;
 
+pub use operations::starting;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};

@@ -1,32 +1,74 @@
 //! For whoever operates the system: is it alive, does it serve, how is it.
 
-use axum::Json;
-use axum::extract::State;
+use std::sync::Arc;
+
+use axum::extract::{FromRef, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
 
-use crate::problem::Kind;
+use crate::health::{Health, Report};
+use crate::problem::{Kind, Problem};
 use crate::state::Shared;
 
-/// `GET /health`: the process answers.
-pub(crate) async fn health() -> Json<Value> {
-    Json(json!({ "status": "alive" }))
+/// What is known of the system before there is an API.
+#[derive(Clone)]
+pub(crate) struct Operations {
+    health: Arc<dyn Health>,
+    metrics: PrometheusHandle,
 }
 
-/// `GET /ready`: the views may be read; until then 503. Either says how far each stage of the start is.
-pub(crate) async fn ready(State(context): State<Shared>) -> Response {
-    let stages = context.health.stages();
-    let stages: Value =
-        stages.iter().map(|stage| json!({ "name": stage.name, "done": stage.done, "detail": stage.detail })).collect();
-    if context.health.serving() {
-        return Json(json!({ "status": "serving", "stages": stages })).into_response();
+impl FromRef<Shared> for Operations {
+    fn from_ref(context: &Shared) -> Self {
+        Operations { health: Arc::clone(&context.health), metrics: context.metrics.clone() }
     }
-    Kind::Starting.because("The views are being loaded.").with("stages", stages).into_response()
+}
+
+/// What answers while the system starts and [`app`](crate::app) cannot be made yet: how it stands, and to come again.
+pub fn starting(health: Arc<dyn Health>, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/health", get(self::health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(plain_metrics))
+        .fallback(come_again)
+        .with_state(Operations { health, metrics })
+}
+
+async fn come_again() -> Problem {
+    Kind::Starting.because("The system starts. /ready says how far that is.")
+}
+
+/// `GET /health`: the process answers, and tells how each stage stands. It is 200 also when something stands still: the
+/// process lives, and a restart of it would not mend a database that is away.
+pub(crate) async fn health(State(operations): State<Operations>) -> Json<Report> {
+    Json(operations.health.report())
+}
+
+/// `GET /ready`: the views may be read; until then 503. Either says how far each step of the start is.
+pub(crate) async fn ready(State(operations): State<Operations>) -> Response {
+    let report = operations.health.report();
+    let steps = json!(report.steps);
+    if operations.health.serving() {
+        let body = json!({ "status": "serving", "stages": steps, "standsStill": report.stands_still });
+        return Json(body).into_response();
+    }
+    let still = json!(report.stands_still);
+    Kind::Starting.because("The views are being loaded.").with("stages", steps).with("standsStill", still).into_response()
 }
 
 /// `GET /metrics`: in Prometheus' text format.
 pub(crate) async fn metrics(State(context): State<Shared>) -> Response {
     context.database.gauge();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.metrics.render()).into_response()
+    rendered(&context.metrics)
+}
+
+async fn plain_metrics(State(operations): State<Operations>) -> Response {
+    rendered(&operations.metrics)
+}
+
+fn rendered(metrics: &PrometheusHandle) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()).into_response()
 }

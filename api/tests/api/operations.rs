@@ -17,10 +17,11 @@ async fn it_says_whether_it_lives_and_serves() {
     world.get("/health", None).await.is(200);
     assert_eq!(world.get("/ready", None).await.is(200)["status"], "serving");
     world.serving.0.store(false, Ordering::SeqCst);
-    world.get("/health", None).await.is(200);
+    assert_eq!(world.get("/health", None).await.is(200)["status"], "alive");
     let starting = world.get("/ready", None).await;
     starting.is_problem(503, "starting");
-    assert_eq!(starting.body["stages"][1], json!({ "name": "load", "done": false, "detail": "3 of 4 slices" }));
+    let load = &starting.body["stages"][1];
+    assert_eq!((&load["name"], &load["done"], &load["detail"]), (&json!("load"), &json!(false), &json!("3 of 4 slices")));
     for path in ["/api/users/ada", "/api/timeline"] {
         world.get(path, None).await.is_problem(503, "starting");
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, header};
-use feedmill_api::{Health, Keys, PoolLimits, Settings, Stage, State, app, pool};
+use feedmill_api::{Health, Keys, PoolLimits, Report, Settings, State, Status, Step, app, pool};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_model::{Parameters, SourceId};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -71,11 +71,27 @@ impl Health for Switch {
         self.0.load(Ordering::SeqCst)
     }
 
-    fn stages(&self) -> Vec<Stage> {
-        vec![
-            Stage { name: "postgres".into(), done: true, detail: "takes connections".into() },
-            Stage { name: "load".into(), done: self.serving(), detail: "3 of 4 slices".into() },
-        ]
+    fn report(&self) -> Report {
+        let step = |name: &str, done, detail: &str| Step {
+            name: name.to_owned(),
+            done,
+            detail: detail.to_owned(),
+            ..Step::default()
+        };
+        Report {
+            status: Status::Alive,
+            serving: self.serving(),
+            stands_still: None,
+            steps: vec![
+                step("postgres", true, "takes connections"),
+                step("load", self.serving(), "3 of 4 slices"),
+            ],
+            stages: Vec::new(),
+            slot: None,
+            log: None,
+            served_age_ms: None,
+            alarms: Vec::new(),
+        }
     }
 }
 

@@ -1,0 +1,138 @@
+//! What runs beside the way of the data: stores made durable, old log dropped, partitions made, clocks compared.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use feedmill_api::LogSize;
+use feedmill_connectors::postgres::{Source, schema};
+use feedmill_ingest::Log;
+use feedmill_sinks::{LocalHome, LocalIndex};
+use nix::sys::statvfs::statvfs;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::now_ms;
+use super::stations::Stations;
+
+/// How often the stores are made durable, and the tail of the log that they no longer need is dropped.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How often the partitions of coming quarters are made, when they are missing.
+const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
+/// How often the source's clock is asked.
+const CLOCKS: Duration = Duration::from_secs(60);
+
+/// Makes the partitions of coming quarters, now and every few hours.
+pub async fn keep_partitions(source: Source, end: CancellationToken) -> anyhow::Result<&'static str> {
+    let mut again = interval(PARTITIONS);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = again.tick() => {}
+            () = end.cancelled() => return Ok("the keeper of partitions"),
+        }
+        let made = async {
+            let client = source.connect("feedmill-partitions").await?;
+            anyhow::Ok(schema::ensure_partitions(&client, schema::QUARTERS_AHEAD).await?)
+        };
+        let made = tokio::select! {
+            made = made => made,
+            () = end.cancelled() => continue,
+        };
+        match made {
+            Ok(0) => {}
+            Ok(made) => tracing::info!("made {made} partitions of coming quarters"),
+            // The default partition takes what has no other, so this can wait.
+            Err(error) => tracing::warn!("could not make partitions of coming quarters: {error:#}"),
+        }
+    }
+}
+
+/// Tells the change log what the source's clock says: it mints no time while ours runs ahead of it.
+pub async fn compare_clocks(source: &Source, log: &Log) -> anyhow::Result<()> {
+    let asked_ms = now_ms();
+    let client = source.connect("feedmill-clock").await?;
+    let answer = client.query_one("SELECT feedmill_micros(clock_timestamp())", &[]).await?;
+    log.compare_clocks(answer.try_get(0)?, asked_ms);
+    Ok(())
+}
+
+/// Compares the clocks again every minute.
+pub async fn keep_clocks(source: Source, log: Log, end: CancellationToken) -> anyhow::Result<&'static str> {
+    let mut again = interval(CLOCKS);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let compare = async {
+        loop {
+            again.tick().await;
+            match tokio::time::timeout(CLOCKS, compare_clocks(&source, &log)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("the source's clock could not be read: {error:#}"),
+                Err(_) => tracing::debug!("the source's clock was not read within {CLOCKS:?}"),
+            }
+        }
+    };
+    tokio::select! {
+        () = compare => {}
+        () = end.cancelled() => {}
+    }
+    Ok("the comparison of clocks")
+}
+
+/// What housekeeping looks after.
+#[derive(Clone)]
+pub struct House {
+    /// The folder of everything.
+    pub data: PathBuf,
+    /// The change log.
+    pub log: Log,
+    /// Facts and rows.
+    pub index: Arc<LocalIndex>,
+    /// Home timelines.
+    pub home: Arc<LocalHome>,
+    /// How long the log keeps what every store has.
+    pub tail: Duration,
+    /// Where sizes are reported.
+    pub stations: Arc<Stations>,
+}
+
+impl House {
+    /// Makes the stores durable and drops what the change log need not keep, every few seconds.
+    pub async fn keep(self, end: CancellationToken) -> anyhow::Result<&'static str> {
+        let mut again = interval(HOUSEKEEPING);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = again.tick() => {}
+                () = end.cancelled() => return Ok("housekeeping"),
+            }
+            let house = self.clone();
+            tokio::task::spawn_blocking(move || house.clean()).await??;
+        }
+    }
+
+    fn clean(&self) -> anyhow::Result<()> {
+        let durable = self.index.durable().context("could not make the stores durable")?;
+        let kept = now_ms().saturating_sub(u64::try_from(self.tail.as_millis()).unwrap_or(u64::MAX));
+        if let Some(durable) = durable {
+            self.log.compact(durable.time.min(kept)).context("could not drop the old tail of the change log")?;
+            self.stations.facts().saved(durable.lsn);
+            self.stations.rows().saved(durable.lsn);
+        }
+        metrics::gauge!("feedmill_home_viewers").set(self.home.viewers() as f64);
+        let (rows_bytes, tail_bytes) = self.log.disk_bytes();
+        let newest = self.log.position().map_or(0, |position| position.time);
+        let tail_ms = newest.saturating_sub(self.log.tail_after());
+        self.stations.log_size(LogSize { rows_bytes, tail_bytes, tail_ms });
+        if let Some(free) = disk_free(&self.data) {
+            self.stations.disk_free(free);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are free where `folder` lies.
+fn disk_free(folder: &Path) -> Option<u64> {
+    let disk = statvfs(folder).ok()?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+}

@@ -1,0 +1,253 @@
+//! How far each part of the process is: the one place that all parts report to, and that `/health`, `/ready`, `/metrics`
+//! and `feedmill status` read.
+//!
+//! ```text
+//!   postgresql ─► stream ─► log ─► dataflows ─► facts ─► rows ─► home        a Station each: where it stands
+//!   copy, load, catch up, replay …                                           a Work each: rows done of rows in all
+//!
+//!   part ── reached, waiting, at_work ──► Stations ◄── looks (what is read when somebody asks)
+//!                                            └── report ──► judge: who stands still ──► Report
+//! ```
+//!
+//! How to report:
+//! - `stations.stream().moved(lsn)` where a part stands in the source's log, `.reached(position)` where it knows the time
+//!   too, `.counted(transactions, changes)` what went through it. An equal position is no movement.
+//! - `stations.stream().waiting("connection refused; trying again in 2 s")` when it cannot go on: it names the reason until
+//!   the station moves, or says `.goes_on()`.
+//! - `let _work = stations.home().at_work("applying time 7")` around what may take long; it ends with the guard.
+//! - `stations.copy().begin(Some(rows), "…")`, `.add(rows)`, `.end("…")` for what takes long and ends.
+//! - `stations.quarantined(rows)`, `.anomalies(count)`, `.disk_free(bytes)` for what raises an alarm.
+//! - A library crate does not know this registry: it offers a getter, and the binary reads that in a *look*
+//!   (`stations.look(move |stations| stations.log().reached(…))`). A look runs at each report, so it must neither wait nor
+//!   take a lock that is held during I/O: a stage that stands still must not keep others from saying so.
+
+mod alarm;
+mod judge;
+mod station;
+mod work;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use feedmill_api::{Health, LogSize, Report, Slot, StageState, StandsStill, Status};
+use parking_lot::{Mutex, RwLock};
+
+pub use alarm::Limits;
+use alarm::{Alarms, Findings};
+pub use station::Station;
+pub use work::Work;
+
+use super::now_ms;
+
+/// Reads what a part does not push.
+type Look = Box<dyn Fn(&Stations) + Send + Sync>;
+
+/// Where everything stands.
+pub struct Stations {
+    postgresql: Station,
+    stream: Station,
+    log: Station,
+    dataflows: Station,
+    facts: Station,
+    rows: Station,
+    home: Station,
+    copy: Work,
+    load: Work,
+    catch_up: Work,
+    looks: RwLock<Vec<Look>>,
+    slot: Mutex<Option<Slot>>,
+    log_size: Mutex<Option<LogSize>>,
+    quarantined: AtomicU64,
+    anomalies: AtomicU64,
+    disk_free: AtomicU64,
+    alarms: Alarms,
+    serving: AtomicBool,
+}
+
+impl Stations {
+    /// Nothing has begun.
+    pub fn new(limits: Limits) -> Self {
+        Stations {
+            postgresql: Station::answering("postgresql"),
+            stream: Station::answering("stream"),
+            log: Station::new("log"),
+            dataflows: Station::new("dataflows"),
+            facts: Station::new("facts"),
+            rows: Station::new("rows"),
+            home: Station::new("home"),
+            copy: Work::rows("copy"),
+            load: Work::rows("load"),
+            catch_up: Work::bytes("catch up"),
+            looks: RwLock::default(),
+            slot: Mutex::default(),
+            log_size: Mutex::default(),
+            quarantined: AtomicU64::new(0),
+            anomalies: AtomicU64::new(0),
+            disk_free: AtomicU64::new(u64::MAX),
+            alarms: Alarms::new(limits),
+            serving: AtomicBool::new(false),
+        }
+    }
+
+    /// The end of the source's log.
+    pub fn postgresql(&self) -> &Station {
+        &self.postgresql
+    }
+
+    /// What was received from the slot.
+    pub fn stream(&self) -> &Station {
+        &self.stream
+    }
+
+    /// What is durable in the change log.
+    pub fn log(&self) -> &Station {
+        &self.log
+    }
+
+    /// What was given to the dataflows.
+    pub fn dataflows(&self) -> &Station {
+        &self.dataflows
+    }
+
+    /// What the visibility facts have.
+    pub fn facts(&self) -> &Station {
+        &self.facts
+    }
+
+    /// What rows, counts and user timelines have.
+    pub fn rows(&self) -> &Station {
+        &self.rows
+    }
+
+    /// What home timelines have: what is served.
+    pub fn home(&self) -> &Station {
+        &self.home
+    }
+
+    /// The copy of the source into the change log.
+    pub fn copy(&self) -> &Work {
+        &self.copy
+    }
+
+    /// The load of the state into the dataflows.
+    pub fn load(&self) -> &Work {
+        &self.load
+    }
+
+    /// The replay of what was written while nothing ran.
+    pub fn catch_up(&self) -> &Work {
+        &self.catch_up
+    }
+
+    /// Calls `look` before each report, and several times a second.
+    pub fn look(&self, look: impl Fn(&Stations) + Send + Sync + 'static) {
+        self.looks.write().push(Box::new(look));
+    }
+
+    /// The slot, as PostgreSQL has it; `None` when there is none.
+    pub fn slot(&self, slot: Option<Slot>) {
+        *self.slot.lock() = slot;
+    }
+
+    /// What the change log takes.
+    pub fn log_size(&self, size: LogSize) {
+        *self.log_size.lock() = Some(size);
+    }
+
+    /// How many rows are in quarantine.
+    pub fn quarantined(&self, rows: u64) {
+        self.quarantined.store(rows, Ordering::Relaxed);
+    }
+
+    /// How many rows had a multiplicity that cannot be, since the start.
+    pub fn anomalies(&self, count: u64) {
+        self.anomalies.store(count, Ordering::Relaxed);
+    }
+
+    /// Bytes that are free where the data lie.
+    pub fn disk_free(&self, bytes: u64) {
+        self.disk_free.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From now on the views may be read.
+    pub fn serve(&self) {
+        if !self.serving.swap(true, Ordering::Relaxed) {
+            tracing::info!("serving");
+        }
+    }
+
+    /// The way of a commit, in its order.
+    fn way(&self) -> [&Station; 7] {
+        [&self.postgresql, &self.stream, &self.log, &self.dataflows, &self.facts, &self.rows, &self.home]
+    }
+
+    /// What takes long and ends.
+    fn works(&self) -> [&Work; 3] {
+        [&self.copy, &self.load, &self.catch_up]
+    }
+
+    /// Reads everything, remembers where it was for the speeds, and tells.
+    pub(super) fn observe(&self) -> Report {
+        self.looks.read().iter().for_each(|look| look(self));
+        let now = Instant::now();
+        let seen = self.way().map(|station| station.seen(now));
+        let stages = judge::stages(&seen, now);
+        let home = seen.last().and_then(|home| home.position);
+        let served_age_ms = home.filter(|at| at.time > 0).map(|at| now_ms().saturating_sub(at.time));
+        let stands_still = stages.iter().find_map(|(stage, since)| {
+            let still = stage.state == StageState::StandsStill;
+            let since = since.filter(|_| still)?;
+            Some(StandsStill {
+                stage: stage.name.clone(),
+                since: timestamp(since, now),
+                for_ms: millis(now.saturating_duration_since(since)),
+                reason: stage.reason.clone().unwrap_or_default(),
+            })
+        });
+        let slot = self.slot.lock().clone();
+        let alarms = self.alarms.judge(
+            &Findings {
+                slot: slot.as_ref(),
+                served_age_ms: served_age_ms.filter(|_| self.serving()),
+                quarantined: self.quarantined.load(Ordering::Relaxed),
+                anomalies: self.anomalies.load(Ordering::Relaxed),
+                disk_free: self.disk_free.load(Ordering::Relaxed),
+                stands_still: stands_still.as_ref(),
+            },
+            now,
+        );
+        let well = stands_still.is_none() && !alarms.iter().any(|alarm| alarm.raised);
+        Report {
+            status: if well { Status::Alive } else { Status::Degraded },
+            serving: self.serving(),
+            stands_still,
+            steps: self.works().map(|work| work.step(now)).into(),
+            stages: stages.into_iter().map(|(stage, _)| stage).collect(),
+            slot,
+            log: self.log_size.lock().clone(),
+            served_age_ms,
+            alarms,
+        }
+    }
+}
+
+impl Health for Stations {
+    fn serving(&self) -> bool {
+        self.serving.load(Ordering::Relaxed)
+    }
+
+    fn report(&self) -> Report {
+        self.observe()
+    }
+}
+
+/// When `at` was, as RFC 3339 by this machine's clock.
+fn timestamp(at: Instant, now: Instant) -> String {
+    let ms = now_ms().saturating_sub(millis(now.saturating_duration_since(at)));
+    let at = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX));
+    at.map(|at| format!("{at:.3}")).unwrap_or_default()
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

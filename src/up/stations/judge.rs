@@ -1,0 +1,242 @@
+//! Who stands still, and who only waits for the one that does.
+//!
+//! A station stands still when the one before it has had more than it for [`STILL`], and it has not moved meanwhile. What
+//! is before one that stands still piles up, and what is after it has nothing to do, so more than one may seem to stand:
+//! - one that is at work on the same thing all the while (a store that applies a time) is the one, and the stations whose
+//!   workers it keeps wait for it;
+//! - stores that stand without one of them being at work wait for the dataflows;
+//! - the stream, which hands over to the log, waits for it, and for a database that does not answer.
+
+use std::time::{Duration, Instant};
+
+use feedmill_api::{Stage, StageState};
+use feedmill_model::Position;
+
+use super::station::Seen;
+use super::{millis, timestamp};
+
+/// How long a station may stand although there is something to do.
+pub(super) const STILL: Duration = Duration::from_secs(3);
+/// A station that has not moved for so long is idle when there is nothing to do.
+const MOVING: Duration = Duration::from_secs(2);
+
+const POSTGRESQL: &str = "postgresql";
+const STREAM: &str = "stream";
+const LOG: &str = "log";
+const DATAFLOWS: &str = "dataflows";
+const STORES: [&str; 3] = ["facts", "rows", "home"];
+
+/// What one station does.
+struct Verdict {
+    name: &'static str,
+    state: StageState,
+    since: Option<Instant>,
+    reason: Option<String>,
+    /// It is at work on the same thing for too long.
+    stuck: bool,
+}
+
+impl Verdict {
+    fn stands(&self) -> bool {
+        self.state == StageState::StandsStill
+    }
+
+    fn waits_for(&mut self, what: &str) {
+        self.state = StageState::Waiting;
+        self.reason = Some(format!("it waits for {what}"));
+    }
+}
+
+/// Each stage, and since when it is in its state.
+pub(super) fn stages(seen: &[Seen], now: Instant) -> Vec<(Stage, Option<Instant>)> {
+    let before = |index: usize| index.checked_sub(1).and_then(|before| seen.get(before));
+    let mut verdicts: Vec<Verdict> =
+        seen.iter().enumerate().map(|(index, station)| verdict(station, before(index), now)).collect();
+    blame(&mut verdicts);
+    let told = seen.iter().enumerate().zip(verdicts);
+    told.map(|((index, station), verdict)| {
+        let since = verdict.since;
+        (stage(station, before(index), verdict, now), since)
+    })
+    .collect()
+}
+
+fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
+    let old = |since: Instant| now.saturating_duration_since(since) >= STILL;
+    let passed = before.and_then(|before| passed(before, station));
+    let (state, since, reason, stuck) = match (&station.waits, &station.at_work, station.heard) {
+        (Some((since, reason)), ..) => {
+            let state = if old(*since) { StageState::StandsStill } else { StageState::Waiting };
+            (state, Some(*since), Some(reason.clone()), false)
+        }
+        (_, Some((since, what)), _) if old(*since) => {
+            (StageState::StandsStill, Some(*since), Some(format!("it is still {what}")), true)
+        }
+        (.., Some(heard)) if station.answers && old(heard) => {
+            (StageState::StandsStill, Some(heard), Some("there is no answer".to_owned()), false)
+        }
+        _ => match (passed, station.moved) {
+            (Some(passed), Some(moved)) if old(passed) && old(moved) => {
+                let reason = "it does not take what the stage before it has".to_owned();
+                (StageState::StandsStill, Some(passed.max(moved)), Some(reason), false)
+            }
+            _ => {
+                let moved = station.moved_in_log;
+                let moving = moved.is_some_and(|moved| now.saturating_duration_since(moved) < MOVING);
+                (if moving { StageState::Moving } else { StageState::Idle }, moved, None, false)
+            }
+        },
+    };
+    Verdict { name: station.name, state, since, reason, stuck }
+}
+
+/// Leaves the one that the others wait for.
+fn blame(verdicts: &mut [Verdict]) {
+    let stands = |verdicts: &[Verdict], name: &str| verdicts.iter().any(|one| one.name == name && one.stands());
+    for (name, other) in [(STREAM, POSTGRESQL), (STREAM, LOG)] {
+        if stands(verdicts, other) {
+            verdicts.iter_mut().filter(|one| one.name == name && one.stands()).for_each(|one| one.waits_for(other));
+        }
+    }
+    let stuck = verdicts.iter().filter(|one| one.stuck).max_by_key(|one| STORES.iter().position(|name| *name == one.name));
+    if let Some(stuck) = stuck.map(|one| one.name) {
+        let others = verdicts.iter_mut().filter(|one| one.name == DATAFLOWS || STORES.contains(&one.name));
+        others.filter(|one| one.stands() && one.name != stuck).for_each(|one| one.waits_for(stuck));
+        return;
+    }
+    let store_since = verdicts.iter().filter(|one| STORES.contains(&one.name) && one.stands()).filter_map(|one| one.since);
+    if let Some(since) = store_since.min() {
+        for one in verdicts.iter_mut() {
+            if STORES.contains(&one.name) && one.stands() {
+                one.waits_for(DATAFLOWS);
+            } else if one.name == DATAFLOWS {
+                one.state = StageState::StandsStill;
+                one.since = Some(since);
+                one.reason = Some("the workers have closed no time of what they were given".to_owned());
+            }
+        }
+    }
+}
+
+/// Since when `before` has more than `station`, as far back as it is remembered; `None` when it has not.
+fn passed(before: &Seen, station: &Seen) -> Option<Instant> {
+    let own = station.position?;
+    before.position.filter(|position| is_ahead(*position, own))?;
+    before.samples.iter().find(|sample| is_ahead(sample.position, own)).map(|sample| sample.at)
+}
+
+/// Times are compared where both are known: an idle tick moves nothing else.
+fn is_ahead(one: Position, other: Position) -> bool {
+    match (one.time, other.time) {
+        (0, _) | (_, 0) => one.lsn > other.lsn,
+        (one, other) => one > other,
+    }
+}
+
+fn stage(station: &Seen, before: Option<&Seen>, verdict: Verdict, now: Instant) -> Stage {
+    let ahead = before.and_then(|before| before.position);
+    let behind_bytes = ahead.zip(station.position).map_or(0, |(ahead, own)| ahead.lsn.0.saturating_sub(own.lsn.0));
+    let behind_ms = match ahead.zip(station.position) {
+        Some((ahead, own)) if ahead.time > 0 && own.time > 0 => ahead.time.saturating_sub(own.time),
+        _ => before
+            .and_then(|before| passed(before, station))
+            .map_or(0, |passed| millis(now.saturating_duration_since(passed))),
+    };
+    Stage {
+        name: station.name.to_owned(),
+        state: verdict.state,
+        since: verdict.since.map(|since| timestamp(since, now)),
+        reason: verdict.reason,
+        lsn: station.position.map(|position| position.lsn.to_string()),
+        time_ms: station.position.map(|position| position.time).filter(|time| *time > 0),
+        saved: station.saved.map(|saved| saved.to_string()),
+        behind_bytes,
+        behind_ms,
+        bytes_per_second: station.speeds.bytes,
+        transactions_per_second: station.speeds.transactions,
+        changes_per_second: station.speeds.changes,
+        deliveries_per_second: station.speeds.deliveries,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use feedmill_model::Lsn;
+
+    use super::super::station::Station;
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The way, each station at its position.
+    fn way(at: [u64; 7]) -> [Station; 7] {
+        let way = [
+            Station::answering(POSTGRESQL),
+            Station::answering(STREAM),
+            Station::new(LOG),
+            Station::new(DATAFLOWS),
+            Station::new("facts"),
+            Station::new("rows"),
+            Station::new("home"),
+        ];
+        way.iter().zip(at).for_each(|(station, at)| station.moved(Lsn(at)));
+        way
+    }
+
+    const LEVEL: [u64; 7] = [100; 7];
+    const ALIVE: [&str; 2] = [POSTGRESQL, STREAM];
+
+    /// States now, and again so much later, when those who have nothing to do have shown that they live.
+    fn states(way: &[Station; 7], later: Duration, alive: &[&str]) -> Vec<(&'static str, StageState)> {
+        let now = Instant::now();
+        way.iter().for_each(|station| drop(station.seen(now)));
+        let then = now + later;
+        let seen: Vec<Seen> = way
+            .iter()
+            .map(|station| {
+                let mut seen = station.seen(then);
+                if alive.contains(&seen.name) {
+                    seen.heard = Some(then);
+                }
+                seen
+            })
+            .collect();
+        let told = stages(&seen, then);
+        seen.iter().zip(told).map(|(seen, (stage, _))| (seen.name, stage.state)).filter(|(_, state)| *state != StageState::Idle).collect()
+    }
+
+    #[test]
+    fn nothing_to_do_is_no_standstill() {
+        assert_eq!(states(&way(LEVEL), 100 * SECOND, &ALIVE), []);
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_named_and_not_the_stream() {
+        assert_eq!(states(&way(LEVEL), 4 * SECOND, &[POSTGRESQL]), [(STREAM, StageState::StandsStill)]);
+        let both = [(POSTGRESQL, StageState::StandsStill), (STREAM, StageState::Waiting)];
+        assert_eq!(states(&way(LEVEL), 4 * SECOND, &[]), both);
+    }
+
+    #[test]
+    fn the_one_that_does_not_take_what_is_there_is_named_after_a_while() {
+        let ahead = |stages: usize| std::array::from_fn(|stage| if stage < stages { 200 } else { 100 });
+        assert_eq!(states(&way(ahead(2)), 4 * SECOND, &ALIVE), [(LOG, StageState::StandsStill)]);
+        assert_eq!(states(&way(ahead(3)), 4 * SECOND, &ALIVE), [(DATAFLOWS, StageState::StandsStill)]);
+        let waits = [(DATAFLOWS, StageState::StandsStill), ("facts", StageState::Waiting)];
+        assert_eq!(states(&way(ahead(4)), 4 * SECOND, &ALIVE), waits);
+        let stuck = way(ahead(4));
+        let _work = stuck[6].at_work("applying time 7");
+        let waits = [("facts", StageState::Waiting), ("home", StageState::StandsStill)];
+        assert_eq!(states(&stuck, 4 * SECOND, &ALIVE), waits);
+    }
+
+    #[test]
+    fn a_reason_is_told_at_once_and_becomes_a_standstill() {
+        let waiting = way(LEVEL);
+        waiting[1].waiting("connection refused");
+        assert!(states(&waiting, SECOND, &[POSTGRESQL]).contains(&(STREAM, StageState::Waiting)));
+        assert_eq!(states(&waiting, 4 * SECOND, &[POSTGRESQL]), [(STREAM, StageState::StandsStill)]);
+        waiting[1].goes_on();
+        assert!(!states(&waiting, SECOND, &[POSTGRESQL]).contains(&(STREAM, StageState::Waiting)));
+    }
+}
