@@ -82,6 +82,14 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_TAIL_MINUTES", value_name = "MINUTES", default_value_t = 60)]
     pub tail_minutes: u64,
 
+    /// Bytes of its log that PostgreSQL may keep for the slot before an alarm is raised
+    #[arg(long, env = "FEEDMILL_ALARM_WAL_BYTES", value_name = "BYTES", default_value_t = 8 << 30)]
+    pub alarm_wal_bytes: u64,
+
+    /// Seconds that what is served may be old before an alarm is raised
+    #[arg(long, env = "FEEDMILL_ALARM_LAG_SECONDS", value_name = "SECONDS", default_value_t = 60)]
+    pub alarm_lag_seconds: u64,
+
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
     #[arg(
         long,

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::verify::Report;
 
@@ -24,6 +25,8 @@ use crate::verify::Report;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Tell where everything stands.
+    Status,
     /// Compare every view with its SQL.
     Verify {
         /// At most so many timelines are compared as served.
@@ -35,6 +38,8 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
+    /// Where everything stands.
+    Status(Box<feedmill_api::Report>),
     /// How one view compares.
     View(Report),
     /// All was done.
@@ -60,9 +65,9 @@ pub fn socket(data: &Path) -> PathBuf {
     data.join("control.sock")
 }
 
-/// Answers requests until it is dropped.
-pub async fn serve(data: &Path, handler: Handler) -> anyhow::Result<()> {
-    let path = socket(data);
+/// Answers requests until the end.
+pub async fn serve(data: PathBuf, handler: Handler, end: CancellationToken) -> anyhow::Result<&'static str> {
+    let path = socket(&data);
     // The data folder is locked by this process, so a socket that is there was left by one that died.
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -74,7 +79,11 @@ pub async fn serve(data: &Path, handler: Handler) -> anyhow::Result<()> {
         .with_context(|| format!("could not listen on {} (a socket's path holds 107 bytes)", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = end.cancelled() => return Ok("the control socket"),
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             // Out of file descriptors, say: no reason to end what serves.
             Err(error) => {
@@ -132,8 +141,8 @@ async fn answer(stream: UnixStream, handler: Handler) -> anyhow::Result<()> {
     }
 }
 
-/// Asks the process that runs on `data`, and hands each answer on as it comes.
-pub async fn ask(data: &Path, request: &Request, mut on_view: impl FnMut(Report)) -> anyhow::Result<()> {
+/// Asks the process that runs on `data`, and hands each answer but the last on as it comes.
+pub async fn ask(data: &Path, request: &Request, mut on_answer: impl FnMut(Answer)) -> anyhow::Result<()> {
     let path = socket(data);
     let stream = UnixStream::connect(&path).await.with_context(|| {
         format!(
@@ -149,9 +158,9 @@ pub async fn ask(data: &Path, request: &Request, mut on_view: impl FnMut(Report)
     let mut lines = BufReader::new(read).lines();
     while let Some(line) = lines.next_line().await.context("could not read the answer")? {
         match serde_json::from_str(&line).with_context(|| format!("an answer is not understood: {line}"))? {
-            Answer::View(report) => on_view(report),
             Answer::Done => return Ok(()),
             Answer::Failed(reason) => bail!(reason),
+            answer => on_answer(answer),
         }
     }
     bail!("the process that runs on {} ended before it had answered", data.display())

@@ -147,6 +147,16 @@ impl Log {
         self.shared.current.lock().greatest_entry
     }
 
+    /// Bytes that rows and tail take on disk, without what the journal still holds.
+    pub fn disk_bytes(&self) -> (u64, u64) {
+        (self.shared.rows.disk_space(), self.shared.tail.disk_space())
+    }
+
+    /// About how many rows there are: what was replaced and not compacted yet counts too.
+    pub fn rows_about(&self) -> u64 {
+        self.shared.rows.approximate_len() as u64
+    }
+
     /// Begins a first copy: what was there is gone.
     pub fn begin_copy(&self, source: &SourceId) -> Result<(), LogError> {
         let shared = &self.shared;

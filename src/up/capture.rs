@@ -12,6 +12,7 @@
 //! of it and nothing else. A cut that is not completed in time is given up, and capture goes on.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -21,6 +22,8 @@ use feedmill_model::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use super::stations::Stations;
 
 /// How long capture waits for the position of a cut.
 pub const CUT_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -59,6 +62,8 @@ pub struct Capture {
     pub wanted: watch::Receiver<Lsn>,
     /// Requests to end a batch.
     pub cuts: mpsc::Receiver<Cut>,
+    /// Where it reports how far it is.
+    pub stations: Arc<Stations>,
     /// Ends it.
     pub shutdown: CancellationToken,
 }
@@ -111,6 +116,7 @@ impl Capture {
             }
             let pause = Duration::from_millis(wait / 2 + rand::random_range(0..=wait / 2));
             tracing::warn!("the replication connection was lost ({error:#}); trying again in {pause:?}");
+            self.stations.stream().waiting(format!("{error:#}; trying again"));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => return Ok(()),
@@ -128,6 +134,7 @@ impl Capture {
         };
         tracing::info!("capturing from slot {} at {from}", self.slot);
         stream.acknowledge(from);
+        self.stations.stream().goes_on();
         let mut tick = patient(KEEPALIVE_INTERVAL);
         let mut poll = patient(POLL_INTERVAL);
         let mut seen = from;
@@ -159,17 +166,23 @@ impl Capture {
 
     /// Hands over to the writer, which takes its time when the disk does: until then nothing more is read.
     async fn forward(&mut self, event: Event, outstanding: &mut Outstanding) -> anyhow::Result<()> {
+        let station = self.stations.stream();
+        station.goes_on();
+        station.moved(end_of(&event));
         let incoming = match event {
             Event::Transaction(transaction) if transaction.end_lsn <= outstanding.newest => return Ok(()),
             Event::Transaction(transaction) => {
                 outstanding.remove_to(*self.durable.borrow());
                 while outstanding.changes > OUTSTANDING_CHANGES_MAX {
+                    station.waiting("the change log takes no more");
                     tokio::select! {
                         changed = self.durable.changed() => changed.context("the change log takes no more")?,
                         () = self.shutdown.cancelled() => return Ok(()),
                     }
                     outstanding.remove_to(*self.durable.borrow());
                 }
+                station.goes_on();
+                station.counted(1, transaction.changes.len() as u64);
                 outstanding.add(&transaction);
                 Incoming::Transaction(transaction)
             }

@@ -17,7 +17,8 @@ use feedmill_model::{Lsn, Relation, SourceId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{SLOT, stages};
+use super::stations::Stations;
+use super::{SLOT, now_ms};
 
 /// How connections of a copy call themselves.
 const COPY_APPLICATION: &str = "feedmill-copy";
@@ -40,7 +41,7 @@ pub struct Ready {
 
 /// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing
 /// `index`: what was derived from an earlier log is not valid any more.
-pub async fn ready(source: &Source, log: &Log, index: &Path) -> anyhow::Result<Ready> {
+pub async fn ready(source: &Source, log: &Log, index: &Path, stations: &Stations) -> anyhow::Result<Ready> {
     let mut replication = Replication::connect(source, COPY_APPLICATION).await?;
     let identity = replication.identify(SLOT).await?;
     let end = replication.wal_end().await?;
@@ -64,6 +65,7 @@ pub async fn ready(source: &Source, log: &Log, index: &Path) -> anyhow::Result<R
             "the replication slot {SLOT} has moved to {confirmed}, beyond the change log, which ends at {position}: another \
              program has read from it. To go on, {AGAIN}"
         );
+        stations.copy().end(format!("the change log is at {position}"));
         return Ok(Ready { identity, end });
     }
     if let Some(slot) = slot {
@@ -79,15 +81,18 @@ pub async fn ready(source: &Source, log: &Log, index: &Path) -> anyhow::Result<R
     // The snapshot lives until the next command on this connection.
     let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
     log.begin_copy(&identity)?;
+    stations.copy().begin(None, "tables into the change log");
     let mut rows = 0;
     for relation in Relation::ALL {
         rows += copy_relation(source, log, &start.snapshot, relation)
             .await
             .with_context(|| format!("could not copy the table {}", relation.table()))?;
+        stations.copy().set(rows);
     }
     let (log, point) = (log.clone(), start.consistent_point);
-    let position = tokio::task::spawn_blocking(move || log.finish_copy(point, stages::now_ms())).await??;
+    let position = tokio::task::spawn_blocking(move || log.finish_copy(point, now_ms())).await??;
     tracing::info!("copied {rows} rows as of {}", position.lsn);
+    stations.copy().end(format!("{rows} rows as of {}", position.lsn));
     drop(replication);
     Ok(Ready { identity, end: point })
 }

@@ -20,6 +20,8 @@ use feedmill_sinks::Progress;
 use parking_lot::{Condvar, Mutex};
 use tokio_util::sync::CancellationToken;
 
+use super::stations::{Station, Stations};
+
 /// How long the feeder waits for a batch or a release before it looks whether it should end.
 const WAIT: Duration = Duration::from_millis(100);
 
@@ -41,10 +43,16 @@ impl Hold {
     }
 
     /// Blocks while the dataflows are held at or before `position`.
-    fn wait(&self, position: Position, shutdown: &CancellationToken) {
+    fn wait(&self, position: Position, station: &Station, shutdown: &CancellationToken) {
         let mut at = self.at.lock();
+        let mut held = false;
         while at.is_some_and(|lsn| position.lsn >= lsn) && !shutdown.is_cancelled() {
+            station.waiting("`feedmill verify` holds them");
+            held = true;
             self.released.wait_for(&mut at, WAIT);
+        }
+        if held {
+            station.goes_on();
         }
     }
 }
@@ -57,7 +65,7 @@ impl Drop for Held {
 }
 
 /// Loads the state at `load` into the dataflows.
-pub fn load(log: &Log, runtime: &Runtime, load: Position) -> anyhow::Result<u64> {
+pub fn load(log: &Log, runtime: &Runtime, load: Position, stations: &Stations) -> anyhow::Result<()> {
     let newest = log.position();
     ensure!(
         newest.is_some_and(|newest| load.time <= newest.time),
@@ -65,16 +73,22 @@ pub fn load(log: &Log, runtime: &Runtime, load: Position) -> anyhow::Result<u64>
          Remove the folder of the stores, and they are filled again",
         load.time,
     );
+    stations.load().begin(Some(log.rows_about()), "rows of the change log into the dataflows");
     let mut rows = 0;
     for slice in log.state_at(load.time).context("could not load the state from the change log")? {
         let slice = slice.context("could not load the state from the change log")?;
-        rows += slice.len() as u64;
+        let slice_rows = slice.len() as u64;
         runtime.load(slice)?;
+        stations.load().add(slice_rows);
+        rows += slice_rows;
     }
     // What is not in this state comes after it, through the join: so home timelines are complete above the greatest entry
     // that is, and a system that begins empty pushes whatever is imported into it.
     runtime.loaded(log.greatest_entry())?;
-    Ok(rows)
+    tracing::info!("loaded {rows} rows into the dataflows");
+    stations.load().end(format!("{rows} rows"));
+    stations.dataflows().reached(load);
+    Ok(())
 }
 
 /// Feeds batches until shutdown.
@@ -84,19 +98,22 @@ pub fn feed(
     progress: &Progress,
     hold: &Hold,
     load: Position,
+    stations: &Stations,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut reader = log.reader(load.time).context("could not read the change log")?;
     let mut last = load;
     while !shutdown.is_cancelled() {
-        hold.wait(last, shutdown);
+        hold.wait(last, stations.dataflows(), shutdown);
         let Some(batch) = reader.next(WAIT).context("could not read the change log")? else { continue };
         last = batch.position;
         progress.covers(last);
+        let changes = batch.changes.len() as u64;
         failpoint!("batch_handed_over_before");
         runtime.feed(batch)?;
         failpoint!("batch_handed_over_after");
-        metrics::counter!("feedmill_dataflow_anomalies_total").absolute(runtime.anomalies());
+        stations.dataflows().reached(last);
+        stations.dataflows().counted(0, changes);
     }
     Ok(())
 }

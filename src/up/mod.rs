@@ -7,16 +7,22 @@
 //! Each part is started when what it needs stands, and stopped in the reverse order. If one of them fails, all are
 //! stopped and the process ends with its error: what is durable makes the next start go on from there.
 
+mod banner;
 mod capture;
 mod copy;
 mod feeder;
+mod housekeeping;
+mod http;
+mod observer;
 mod popular;
-mod stages;
+mod reporting;
+mod requests;
+mod stations;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
@@ -31,14 +37,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use capture::{CUT_PAUSE_MAX, Cut};
 pub use feeder::{Held, Hold};
-pub use stages::now_ms;
 
 use crate::config::Settings;
-use crate::control::{self, Request};
+use crate::control;
 use crate::verify::Verifier;
 use capture::Capture;
+use housekeeping::House;
 use popular::Watched;
-use stages::Stages;
+use reporting::Reporting;
+use requests::Requests;
+use stations::{Limits, Stations};
 
 /// Name of the replication slot.
 pub const SLOT: &str = "feedmill";
@@ -50,6 +58,11 @@ const PARTS_END_MAX: Duration = Duration::from_secs(2);
 const CLUSTER_STOP_MAX: Duration = Duration::from_secs(2);
 /// Transactions and keepalives between capture and the writer of the change log.
 const INCOMING_MAX: usize = 4_096;
+
+/// Milliseconds since 1970, by this machine's clock.
+pub fn now_ms() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
 
 /// Runs until Ctrl-C or SIGTERM, or until a part fails.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -143,15 +156,24 @@ async fn serve(
     cluster: Option<&Cluster>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let metrics = stages::install_metrics()?;
+    let metrics = observer::install_metrics()?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!("could not listen on {}: is another program there? Name another address with --listen", settings.listen)
     })?;
+    let stations = Arc::new(Stations::new(Limits {
+        wal_bytes: settings.alarm_wal_bytes,
+        lag_seconds: settings.alarm_lag_seconds,
+    }));
+    let requests = Requests::new(Arc::clone(&stations));
     let front = Arc::new(OnceLock::new());
     let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     let end = shutdown.child_token();
     let address = listener.local_addr()?;
-    parts.spawn(stages::serve_http(listener, stages::front(Arc::clone(&front)), DRAIN_MAX, end.clone()));
+    let starting = feedmill_api::starting(Arc::clone(&stations) as _, metrics.clone());
+    parts.spawn(http::serve(listener, http::front(starting, Arc::clone(&front)), DRAIN_MAX, end.clone()));
+    parts.spawn(control::serve(settings.data.clone(), requests.handler(), end.clone()));
+    parts.spawn(observer::observe(Arc::clone(&stations), end.clone()));
+    parts.spawn(observer::watch_slot(source.clone(), SLOT, Arc::clone(&stations), end.clone()));
 
     let parameters = settings.parameters();
     let start = async {
@@ -159,9 +181,9 @@ async fn serve(
         let (folder, bulk_rows) = (settings.data.join("log"), settings.bulk_rows);
         let open = move || Log::open(&folder, Options { bulk_rows, ..Options::default() });
         let log = tokio::task::spawn_blocking(open).await??;
-        stages::compare_clocks(source, &log).await?;
+        housekeeping::compare_clocks(source, &log).await?;
         let index = settings.data.join("index");
-        let ready = copy::ready(source, &log, &index).await?;
+        let ready = copy::ready(source, &log, &index, &stations).await?;
         let index = tokio::task::spawn_blocking(move || LocalIndex::open(&index)).await??;
         anyhow::Ok((log, ready, Arc::new(index)))
     };
@@ -178,11 +200,14 @@ async fn serve(
     let (incoming, received) = mpsc::channel(INCOMING_MAX);
     let (durable, is_durable) = watch::channel(log.position().map_or(Lsn(0), |position| position.lsn));
     let (cut, cuts) = mpsc::channel(1);
-    let stages = Arc::new(Stages::new(log.clone(), Arc::clone(&views), ready.end));
 
     let runtime = Arc::new(Runtime::start(
         Config { workers: settings.workers, parameters: parameters.clone() },
-        Stores { facts: Arc::clone(&index) as _, rows: Arc::clone(&watched) as _, home: Arc::clone(&home) as _ },
+        Stores {
+            facts: Arc::new(Reporting::new(Arc::clone(&index), &stations, Stations::facts)),
+            rows: Arc::new(Reporting::new(Arc::clone(&watched), &stations, Stations::rows)),
+            home: Arc::new(Reporting::new(Arc::clone(&home), &stations, Stations::home)),
+        },
         load,
         {
             let progress = Arc::clone(&progress);
@@ -190,8 +215,10 @@ async fn serve(
         },
     )?);
     progress.covers(load);
+    observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), Arc::clone(&runtime));
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
+    parts.spawn(catch_up(Arc::clone(&progress), load.lsn, ready.end, Arc::clone(&stations), end.clone()));
 
     {
         // Whoever feeds the dataflows may wait for room in them: this lets go.
@@ -204,13 +231,10 @@ async fn serve(
     }
     {
         let (log, progress, hold, end) = (log.clone(), Arc::clone(&progress), Arc::clone(&hold), end.clone());
-        let stages = Arc::clone(&stages);
+        let stations = Arc::clone(&stations);
         parts.spawn_blocking(move || {
-            let fed = feeder::load(&log, &runtime, load).and_then(|rows| {
-                tracing::info!("loaded {rows} rows into the dataflows");
-                stages.loaded(rows);
-                feeder::feed(&log, &runtime, &progress, &hold, load, &end)
-            });
+            let fed = feeder::load(&log, &runtime, load, &stations)
+                .and_then(|()| feeder::feed(&log, &runtime, &progress, &hold, load, &stations, &end));
             // The dataflows know best why they took no more.
             runtime.join()?;
             match fed {
@@ -223,7 +247,7 @@ async fn serve(
     {
         let log = log.clone();
         parts.spawn_blocking(move || {
-            run_writer(&log, received, &durable, stages::now_ms)?;
+            run_writer(&log, received, &durable, now_ms)?;
             Ok("the writer of the change log")
         });
     }
@@ -234,6 +258,7 @@ async fn serve(
         durable: is_durable,
         wanted: progress.wanted(),
         cuts,
+        stations: Arc::clone(&stations),
         shutdown: end.clone(),
     };
     parts.spawn(async move { capture.run().await.map(|()| "capture") });
@@ -245,35 +270,18 @@ async fn serve(
             Ok("the keeper of popular accounts")
         });
     }
-    parts.spawn(stages::keep_partitions(source.clone(), end.clone()));
-    parts.spawn(stages::keep_clocks(source.clone(), log.clone(), end.clone()));
-    parts.spawn(stages::keep_house(
-        log.clone(),
-        Arc::clone(&index),
-        Arc::clone(&home),
-        Arc::clone(&views),
-        Duration::from_secs(settings.tail_minutes * 60),
-        end.clone(),
-    ));
-    let verifier = Arc::new(Verifier::new(source.clone(), cut, hold, Arc::clone(&views), parameters.clone()));
-    {
-        let (data, end) = (settings.data.clone(), end.clone());
-        let handler: control::Handler = Arc::new(move |request, answers| {
-            let verifier = Arc::clone(&verifier);
-            Box::pin(async move {
-                match request {
-                    Request::Verify { sample } => verifier.run(sample, answers).await,
-                }
-            })
-        });
-        parts.spawn(async move {
-            tokio::select! {
-                served = control::serve(&data, handler) => served?,
-                () = end.cancelled() => {}
-            }
-            Ok("the control socket")
-        });
-    }
+    parts.spawn(housekeeping::keep_partitions(source.clone(), end.clone()));
+    parts.spawn(housekeeping::keep_clocks(source.clone(), log.clone(), end.clone()));
+    let house = House {
+        data: settings.data.clone(),
+        log: log.clone(),
+        index: Arc::clone(&index),
+        home: Arc::clone(&home),
+        tail: Duration::from_secs(settings.tail_minutes * 60),
+        stations: Arc::clone(&stations),
+    };
+    parts.spawn(house.keep(end.clone()));
+    requests.verifier(Verifier::new(source.clone(), cut, hold, Arc::clone(&views), parameters.clone()));
     let app = feedmill_api::app(feedmill_api::State {
         views,
         pool: feedmill_api::pool(
@@ -285,13 +293,40 @@ async fn serve(
         parameters,
         settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
         metrics,
-        health: stages,
+        health: stations,
     });
     // Nobody else sets it.
     let _ = front.set(app);
-    stages::banner(settings, address, cluster)?;
+    banner::print(settings, address, cluster)?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
     outcome.and(index.durable().map(drop).context("could not make the stores durable"))
+}
+
+/// Waits until everything is served that was committed before this start.
+async fn catch_up(
+    progress: Arc<Progress>,
+    from: Lsn,
+    to: Lsn,
+    stations: Arc<Stations>,
+    end: CancellationToken,
+) -> anyhow::Result<&'static str> {
+    let bytes = |lsn: Lsn| lsn.0.saturating_sub(from.0);
+    stations.catch_up().begin(Some(bytes(to)), format!("up to {to}, which was the end of the log at the start"));
+    let mut reached = progress.watch();
+    let caught_up = reached.wait_for(|[_, _, home]| {
+        stations.catch_up().set(bytes(home.lsn.min(to)));
+        home.lsn >= to
+    });
+    let caught_up = tokio::select! {
+        caught_up = caught_up => caught_up.is_ok(),
+        () = end.cancelled() => false,
+    };
+    if caught_up {
+        stations.catch_up().end(format!("at {to}, which was the end of the log at the start"));
+        stations.serve();
+    }
+    end.cancelled().await;
+    Ok("the catch up")
 }
 
 /// Waits for shutdown or for the first part that ends by itself, then ends the others. The first error counts.

@@ -25,7 +25,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::control::{self, Request};
+use crate::control::{self, Answer, Request};
 
 /// What `feedmill verify` takes beside the settings.
 #[derive(Args, Clone, Debug)]
@@ -72,7 +72,8 @@ pub async fn run(args: VerifyArgs, settings: &Settings) -> anyhow::Result<ExitCo
     if args.format == Format::Table {
         println!("{:<20} {:>12} {:>10} {:>10}", "view", "rows", "missing", "extra");
     }
-    control::ask(&settings.data, &Request::Verify { sample: args.sample }, |report| {
+    control::ask(&settings.data, &Request::Verify { sample: args.sample }, |answer| {
+        let Answer::View(report) = answer else { return };
         differences += report.missing + report.extra;
         compared += report.rows;
         match args.format {

@@ -56,7 +56,11 @@ pub(crate) async fn ready(State(operations): State<Operations>) -> Response {
         return Json(body).into_response();
     }
     let still = json!(report.stands_still);
-    Kind::Starting.because("The views are being loaded.").with("stages", steps).with("standsStill", still).into_response()
+    Kind::Starting
+        .because("The views are being loaded.")
+        .with("stages", steps)
+        .with("standsStill", still)
+        .into_response()
 }
 
 /// `GET /metrics`: in Prometheus' text format.

@@ -21,7 +21,10 @@ async fn it_says_whether_it_lives_and_serves() {
     let starting = world.get("/ready", None).await;
     starting.is_problem(503, "starting");
     let load = &starting.body["stages"][1];
-    assert_eq!((&load["name"], &load["done"], &load["detail"]), (&json!("load"), &json!(false), &json!("3 of 4 slices")));
+    assert_eq!(
+        (&load["name"], &load["done"], &load["detail"]),
+        (&json!("load"), &json!(false), &json!("3 of 4 slices"))
+    );
     for path in ["/api/users/ada", "/api/timeline"] {
         world.get(path, None).await.is_problem(503, "starting");
     }

@@ -82,10 +82,7 @@ impl Health for Switch {
             status: Status::Alive,
             serving: self.serving(),
             stands_still: None,
-            steps: vec![
-                step("postgres", true, "takes connections"),
-                step("load", self.serving(), "3 of 4 slices"),
-            ],
+            steps: vec![step("postgres", true, "takes connections"), step("load", self.serving(), "3 of 4 slices")],
             stages: Vec::new(),
             slot: None,
             log: None,

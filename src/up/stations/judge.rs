@@ -98,13 +98,15 @@ fn blame(verdicts: &mut [Verdict]) {
             verdicts.iter_mut().filter(|one| one.name == name && one.stands()).for_each(|one| one.waits_for(other));
         }
     }
-    let stuck = verdicts.iter().filter(|one| one.stuck).max_by_key(|one| STORES.iter().position(|name| *name == one.name));
+    let stuck =
+        verdicts.iter().filter(|one| one.stuck).max_by_key(|one| STORES.iter().position(|name| *name == one.name));
     if let Some(stuck) = stuck.map(|one| one.name) {
         let others = verdicts.iter_mut().filter(|one| one.name == DATAFLOWS || STORES.contains(&one.name));
         others.filter(|one| one.stands() && one.name != stuck).for_each(|one| one.waits_for(stuck));
         return;
     }
-    let store_since = verdicts.iter().filter(|one| STORES.contains(&one.name) && one.stands()).filter_map(|one| one.since);
+    let store_since =
+        verdicts.iter().filter(|one| STORES.contains(&one.name) && one.stands()).filter_map(|one| one.since);
     if let Some(since) = store_since.min() {
         for one in verdicts.iter_mut() {
             if STORES.contains(&one.name) && one.stands() {
@@ -202,7 +204,11 @@ mod tests {
             })
             .collect();
         let told = stages(&seen, then);
-        seen.iter().zip(told).map(|(seen, (stage, _))| (seen.name, stage.state)).filter(|(_, state)| *state != StageState::Idle).collect()
+        seen.iter()
+            .zip(told)
+            .map(|(seen, (stage, _))| (seen.name, stage.state))
+            .filter(|(_, state)| *state != StageState::Idle)
+            .collect()
     }
 
     #[test]

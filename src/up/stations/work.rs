@@ -60,7 +60,8 @@ impl Work {
         let inner = self.inner.lock();
         let share = inner.total.filter(|total| *total > 0).map(|total| inner.completed as f64 / total as f64);
         let took = inner.begun.map_or(0.0, |begun| now.saturating_duration_since(begun).as_secs_f64());
-        let left = share.filter(|share| *share > 0.0 && !inner.ended).map(|share| took * (1.0 - share).max(0.0) / share);
+        let left =
+            share.filter(|share| *share > 0.0 && !inner.ended).map(|share| took * (1.0 - share).max(0.0) / share);
         // A total is an estimate: only the end is all of it.
         let percent = share.map(|share| if inner.ended { 100.0 } else { (share * 100.0).min(99.0) });
         Step {

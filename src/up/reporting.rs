@@ -1,0 +1,42 @@
+//! Stores that say when they are at work, so that one that never ends is named.
+
+use std::sync::Arc;
+
+use feedmill_model::{Closed, HomeClosed, HomeSink, Position, RowSink, StoreError};
+
+use super::stations::{Station, Stations};
+
+/// A store whose station is told when it begins and ends to apply a closed time.
+pub struct Reporting<S> {
+    store: Arc<S>,
+    stations: Arc<Stations>,
+    station: fn(&Stations) -> &Station,
+}
+
+impl<S> Reporting<S> {
+    /// `store` reports to `station`.
+    pub fn new(store: Arc<S>, stations: &Arc<Stations>, station: fn(&Stations) -> &Station) -> Self {
+        Reporting { store, stations: Arc::clone(stations), station }
+    }
+
+    fn report<R>(&self, position: Position, apply: impl FnOnce(&S) -> R) -> R {
+        let _at_work = (self.station)(&self.stations).at_work(format!("applying time {}", position.time));
+        apply(&self.store)
+    }
+}
+
+impl<R, S: RowSink<R>> RowSink<R> for Reporting<S> {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.store.progress()
+    }
+
+    fn apply(&self, closed: &Closed<R>) -> Result<(), StoreError> {
+        self.report(closed.position, |store| store.apply(closed))
+    }
+}
+
+impl<S: HomeSink> HomeSink for Reporting<S> {
+    fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError> {
+        self.report(closed.position, |store| store.apply(closed))
+    }
+}

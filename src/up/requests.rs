@@ -1,0 +1,53 @@
+//! What the running process answers to other commands.
+
+use std::sync::{Arc, OnceLock};
+
+use anyhow::Context;
+use feedmill_api::Health;
+use tokio::sync::mpsc;
+
+use super::stations::Stations;
+use crate::control::{Answer, Handler, Request};
+use crate::verify::Verifier;
+
+/// Who answers what. Some of it is there only after a part of the start.
+pub struct Requests {
+    stations: Arc<Stations>,
+    verifier: OnceLock<Verifier>,
+}
+
+impl Requests {
+    /// Nothing but the status can be asked yet.
+    pub fn new(stations: Arc<Stations>) -> Arc<Self> {
+        Arc::new(Requests { stations, verifier: OnceLock::new() })
+    }
+
+    /// From now on views can be compared.
+    pub fn verifier(&self, verifier: Verifier) {
+        // There is one start, and so one verifier.
+        let _ = self.verifier.set(verifier);
+    }
+
+    /// Answers requests of the control socket.
+    pub fn handler(self: &Arc<Self>) -> Handler {
+        let requests = Arc::clone(self);
+        Arc::new(move |request, answers| {
+            let requests = Arc::clone(&requests);
+            Box::pin(async move { requests.answer(request, answers).await })
+        })
+    }
+
+    async fn answer(&self, request: Request, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
+        match request {
+            Request::Status => {
+                let report = self.stations.report();
+                answers.send(Answer::Status(Box::new(report))).await.context("whoever asked has gone away")
+            }
+            Request::Verify { sample } => {
+                let verifier =
+                    self.verifier.get().context("the system starts; `feedmill status` says how far it is")?;
+                verifier.run(sample, answers).await
+            }
+        }
+    }
+}
