@@ -121,7 +121,7 @@ fn post(args: &Args, time: u64, number: i64) -> Change {
 
 fn feed(runtime: &Runtime, time: u64, changes: Vec<Change>) -> anyhow::Result<()> {
     let position = Position { time, lsn: Lsn(time) };
-    Ok(runtime.feed(Arc::new(Batch { position, floor: None, changes }))?)
+    Ok(runtime.feed(Arc::new(Batch { position, floor: None, changes, last: true }))?)
 }
 
 fn wait(runtime: &Runtime, time: u64) -> anyhow::Result<()> {

@@ -83,6 +83,8 @@ enum Fed {
     Slices(Time),
     /// The last time that was fed.
     Time(Time),
+    /// Pieces of the batch of this time were fed, and not yet its last.
+    Piece(Time),
 }
 
 /// The one that feeds.
@@ -149,7 +151,7 @@ impl Runtime {
         self.give(&feeder, Feed::Loaded(floor))
     }
 
-    /// Feeds the next batch; blocks while too much is in flight.
+    /// Feeds the next batch, or the next piece of one; blocks while too much is in flight.
     pub fn feed(&self, batch: Arc<Batch>) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();
         let time = batch.position.time;
@@ -159,8 +161,12 @@ impl Runtime {
             Fed::Time(last) if time <= last => {
                 return Err(order(&tried(), &format!("the dataflows are at {last} already")));
             }
-            Fed::Time(_) => feeder.fed = Fed::Time(time),
+            Fed::Piece(begun) if time != begun => {
+                return Err(order(&tried(), &format!("the batch of time {begun} lacks its last piece")));
+            }
+            Fed::Time(_) | Fed::Piece(_) => {}
         }
+        feeder.fed = if batch.last { Fed::Time(time) } else { Fed::Piece(time) };
         self.give(&feeder, Feed::Batch(batch))
     }
 

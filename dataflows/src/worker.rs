@@ -8,6 +8,10 @@
 //! All workers receive every batch and feed the changes whose index is theirs, so the time of each is closed only when
 //! all have fed it. None waits for another: the one that is furthest behind always has all earlier times fed by the
 //! others, so what it has in flight ends, and it goes on.
+//!
+//! A large batch comes in pieces of one time. Its time ends with the last of them, so all of them are let in however many
+//! changes that are: waiting for room would wait for a time that cannot end. The worker steps after each piece, so what
+//! one holds is on its way before the next is taken.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use feedmill_model::{Batch, EntryId, PackedEntry, Parameters, Position, Row, Time, failpoint};
+use feedmill_model::{Batch, Parameters, Position, Row, Time, failpoint};
 use timely::worker::Worker;
 
 use crate::dataflow::{Inputs, Probes, build};
@@ -27,7 +31,7 @@ use crate::{OnApplied, RuntimeError, Stores};
 
 /// Batches that are fed and not yet applied: at most this many,
 const BATCHES_IN_FLIGHT_MAX: usize = 64;
-/// with at most this many changes, or one batch that has more.
+/// with at most this many changes, or one batch that has more, in however many pieces.
 const CHANGES_IN_FLIGHT_MAX: usize = 20_000;
 /// A worker is woken whenever there is something to do; this only bounds the wait.
 const PARKED_MAX: Duration = Duration::from_secs(1);
@@ -87,12 +91,19 @@ fn run(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>, share: &mut Shar
         {
             in_flight.add(share.take(next));
             fed = true;
+            if in_flight.unfinished {
+                break;
+            }
         }
         if fed {
             share.inputs.flush();
         }
         failpoint!("dataflow_step_before");
-        worker.step_or_park(Some(PARKED_MAX));
+        if fed && in_flight.unfinished {
+            worker.step();
+        } else {
+            worker.step_or_park(Some(PARKED_MAX));
+        }
         failpoint!("dataflow_step_after");
         if let Some(passed) = in_flight.retire(probes) {
             share.bulk.borrow_mut().retain(|time| *time > passed);
@@ -116,8 +127,8 @@ struct Share {
 }
 
 impl Share {
-    /// Feeds its part of `feed`; returns the time, and how many changes all workers feed.
-    fn take(&mut self, feed: Feed) -> (Time, usize) {
+    /// Feeds its part of `feed`.
+    fn take(&mut self, feed: Feed) -> Fed {
         match feed {
             Feed::Slice(rows, time) => {
                 for row in rows.iter().skip(self.index).step_by(self.peers) {
@@ -125,12 +136,12 @@ impl Share {
                 }
                 // The load time itself stays open until all is loaded.
                 self.inputs.advance_to((time + 1).min(self.load.time));
-                (time, rows.len())
+                Fed { time, changes: rows.len(), last: true }
             }
             Feed::Loaded(floor) => {
                 self.inputs.tick(Tick { position: self.load, floor: Some(floor) });
                 self.inputs.advance_to(self.load.time + 1);
-                (self.load.time, 0)
+                Fed { time: self.load.time, changes: 0, last: true }
             }
             Feed::Batch(batch) => {
                 let time = batch.position.time;
@@ -144,25 +155,23 @@ impl Share {
                         self.inputs.update(row, time, diff);
                     }
                 }
-                let floor = batch.floor.map(|floor| floor.max(last_touched(&batch)));
-                self.inputs.tick(Tick { position: batch.position, floor });
-                self.inputs.advance_to(time + 1);
-                (time, batch.changes.len())
+                if batch.last {
+                    self.inputs.tick(Tick { position: batch.position, floor: batch.floor });
+                    self.inputs.advance_to(time + 1);
+                }
+                Fed { time, changes: batch.changes.len(), last: batch.last }
             }
         }
     }
 }
 
-/// The greatest id of a tweet or retweet that comes or goes with `batch`: its deliveries are suppressed too, and one
-/// that goes is not among those that the log knows any more.
-fn last_touched(batch: &Batch) -> i64 {
-    let rows = batch.changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
-    let entries = rows.filter_map(|row| match row {
-        Row::Tweet(tweet) => PackedEntry::new(EntryId::tweet(tweet.id)),
-        Row::Retweet(retweet) => PackedEntry::new(EntryId::retweet(retweet.id)),
-        _ => None,
-    });
-    entries.map(PackedEntry::id).max().unwrap_or(i64::MIN)
+/// What was fed.
+struct Fed {
+    time: Time,
+    /// How many changes all workers feed.
+    changes: usize,
+    /// Nothing more comes at this time.
+    last: bool,
 }
 
 /// What is fed and not yet applied.
@@ -170,16 +179,22 @@ fn last_touched(batch: &Batch) -> i64 {
 struct InFlight {
     batches: VecDeque<(Time, usize)>,
     changes: usize,
+    /// The newest batch lacks its last piece.
+    unfinished: bool,
 }
 
 impl InFlight {
     fn has_room(&self) -> bool {
-        self.batches.len() < BATCHES_IN_FLIGHT_MAX && self.changes < CHANGES_IN_FLIGHT_MAX
+        self.unfinished || (self.batches.len() < BATCHES_IN_FLIGHT_MAX && self.changes < CHANGES_IN_FLIGHT_MAX)
     }
 
-    fn add(&mut self, (time, changes): (Time, usize)) {
-        self.batches.push_back((time, changes));
-        self.changes += changes;
+    fn add(&mut self, fed: Fed) {
+        self.changes += fed.changes;
+        match self.batches.back_mut() {
+            Some((time, changes)) if *time == fed.time => *changes += fed.changes,
+            _ => self.batches.push_back((fed.time, fed.changes)),
+        }
+        self.unfinished = !fed.last;
     }
 
     /// Forgets what is applied; returns the last time of it.

@@ -30,6 +30,7 @@ use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId,
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Condvar, Mutex};
 
+use crate::bulk::Tally;
 use crate::error::storage;
 use crate::key::{RowKey, decode_row, encode, relation_prefix, row_key, tail_key, time_of};
 use crate::meta::{LogState, Meta};
@@ -55,11 +56,13 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Bytes of rows that are gathered in memory before they are written as a table; fixed when a log is made.
     pub memtable_bytes: u64,
+    /// Changes above which a batch goes over the disk, and is read in pieces.
+    pub large_changes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { bulk_rows: 100_000, cache_bytes: 64 << 20, memtable_bytes: 64 << 20 }
+        Options { bulk_rows: 100_000, cache_bytes: 64 << 20, memtable_bytes: 64 << 20, large_changes: 65_536 }
     }
 }
 
@@ -76,6 +79,7 @@ pub(crate) struct Shared {
     meta: Keyspace,
     dir: std::path::PathBuf,
     bulk_rows: usize,
+    large_changes: usize,
     /// By how much, at the least, this machine's clock is ahead of the source's.
     ahead_ms: AtomicU64,
     current: Mutex<Meta>,
@@ -106,6 +110,7 @@ impl Log {
             db,
             dir: dir.to_owned(),
             bulk_rows: options.bulk_rows,
+            large_changes: options.large_changes,
             ahead_ms: AtomicU64::new(0),
             current: Mutex::new(Meta::EMPTY),
             writing: Mutex::new(()),
@@ -239,7 +244,7 @@ impl Log {
     /// Transactions at or before the log's position are held already, and skipped. Fails when the clock cannot be right
     /// ([`LogError::ClockBack`], [`LogError::ClockAhead`]), and when the transactions cannot follow on what is here
     /// ([`LogError::Incomplete`]).
-    pub fn append(&self, transactions: &[Transaction], covers: Lsn, now_ms: u64) -> Result<Arc<Batch>, LogError> {
+    pub fn append(&self, transactions: &[Transaction], covers: Lsn, now_ms: u64) -> Result<Position, LogError> {
         let shared = &self.shared;
         let _writing = shared.writing.lock();
         failpoint!("log_append_before");
@@ -250,16 +255,20 @@ impl Log {
         let lsn = transactions.last().map_or(covers, |newest| newest.end_lsn.max(covers)).max(last.lsn);
         let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
         let changes = resolve(&**shared, transactions)?;
-        let greatest_entry = before.greatest_entry.max(bulk::greatest_entry(&changes));
-        let floor = bulk::floor(&changes, shared.bulk_rows, time, greatest_entry);
+        let tally = Tally::of(&changes);
+        let greatest_entry = before.greatest_entry.max(tally.greatest_entry);
+        let floor = tally.floor(shared.bulk_rows, time, greatest_entry);
         let position = Position { time, lsn };
-        let batch = Batch { position, floor, changes };
+        let batch = Batch { position, floor, changes, last: true };
         shared.write(last.time, &batch, Meta { position: Some(position), greatest_entry, ..before })?;
         failpoint!("log_append_after");
-        let batch = Arc::new(batch);
-        shared.ring.lock().push(Arc::clone(&batch));
+        if batch.changes.len() > shared.large_changes {
+            shared.ring.lock().pass(time);
+        } else {
+            shared.ring.lock().push(Arc::new(batch));
+        }
         shared.appended.notify_all();
-        Ok(batch)
+        Ok(position)
     }
 
     /// Reads the batches after `after`, in order.
@@ -346,7 +355,7 @@ impl Shared {
             }
         }
         write.insert(&self.rows, ROWS_TIME, batch.position.time.to_be_bytes());
-        bytes += tail::write(&mut write, &self.tail, previous, batch)?;
+        bytes += tail::write(&mut write, &self.tail, previous, batch, self.large_changes)?;
         let started = Instant::now();
         self.commit(write, meta, "append a batch to")?;
         metrics::histogram!("feedmill_log_fsync_seconds").record(started.elapsed().as_secs_f64());

@@ -9,7 +9,7 @@ use crate::LogError;
 use crate::key::{decode, encode};
 
 /// Grows when what is stored changes in a way that an older version cannot read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What the log holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use feedmill_model::{Batch, Time};
 
-/// Bounds of the ring. The newest batch is always in it, whatever its size: it was in memory anyway.
+/// Bounds of the ring. The newest batch is in it, unless it is large: it was in memory anyway.
 const BATCHES_MAX: usize = 1_024;
 const CHANGES_MAX: usize = 200_000;
 
@@ -33,6 +33,11 @@ impl Ring {
         }
     }
 
+    /// The newest batch is a large one, which only the disk has.
+    pub fn pass(&mut self, time: Time) {
+        *self = Ring::new(time);
+    }
+
     /// At most `limit` batches after `after`, the oldest first; `None` if some of them are no longer here.
     pub fn after(&self, after: Time, limit: usize) -> Option<impl Iterator<Item = &Arc<Batch>>> {
         let begin = self.batches.partition_point(|batch| batch.position.time <= after);
@@ -53,7 +58,7 @@ mod tests {
 
     fn batch(time: Time, changes: usize) -> Arc<Batch> {
         let changes = vec![Change { old: None, new: None }; changes];
-        Arc::new(Batch { position: Position { time, lsn: Lsn(time) }, floor: None, changes })
+        Arc::new(Batch { position: Position { time, lsn: Lsn(time) }, floor: None, changes, last: true })
     }
 
     fn times(ring: &Ring, after: Time) -> Option<Vec<Time>> {

@@ -15,13 +15,13 @@
 use std::collections::{BTreeMap, HashMap, btree_map};
 use std::iter::Peekable;
 
-use feedmill_model::{Relation, Row, Time};
+use feedmill_model::{Change, Relation, Row, Time};
 use fjall::{Readable, UserValue};
 
 use crate::error::storage;
-use crate::key::{RowKey, decode_row, relation_prefix, row_key};
-use crate::tail::Parts;
-use crate::{Log, LogError};
+use crate::key::{RowKey, decode_row, relation_prefix, row_key, tail_key};
+use crate::tail::{Batches, Stored};
+use crate::{Log, LogError, tail};
 
 /// Rows of a slice.
 const SLICE_ROWS: usize = 65_536;
@@ -43,18 +43,35 @@ impl StateAt {
     pub(crate) fn new(log: &Log, time: Time) -> Result<Self, LogError> {
         let shared = &log.shared;
         let snapshot = shared.snapshot();
-        shared.meta_in(&snapshot)?.check_is_held(time)?;
+        let meta = shared.meta_in(&snapshot)?;
+        meta.check_is_held(time)?;
+        let newest = meta.ready()?.time;
         let mut undo: HashMap<Relation, Undo> = HashMap::new();
         let mut previous = time;
-        for batch in Parts::after(&snapshot, &shared.tail, time) {
-            let (head, batch) = batch?;
+        let mut undo_all = |changes: Vec<Change>| {
+            for change in changes {
+                if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
+                    undo.entry(key.relation).or_default().entry(row_key(&key)).or_insert(change.old);
+                }
+            }
+        };
+        let end = tail_key(newest, u32::MAX);
+        for stored in Batches::after(time, |from| snapshot.range(&shared.tail, from..=end.max(from))) {
+            let stored = stored?;
+            let head = *stored.head();
             if head.previous > previous {
                 return Err(LogError::Corrupt { what: format!("the batch after time {previous}") });
             }
-            previous = batch.position.time;
-            for change in batch.changes {
-                if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
-                    undo.entry(key.relation).or_default().entry(row_key(&key)).or_insert(change.old);
+            previous = head.position.time;
+            match stored {
+                Stored::Whole(_, batch) => undo_all(batch.changes),
+                Stored::Large(head) => {
+                    for number in 1..head.parts {
+                        let part = snapshot.get(&shared.tail, tail_key(previous, number));
+                        let part = part.map_err(storage("read the tail of"))?;
+                        let lost = || LogError::Corrupt { what: format!("the batch of time {previous}") };
+                        undo_all(tail::changes(&part.ok_or_else(lost)?, previous)?);
+                    }
                 }
             }
         }

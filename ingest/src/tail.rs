@@ -1,33 +1,38 @@
 //! How batches lie in the tail.
 //!
 //! ```text
-//!   time, 0 ─► previous, position, floor, parts, changes …      a batch is one part or more, so that no value grows with
-//!   time, 1 ─► the same head,               changes …           the size of a transaction
-//!   time', 0 ─► previous = time, …
+//!   time,  0 ─► head: previous, position, floor, parts …; changes      a batch is one part or more, so that no value
+//!   time,  1 ─► changes                                                grows with the size of a transaction
+//!   time,  2 ─► changes
+//!   time', 0 ─► head: previous = time, …
 //! ```
 //!
 //! Each batch names the time of the one before it, so a reader that wants what comes after a time knows whether it has
-//! missed any, whatever compaction has dropped meanwhile.
+//! missed any, whatever compaction has dropped meanwhile. The head of a large batch has no changes of its own, and is
+//! written last: parts without a head are those of a batch that was never published.
 
 use feedmill_model::{Batch, Change, Position, Time};
-use fjall::{Keyspace, OwnedWriteBatch, Readable, Snapshot};
+use fjall::{Keyspace, OwnedWriteBatch, UserValue};
 use serde::{Deserialize, Serialize};
 
 use crate::LogError;
 use crate::error::storage;
-use crate::key::{decode, encode, tail_key};
+use crate::key::{decode, encode, tail_key, time_of};
 
 /// Changes of one part.
-const PART_CHANGES: usize = 4_096;
+pub(crate) const PART_CHANGES: usize = 4_096;
 
-/// What every part of a batch begins with.
+/// What the first part of a batch begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Head {
     /// Time of the batch before.
     pub previous: Time,
-    position: Position,
-    floor: Option<i64>,
-    parts: u32,
+    pub position: Position,
+    pub floor: Option<i64>,
+    /// How many parts there are, this one included.
+    pub parts: u32,
+    /// All of the changes are in the other parts, and readers get them in pieces.
+    pub large: bool,
 }
 
 /// Adds a batch to a write, and says how many bytes it takes.
@@ -36,57 +41,104 @@ pub(crate) fn write(
     tail: &Keyspace,
     previous: Time,
     batch: &Batch,
+    large_changes: usize,
 ) -> Result<usize, LogError> {
-    let parts = u32::try_from(batch.changes.len().div_ceil(PART_CHANGES).max(1)).unwrap_or(u32::MAX);
-    let head = Head { previous, position: batch.position, floor: batch.floor, parts };
-    let mut chunks = batch.changes.chunks(PART_CHANGES);
-    let mut bytes = 0;
-    for part in 0..parts {
-        let value = encode(&(head, chunks.next().unwrap_or_default()), "a batch")?;
+    let large = batch.changes.len() > large_changes;
+    let part_changes = PART_CHANGES.min(large_changes).max(1);
+    let parts = batch.changes.len().div_ceil(part_changes).max(1) + usize::from(large);
+    let parts = u32::try_from(parts).unwrap_or(u32::MAX);
+    let head = Head { previous, position: batch.position, floor: batch.floor, parts, large };
+    let mut chunks = batch.changes.chunks(part_changes);
+    let first = if large { &[] } else { chunks.next().unwrap_or_default() };
+    let first = encode(&(head, first), "a batch")?;
+    let mut bytes = first.len();
+    write.insert(tail, tail_key(batch.position.time, 0), first);
+    for (part, changes) in (1..).zip(chunks) {
+        let value = encode(&changes, "a batch")?;
         bytes += value.len();
         write.insert(tail, tail_key(batch.position.time, part), value);
     }
     Ok(bytes)
 }
 
-/// Reads batches in order.
-pub(crate) struct Parts {
-    parts: fjall::Iter,
+/// A batch of the tail.
+pub(crate) enum Stored {
+    /// One that is not large.
+    Whole(Head, Batch),
+    /// A large one, of which the parts are read one by one.
+    Large(Head),
 }
 
-impl Parts {
-    /// Every batch with a time later than `after`.
-    pub fn after(snapshot: &Snapshot, tail: &Keyspace, after: Time) -> Self {
-        Parts { parts: snapshot.range(tail, tail_key(after.saturating_add(1), 0)..) }
-    }
-
-    fn next_part(&mut self) -> Result<Option<(Head, Vec<Change>)>, LogError> {
-        let Some(entry) = self.parts.next() else { return Ok(None) };
-        let (key, value) = entry.into_inner().map_err(storage("read the tail of"))?;
-        let part: (Head, Vec<Change>) = decode(&value, || "a batch of the tail".to_owned())?;
-        let number = key.last_chunk().map(|number| u32::from_be_bytes(*number)).unwrap_or(u32::MAX);
-        if *key != tail_key(part.0.position.time, number) || number >= part.0.parts {
-            return Err(LogError::Corrupt { what: format!("the batch of time {}", part.0.position.time) });
+impl Stored {
+    pub fn head(&self) -> &Head {
+        match self {
+            Stored::Whole(head, _) | Stored::Large(head) => head,
         }
-        Ok(Some(part))
+    }
+}
+
+/// Batches in order.
+pub(crate) struct Batches<Seek> {
+    /// Begins to read at a key; ends at the newest batch.
+    seek: Seek,
+    parts: Option<fjall::Iter>,
+    /// Where the next batch begins at the earliest.
+    from: Time,
+}
+
+impl<Seek: Fn([u8; 12]) -> fjall::Iter> Batches<Seek> {
+    /// Those with a time later than `after`. `seek` reads from a key up to the last part of the newest published batch.
+    pub fn after(after: Time, seek: Seek) -> Self {
+        Batches { seek, parts: None, from: after.saturating_add(1) }
     }
 
-    fn next_batch(&mut self) -> Result<Option<(Head, Batch)>, LogError> {
-        let Some((head, mut changes)) = self.next_part()? else { return Ok(None) };
-        for _ in 1..head.parts {
+    fn next_part(&mut self) -> Result<Option<(Time, u32, UserValue)>, LogError> {
+        let parts = self.parts.get_or_insert_with(|| (self.seek)(tail_key(self.from, 0)));
+        let Some(entry) = parts.next() else { return Ok(None) };
+        let (key, value) = entry.into_inner().map_err(storage("read the tail of"))?;
+        let time = time_of(&key)?;
+        let number = key.last_chunk().map(|number| u32::from_be_bytes(*number)).unwrap_or(u32::MAX);
+        Ok(Some((time, number, value)))
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Stored>, LogError> {
+        let Some((time, number, value)) = self.next_part()? else { return Ok(None) };
+        let (head, mut changes): (Head, Vec<Change>) = decode(&value, || of(time))?;
+        let corrupt = || LogError::Corrupt { what: of(time) };
+        if number != 0 || head.position.time != time {
+            return Err(corrupt());
+        }
+        self.from = time.saturating_add(1);
+        if head.large {
+            self.parts = None;
+            return Ok(Some(Stored::Large(head)));
+        }
+        for expected in 1..head.parts {
             match self.next_part()? {
-                Some((same, more)) if same == head => changes.extend(more),
-                _ => return Err(LogError::Corrupt { what: format!("the batch of time {}", head.position.time) }),
+                Some((same, number, value)) if (same, number) == (time, expected) => {
+                    changes.extend(decode::<Vec<Change>>(&value, || of(time))?);
+                }
+                _ => return Err(corrupt()),
             }
         }
-        Ok(Some((head, Batch { position: head.position, floor: head.floor, changes })))
+        let batch = Batch { position: head.position, floor: head.floor, changes, last: true };
+        Ok(Some(Stored::Whole(head, batch)))
     }
 }
 
-impl Iterator for Parts {
-    type Item = Result<(Head, Batch), LogError>;
+impl<Seek: Fn([u8; 12]) -> fjall::Iter> Iterator for Batches<Seek> {
+    type Item = Result<Stored, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_batch().transpose()
     }
+}
+
+/// The changes of a part other than the first, from its value.
+pub(crate) fn changes(part: &[u8], time: Time) -> Result<Vec<Change>, LogError> {
+    decode(part, || of(time))
+}
+
+fn of(time: Time) -> String {
+    format!("the batch of time {time}")
 }

@@ -40,10 +40,10 @@ pub fn run_writer(
     let mut groups = Groups { incoming, changes_max, carried: None };
     while let Some(group) = groups.next() {
         let started = Instant::now();
-        let batch = log.append(&group.transactions, group.covers.unwrap_or_default(), now_ms())?;
+        let position = log.append(&group.transactions, group.covers.unwrap_or_default(), now_ms())?;
         metrics::histogram!("feedmill_log_append_seconds").record(started.elapsed().as_secs_f64());
         metrics::counter!("feedmill_log_transactions_total").increment(group.transactions.len() as u64);
-        durable.send_replace(batch.position.lsn);
+        durable.send_replace(position.lsn);
     }
     Ok(())
 }

@@ -87,8 +87,8 @@ fn child() {
     let log = Log::open(Path::new(&dir), options()).unwrap();
     let first = log.position().unwrap().lsn.0 + 1;
     for number in first.. {
-        let batch = log.append(&[transaction(number)], Lsn(0), NOW).unwrap();
-        writeln!(std::io::stdout(), "\nacknowledged {}", batch.position.lsn.0).unwrap();
+        let position = log.append(&[transaction(number)], Lsn(0), NOW).unwrap();
+        writeln!(std::io::stdout(), "\nacknowledged {}", position.lsn.0).unwrap();
     }
 }
 

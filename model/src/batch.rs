@@ -14,14 +14,18 @@ pub struct Change {
     pub new: Option<Row>,
 }
 
-/// One or more whole source transactions, or none: an idle tick.
+/// One or more whole source transactions, or none: an idle tick. A large one is several values: see [`Self::last`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// Its time, and the end of the source's log that it covers.
     pub position: Position,
-    /// Set on a *bulk* batch, which is not fanned out: the greatest entry id that the log knows, or the floor of the
-    /// batch's time if that is greater. Every home timeline's floor rises to it.
+    /// Set on a *bulk* batch, which is not fanned out: the greatest of the floor of the batch's time, the entry ids that
+    /// the log knows, and the ids of tweets and retweets that come or go with the batch. Every home timeline's floor
+    /// rises to it.
     pub floor: Option<i64>,
     /// At most one change a key, in no particular order.
     pub changes: Vec<Change>,
+    /// A large batch is handed over in pieces: values of one position and one floor, of which only the final one has
+    /// this set. A batch that is one piece has it set too.
+    pub last: bool,
 }

@@ -4,6 +4,7 @@
 //!   Log::state_at(load time) ── slices ─► Runtime::load … loaded ─► Log::reader ── batch ─► Runtime::feed
 //!                                                                       │
 //!                                            Hold: no batch beyond a position, while `verify` reads the stores
+//!                                            (a large batch comes in pieces, and is held only after its last)
 //! ```
 //!
 //! The feeder is one thread. `Runtime::feed` blocks while too much is in flight, so what the stores cannot take stays in
@@ -106,8 +107,11 @@ pub fn feed(
     while !shutdown.is_cancelled() {
         hold.wait(last, stations.dataflows(), shutdown);
         let Some(batch) = reader.next(WAIT).context("could not read the change log")? else { continue };
-        last = batch.position;
-        progress.covers(last);
+        // A time of which a piece is fed must be fed to its end: nothing is held in between.
+        if batch.last {
+            last = batch.position;
+            progress.covers(last);
+        }
         let changes = batch.changes.len() as u64;
         failpoint!("batch_handed_over_before");
         runtime.feed(batch)?;

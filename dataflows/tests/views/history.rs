@@ -164,6 +164,17 @@ pub fn greatest_entry(world: &World) -> i64 {
     entries.max().unwrap_or(0)
 }
 
+/// The greatest id of a tweet or retweet that comes or goes.
+fn greatest_touched(changes: &[Change]) -> i64 {
+    let rows = changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
+    let ids = rows.filter_map(|row| match row {
+        Row::Tweet(tweet) => Some(tweet.id),
+        Row::Retweet(retweet) => Some(retweet.id),
+        _ => None,
+    });
+    ids.max().unwrap_or(0)
+}
+
 struct Scene {
     time: Time,
     sequence: u16,
@@ -178,9 +189,9 @@ impl Scene {
             (change.old != change.new).then_some(change)
         });
         let position = Position { time: self.time, lsn: Lsn(1_000 + number) };
-        let changes = changes.collect();
-        let floor = bulk.then(|| greatest_entry(&self.world).max(floor_of(self.time)));
-        Moment { batch: Batch { position, floor, changes }, world: self.world.clone() }
+        let changes: Vec<Change> = changes.collect();
+        let floor = bulk.then(|| greatest_entry(&self.world).max(greatest_touched(&changes)).max(floor_of(self.time)));
+        Moment { batch: Batch { position, floor, changes, last: true }, world: self.world.clone() }
     }
 
     fn put(&mut self, row: Row) {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
-use feedmill_model::{Applied, Fact, Lsn, Position, Relation, Row, RowSink, Time, ViewRow};
+use feedmill_model::{Applied, Batch, Fact, Lsn, Position, Relation, Row, RowSink, Time, ViewRow};
 use history::{Action, Age, Jump, Moment, Step, greatest_entry, parameters, play};
 use proptest::prelude::*;
 use recording::{HomeLog, HomeState, RowRecord, RowState};
@@ -56,18 +56,23 @@ struct Run {
     lose_stores: bool,
     /// Rows a slice of the load.
     slice: usize,
+    /// Changes a piece of a batch.
+    piece: usize,
 }
 
 fn runs() -> impl Strategy<Value = Vec<Run>> {
-    let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), prop::bool::weighted(0.3), 1..40_usize)
-        .prop_map(|(workers, part, one_by_one, abruptly, lose_stores, slice)| Run {
+    let sizes = (1..40_usize, prop_oneof![1..5_usize, Just(1_000)]);
+    let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), prop::bool::weighted(0.3), sizes).prop_map(
+        |(workers, part, one_by_one, abruptly, lose_stores, (slice, piece))| Run {
             workers,
             part,
             one_by_one,
             abruptly,
             lose_stores,
             slice,
-        });
+            piece,
+        },
+    );
     prop::collection::vec(run, 1..4)
 }
 
@@ -142,7 +147,9 @@ fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Ke
     let load_floor = greatest_entry(&moments[load_at].world);
     runtime.loaded(load_floor).unwrap();
     for moment in &moments[load_at + 1..=end] {
-        runtime.feed(Arc::new(moment.batch.clone())).unwrap();
+        for piece in pieces(&moment.batch, run.piece) {
+            runtime.feed(Arc::new(piece)).unwrap();
+        }
         if run.one_by_one {
             waiter.until_applied(moment.batch.position.time);
         }
@@ -161,6 +168,20 @@ fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Ke
         compare_home(moments, &home, load.time, frontier);
     }
     applied.map_or(0, |applied| load_at + applied)
+}
+
+/// A batch in pieces of at most `changes` changes.
+fn pieces(batch: &Batch, changes: usize) -> Vec<Batch> {
+    let mut pieces: Vec<Batch> = batch
+        .changes
+        .chunks(changes)
+        .map(|changes| Batch { changes: changes.to_vec(), last: false, ..batch.clone() })
+        .collect();
+    match pieces.last_mut() {
+        Some(last) => last.last = true,
+        None => pieces.push(batch.clone()),
+    }
+    pieces
 }
 
 /// Each time begins in a phase when it has ended in the one before, on all workers.
@@ -292,8 +313,15 @@ fn a_story_told_in_full() {
     steps.push(step(second(), vec![post(0), Action::Protect { user: 0, protected: true }]));
     let moments = play(&steps);
     for workers in 1..=4 {
-        let run =
-            |part, one_by_one, lose_stores| Run { workers, part, one_by_one, abruptly: false, lose_stores, slice: 3 };
+        let run = |part, one_by_one, lose_stores| Run {
+            workers,
+            part,
+            one_by_one,
+            abruptly: false,
+            lose_stores,
+            slice: 3,
+            piece: 2,
+        };
         check(&moments, &[run(64, true, false)]);
         check(&moments, &[run(20, false, false), run(32, false, true), run(64, true, false)]);
     }
@@ -354,7 +382,7 @@ fn a_panic_ends_all_workers_with_an_error() {
     let failed = (0..1_000_000).find_map(|_| {
         time += 1;
         let position = Position { time, lsn: Lsn(1) };
-        runtime.feed(Arc::new(feedmill_model::Batch { position, floor: None, changes: vec![] })).err()
+        runtime.feed(Arc::new(Batch { position, floor: None, changes: vec![], last: true })).err()
     });
     assert!(matches!(&failed, Some(RuntimeError::Panic(text)) if text == "a defect"), "{failed:?}");
     assert!(matches!(runtime.join(), Err(RuntimeError::Panic(_))));
@@ -363,15 +391,20 @@ fn a_panic_ends_all_workers_with_an_error() {
 #[test]
 fn calls_out_of_order_are_refused() {
     let (runtime, waiter) = start(Arc::new(RowRecord::default()), 2);
-    let batch = |time| {
-        Arc::new(feedmill_model::Batch { position: Position { time, lsn: Lsn(2) }, floor: None, changes: vec![] })
+    let piece = |time, last| {
+        let position = Position { time, lsn: Lsn(2) };
+        Arc::new(Batch { position, floor: None, changes: vec![], last })
     };
+    let batch = |time| piece(time, true);
     let refused = |outcome: Result<(), RuntimeError>| assert!(matches!(outcome, Err(RuntimeError::Order { .. })));
     refused(runtime.feed(batch(2_000)));
     runtime.loaded(0).unwrap();
     refused(runtime.loaded(0));
     refused(runtime.load(vec![]));
     refused(runtime.feed(batch(1_000)));
+    runtime.feed(piece(2_000, false)).unwrap();
+    refused(runtime.feed(batch(2_001)));
+    runtime.feed(piece(2_000, false)).unwrap();
     runtime.feed(batch(2_000)).unwrap();
     refused(runtime.feed(batch(2_000)));
     waiter.until_applied(2_000);

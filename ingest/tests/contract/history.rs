@@ -2,16 +2,15 @@
 
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use feedmill_connectors::postgres::{RowChange, Transaction};
 use feedmill_ingest::{Log, Reader};
-use feedmill_model::{Batch, Lsn, Time};
+use feedmill_model::{Batch, Time};
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::model::{State, Step, apply, by_key, difference, steps};
-use crate::{Implementation, NOW, read, ready, state_at, transactions};
+use crate::{Implementation, append_group, next, read, ready, state_at, transactions};
 
 /// Every batch is the difference of two states, every state in the tail can be read, and ring and disk give the same.
 pub fn any_history_is_kept<I: Implementation>() {
@@ -35,7 +34,7 @@ struct Run<'a, I> {
     open: Option<Open>,
     /// The state at the end of the copy, and after each batch.
     states: Vec<(Time, State)>,
-    batches: Vec<Arc<Batch>>,
+    batches: Vec<Batch>,
     /// What the last batch was made of.
     last: Vec<Transaction>,
     implementation: PhantomData<I>,
@@ -70,7 +69,7 @@ impl<'a, I: Implementation> Run<'a, I> {
             Step::Append(changes) => self.append(changes),
             Step::Again => {
                 let state = self.states.last().unwrap().1.clone();
-                let batch = self.log().append(&self.last, Lsn(0), NOW).unwrap();
+                let batch = append_group(self.log(), &self.last);
                 assert!(batch.changes.is_empty(), "it is held already");
                 self.took(batch, state);
             }
@@ -89,16 +88,16 @@ impl<'a, I: Implementation> Run<'a, I> {
         apply(&mut after, &mut changes);
         let position = self.log().position().unwrap();
         self.last = transactions(position.lsn, changes);
-        let batch = self.log().append(&self.last, Lsn(0), NOW).unwrap();
+        let batch = append_group(self.log(), &self.last);
         assert!(batch.position.time > position.time);
         assert_eq!(batch.position.lsn.0, position.lsn.0 + 10 * self.last.len() as u64);
         assert_eq!(by_key(&batch.changes), difference(&before, &after));
         self.took(batch, after);
     }
 
-    fn took(&mut self, batch: Arc<Batch>, state: State) {
+    fn took(&mut self, batch: Batch, state: State) {
         let reader = &mut self.open.as_mut().unwrap().reader;
-        assert_eq!(reader.next(Duration::ZERO).unwrap(), Some(Arc::clone(&batch)), "a reader that keeps up");
+        assert_eq!(next(reader, Duration::ZERO).as_ref(), Some(&batch), "a reader that keeps up");
         self.states.push((batch.position.time, state));
         self.batches.push(batch);
     }

@@ -17,7 +17,6 @@ mod read;
 mod writer;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use feedmill_connectors::postgres::{RowChange, Transaction};
@@ -50,7 +49,19 @@ struct LocalInTables;
 
 impl Implementation for LocalInTables {
     fn open(dir: &Path) -> Result<Log, LogError> {
-        Log::open(dir, Options { bulk_rows: BULK_ROWS, cache_bytes: 1 << 16, memtable_bytes: 4 << 10 })
+        Log::open(
+            dir,
+            Options { bulk_rows: BULK_ROWS, cache_bytes: 1 << 16, memtable_bytes: 4 << 10, ..Options::default() },
+        )
+    }
+}
+
+/// The same with batches that are large from their third change on.
+struct LocalInPieces;
+
+impl Implementation for LocalInPieces {
+    fn open(dir: &Path) -> Result<Log, LogError> {
+        Log::open(dir, Options { bulk_rows: BULK_ROWS, large_changes: 2, ..Options::default() })
     }
 }
 
@@ -103,7 +114,7 @@ macro_rules! contracts {
     };
 }
 
-contracts!(local: Local, local_in_tables: LocalInTables);
+contracts!(local: Local, local_in_tables: LocalInTables, local_in_pieces: LocalInPieces);
 
 fn source() -> SourceId {
     SourceId { system: 7, timeline: 1, slot: "feedmill".to_owned() }
@@ -138,10 +149,30 @@ fn transactions(after: Lsn, changes: Vec<Vec<RowChange>>) -> Vec<Transaction> {
         .collect()
 }
 
-/// Appends one transaction that follows on what is there.
-fn append(log: &Log, changes: Vec<RowChange>) -> Arc<Batch> {
-    let group = transactions(log.position().unwrap().lsn, vec![changes]);
-    log.append(&group, Lsn(0), NOW).unwrap()
+/// Appends one transaction that follows on what is there; gives the batch that it became.
+fn append(log: &Log, changes: Vec<RowChange>) -> Batch {
+    append_group(log, &transactions(log.position().unwrap().lsn, vec![changes]))
+}
+
+/// Appends transactions as one batch, and gives it.
+fn append_group(log: &Log, group: &[Transaction]) -> Batch {
+    let mut reader = log.reader(log.position().unwrap().time).unwrap();
+    let position = log.append(group, Lsn(0), NOW).unwrap();
+    let batch = next(&mut reader, Duration::ZERO).expect("it was appended");
+    assert_eq!(batch.position, position);
+    batch
+}
+
+/// The next batch, put together again if it comes in pieces.
+fn next(reader: &mut Reader, limit: Duration) -> Option<Batch> {
+    let mut whole = Batch::clone(&*reader.next(limit).unwrap()?);
+    while !whole.last {
+        let piece = reader.next(Duration::ZERO).unwrap().expect("all pieces are there");
+        assert_eq!((piece.position, piece.floor), (whole.position, whole.floor));
+        whole.changes.extend(piece.changes.iter().cloned());
+        whole.last = piece.last;
+    }
+    Some(whole)
 }
 
 fn insert(rows: impl IntoIterator<Item = Row>) -> Vec<RowChange> {
@@ -164,6 +195,6 @@ fn rows(log: &Log) -> Vec<Row> {
 }
 
 /// All that a reader has, without waiting.
-fn read(reader: &mut Reader) -> Vec<Arc<Batch>> {
-    std::iter::from_fn(|| reader.next(Duration::ZERO).unwrap()).collect()
+fn read(reader: &mut Reader) -> Vec<Batch> {
+    std::iter::from_fn(|| next(reader, Duration::ZERO)).collect()
 }

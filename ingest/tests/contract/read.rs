@@ -1,22 +1,23 @@
 //! Readers, the state at a time, and compaction.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use feedmill_ingest::{Log, LogError};
 use feedmill_model::{Batch, Lsn, Relation, Row, Time};
 
-use crate::{Implementation, LIMIT, NOW, append, follow, insert, read, ready, rows, state, state_at, tweet, user};
+use crate::{
+    Implementation, LIMIT, NOW, append, follow, insert, next, read, ready, rows, state, state_at, tweet, user,
+};
 
 /// More than the batches that a log keeps in memory.
 const MANY: usize = 1_200;
 
 fn ticks(log: &Log, number: usize) -> Vec<Time> {
-    (0..number).map(|_| log.append(&[], Lsn(0), NOW).unwrap().position.time).collect()
+    (0..number).map(|_| log.append(&[], Lsn(0), NOW).unwrap().time).collect()
 }
 
-fn times(batches: &[Arc<Batch>]) -> Vec<Time> {
+fn times(batches: &[Batch]) -> Vec<Time> {
     batches.iter().map(|batch| batch.position.time).collect()
 }
 
@@ -28,7 +29,7 @@ pub fn readers_wait_for_what_comes<I: Implementation>() {
     assert!(behind.next(Duration::ZERO).unwrap().is_none());
     let read_all = |number: usize| {
         let mut reader = log.reader(start).unwrap();
-        let next = move || reader.next(LIMIT).unwrap().expect("one comes within the limit");
+        let next = move || next(&mut reader, LIMIT).expect("one comes within the limit");
         move || std::iter::repeat_with(next).take(number).collect::<Vec<_>>()
     };
     let (appended, seen) = thread::scope(|scope| {
@@ -39,7 +40,7 @@ pub fn readers_wait_for_what_comes<I: Implementation>() {
     // From disk, then on into memory, without a gap.
     assert_eq!(times(&read(&mut behind)), appended);
     let newest = append(&log, insert([user(1, "new")]));
-    assert_eq!(behind.next(LIMIT).unwrap(), Some(newest));
+    assert_eq!(next(&mut behind, LIMIT), Some(newest));
     assert!(matches!(log.reader(log.position().unwrap().time + 1).err(), Some(LogError::Gone { .. })));
 }
 
@@ -75,7 +76,7 @@ pub fn compaction_keeps_the_newest<I: Implementation>() {
     drop(log);
     let log = I::open(dir.path()).unwrap();
     assert_eq!(log.tail_after(), first.position.time);
-    assert_eq!(read(&mut log.reader(first.position.time).unwrap()), [Arc::clone(&second)]);
+    assert_eq!(read(&mut log.reader(first.position.time).unwrap()), std::slice::from_ref(&second));
     assert_eq!(state_at(&log, first.position.time).into_values().collect::<Vec<_>>(), [user(1, "a")]);
     assert_eq!(rows(&log), [user(1, "b")]);
 }
@@ -87,7 +88,7 @@ pub fn a_batch_of_many_parts_is_whole<I: Implementation>() {
     let large = append(&log, insert((0..20_000).map(|id| follow(id, id))));
     let small = append(&log, insert([user(1, "new")]));
     let check = |log: &Log| {
-        assert_eq!(read(&mut log.reader(start).unwrap()), [Arc::clone(&large), Arc::clone(&small)]);
+        assert_eq!(read(&mut log.reader(start).unwrap()), [large.clone(), small.clone()]);
         assert_eq!(state_at(log, start).len(), 0);
         assert_eq!(state_at(log, large.position.time).len(), 20_000);
     };
