@@ -4,13 +4,14 @@
 
 CARGO ?= cargo
 ARGS ?=
+SOAK ?= 200
 # Tests end processes at the failpoints of the code; what users build and run has none.
 TESTED := --release --locked --features failpoints
 # rustup puts cargo here; a shell that was open before does not know it yet.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test lint fmt clippy doc audit bench clean
+.PHONY: help setup build run test soak lint fmt clippy doc audit bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ run: setup ## Build, then start everything on this machine (make run ARGS="--lis
 
 test: setup ## Run every test (make test ARGS="-p feedmill-model")
 	$(CARGO) test $(TESTED) $(if $(ARGS),$(ARGS),--workspace)
+
+soak: setup ## Kill processes at random places, for long (make soak SOAK=200)
+	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) -p feedmill --test end_to_end -- --nocapture c43_random
 
 lint: fmt clippy doc ## Format, clippy and documentation, with warnings denied
 

@@ -10,6 +10,7 @@
 )]
 
 mod copying;
+#[cfg(feature = "failpoints")]
 mod crash;
 mod disk;
 mod first_steps;

@@ -22,6 +22,8 @@ pub struct System {
     pub settings: Vec<String>,
     /// The PostgreSQL that it uses, where that is not its private one; a change counts from the next start.
     pub database_url: Option<String>,
+    /// What happens at which failpoint, as the variable `FAILPOINTS` says it; from the next start.
+    pub failpoints: Option<String>,
     process: Option<Child>,
     /// Where it listens.
     pub url: String,
@@ -65,6 +67,7 @@ impl System {
             data: tempfile::Builder::new().prefix("feedmill-").tempdir().unwrap().keep(),
             settings: settings.iter().map(ToString::to_string).collect(),
             database_url: None,
+            failpoints: None,
             process: None,
             url: String::new(),
             http: reqwest::Client::new(),
@@ -83,12 +86,9 @@ impl System {
     /// Starts it, and waits until it says where it listens; gives what it printed instead if it ends before. It is not
     /// yet ready.
     pub async fn spawn(&mut self) -> Result<(), Vec<String>> {
-        assert!(self.process.is_none(), "it runs already");
-        let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
-        let mut command = self.prepare(&["up", "--listen", "127.0.0.1:0"]);
-        let mut child = command.args(&self.settings).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        self.process = Some(child);
+        self.launch();
+        let stdout = self.process.as_mut().unwrap().stdout.take().unwrap();
+        let lines = BufReader::new(stdout).lines();
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
         let deadline = Instant::now() + LIMIT;
@@ -107,6 +107,19 @@ impl System {
         });
         self.url = url.await.unwrap()?;
         Ok(())
+    }
+
+    /// Starts the process, and waits for nothing.
+    pub fn launch(&mut self) -> Pid {
+        assert!(self.process.is_none(), "it runs already");
+        let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
+        let mut command = self.prepare(&["up", "--listen", "127.0.0.1:0"]);
+        if let Some(failpoints) = &self.failpoints {
+            command.env("FAILPOINTS", failpoints);
+        }
+        let child = command.args(&self.settings).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        self.process = Some(child);
+        self.pid()
     }
 
     /// Starts it, where it must refuse: it ends with exit code 1, and this gives what it printed to standard error.
@@ -141,13 +154,20 @@ impl System {
         &self.data
     }
 
-    /// How the process ended, if it did; then it can be started again.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        let status = self.process.as_mut()?.try_wait().unwrap();
-        if status.is_some() {
-            self.process = None;
-        }
-        status
+    /// Whether the process lives: not from the moment on at which it was killed, or ended by itself.
+    pub fn is_running(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    }
+
+    /// `kill -9`, which need not be the first.
+    pub fn crash(&self) {
+        kill(self.pid(), Signal::SIGKILL).unwrap();
+    }
+
+    /// Waits until the process has ended; then it can be started again.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.take().unwrap().wait().unwrap()
     }
 
     /// Its process.
@@ -157,8 +177,8 @@ impl System {
 
     /// `kill -9`. PostgreSQL goes on.
     pub fn kill(&mut self) {
-        kill(self.pid(), Signal::SIGKILL).unwrap();
-        self.process.take().unwrap().wait().unwrap();
+        self.crash();
+        self.wait();
     }
 
     /// Ctrl-C, and waits for the end.
