@@ -12,11 +12,12 @@
 //! of it and nothing else. A cut that is not completed in time is given up, and capture goes on.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use feedmill_connectors::postgres::{Event, ReplicationError, Source, Stream, Transaction};
+use feedmill_connectors::postgres::{Event, ReplicationError, Source, Spilling, Stream, Transaction};
 use feedmill_ingest::Incoming;
 use feedmill_model::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,6 +55,8 @@ pub struct Capture {
     pub source: Source,
     /// Its slot.
     pub slot: String,
+    /// Folder for transactions that are too large for memory.
+    pub spill: PathBuf,
     /// To the writer of the change log.
     pub incoming: mpsc::Sender<Incoming>,
     /// What is durable in the change log.
@@ -129,7 +132,7 @@ impl Capture {
     async fn session(&mut self, wait: &mut u64, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let from = *self.durable.borrow();
         let mut stream = tokio::select! {
-            stream = Stream::start(&self.source, &self.slot, from) => stream?,
+            stream = Stream::start(&self.source, &self.slot, from, Spilling::to(&self.spill)) => stream?,
             () = self.shutdown.cancelled() => return Ok(()),
         };
         tracing::info!("capturing from slot {} at {from}", self.slot);

@@ -254,6 +254,7 @@ async fn serve(
     let capture = Capture {
         source: source.clone(),
         slot: SLOT.to_owned(),
+        spill: settings.data.join("spill"),
         incoming,
         durable: is_durable,
         wanted: progress.wanted(),

@@ -29,7 +29,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 
 use super::error::{is_transient, with_causes};
-use super::{DecodeError, ServerError, Source, SourceError};
+use super::{DecodeError, ServerError, Source, SourceError, SpillError};
 
 mod authentication;
 
@@ -88,6 +88,9 @@ pub enum ReplicationError {
     /// The server sent what nobody understands.
     #[error("the server's answer is not understood: {0}")]
     Protocol(String),
+    /// A large transaction cannot be kept on disk.
+    #[error(transparent)]
+    Spill(#[from] SpillError),
     /// A change cannot be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
@@ -156,7 +159,10 @@ impl ReplicationError {
     /// Whether a later attempt may succeed without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            ReplicationError::Connect { .. } | ReplicationError::Lost { .. } | ReplicationError::Ended => true,
+            ReplicationError::Connect { .. }
+            | ReplicationError::Lost { .. }
+            | ReplicationError::Spill(_)
+            | ReplicationError::Ended => true,
             ReplicationError::Server { error, .. } => error.is_transient(),
             ReplicationError::Source(error) => error.is_transient(),
             ReplicationError::Statement { error, .. } => is_transient(error),

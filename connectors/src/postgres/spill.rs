@@ -166,13 +166,11 @@ impl SpillWriter {
     }
 
     /// Where the next record begins.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for subtransactions of transactions in progress"))]
     pub(super) fn offset(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }
 
     /// Keeps the first `changes`, which end at `offset`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for subtransactions of transactions in progress"))]
     pub(super) fn truncate(&mut self, changes: usize, offset: u64) {
         match offset.checked_sub(self.written) {
             Some(kept) => self.buffer.truncate(usize::try_from(kept).unwrap_or(usize::MAX)),

@@ -2,23 +2,27 @@
 //!
 //! ```text
 //!           task of its own                                       the consumer
-//!  socket ─> frames ─> Decoder ─> open transaction ─> room? ─> queue ─> Stream::next
-//!     ▲                                                 │
-//!     └── status each second, received and durable <────┴──────── acknowledge, request_keepalive
+//!  socket ─> frames ─> Decoder ─> open transactions ─> room? ─> queue ─> Stream::next
+//!     ▲                        (memory, then disk)       │
+//!     └── status each second, received and durable <─────┴──────── acknowledge, request_keepalive
 //! ```
 //!
 //! Why it is right:
-//! - Order. The server sends whole transactions in commit order; one task decodes them in that order into one queue.
-//! - Whole transactions. A transaction is queued when its Commit has come; a connection that breaks before drops it,
-//!   and the next stream is sent it again.
+//! - Order. The server sends commits in their order; one task decodes them in that order into one queue. Large
+//!   transactions are sent in parts while they are in progress, mixed with others: each is put together by itself.
+//! - Whole transactions. A transaction is queued when its commit has come; a connection that breaks before drops it,
+//!   and the next stream is sent it again, from its beginning.
 //! - Nothing is lost. The status carries as durable only what the consumer acknowledged, so the slot never moves beyond
 //!   it. The server sends again what it has not been told, so `start` at the consumer's own position is exactly once;
 //!   a slot that is already beyond that position would skip silently, and is refused.
-//! - A keepalive is queued behind what came before it and only between transactions, so everything that was committed
-//!   before its `end` has been delivered when it is.
+//! - A keepalive is queued behind what came before it, and not while a transaction is being sent whole, so everything
+//!   that was committed before its `end` has been delivered when it is. Transactions in progress do not hold it back:
+//!   what has come of them is not committed, and a slot keeps the log of what is not.
 //! - A slow consumer costs neither memory nor the connection: the queue holds [`QUEUE_BYTES`]; when it is full the task
-//!   stops reading but goes on sending statuses, which keeps `wal_sender_timeout` away. What a single transaction
-//!   changes is in memory until it commits.
+//!   stops reading but goes on sending statuses, which keeps `wal_sender_timeout` away. Nor does a large transaction:
+//!   beyond [`Spilling::memory_bytes`] what is not yet committed goes to disk, and is handed over from there.
+//! - A server that is gone without a word is noticed: the status asks for an answer, and one that says nothing at all
+//!   for as long as it would wait for us is given up.
 
 use std::io;
 use std::sync::Arc;
@@ -27,21 +31,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use feedmill_model::{Lsn, Timestamp, failpoint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::pgoutput::{Decoder, Message};
+use super::pgoutput::Decoder;
 use super::replication::Frame;
-use super::{DecodeError, Replication, ReplicationError, RowChange, Source, Transaction};
+use super::{Changes, Replication, ReplicationError, Source, Transaction};
+use assembly::Assembly;
+use start::Opened;
 
+mod assembly;
+mod open;
 mod start;
 
+pub use assembly::Spilling;
 pub use start::CAPTURE_APPLICATION;
-
-/// How often the server hears how far we are, at least.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How much may wait for the consumer, counted as the server sent it. A larger transaction waits alone.
 const QUEUE_BYTES: u32 = 64 << 20;
+
+/// What a transaction counts that lies on disk, so that the number of files is bounded.
+const SPILLED_BYTES: u32 = QUEUE_BYTES / 16;
 
 /// What an event counts besides what the server sent, so that the number of events is bounded too.
 const EVENT_BYTES: u32 = 256;
@@ -86,14 +95,18 @@ impl Stream {
     /// # Errors
     /// A slot that is missing, was invalidated, or has moved beyond `from`; a source whose log ends before `from`; a
     /// slot that another process reads. One that a dead connection of ours still holds is taken over.
-    pub async fn start(source: &Source, slot: &str, from: Lsn) -> Result<Self, ReplicationError> {
-        let connection = start::open(source, slot, from).await?;
+    pub async fn start(source: &Source, slot: &str, from: Lsn, spilling: Spilling) -> Result<Self, ReplicationError> {
+        let Opened { connection, tables, status_interval, silence_max } = start::open(source, slot, from).await?;
         let (sender, events) = mpsc::unbounded_channel();
         let (durable, acknowledged) = watch::channel(Lsn(0));
         let control = StreamControl { durable: Arc::new(durable), wanted: Arc::new(Notify::new()) };
         let reader = Reader {
             connection,
-            assembly: Assembly { decoder: Decoder::default(), open: None, end: from },
+            assembly: Assembly::new(Decoder::new(tables), spilling, from),
+            sent_bytes: 0,
+            heard: Instant::now(),
+            status_interval,
+            silence_max,
             received: from,
             acknowledged,
             wanted: Arc::clone(&control.wanted),
@@ -178,6 +191,14 @@ struct Queued {
 struct Reader {
     connection: Replication,
     assembly: Assembly,
+    /// How much the server sent since the last transaction was complete.
+    sent_bytes: u32,
+    /// When the server last said anything.
+    heard: Instant,
+    /// How often the server hears how far we are, at least.
+    status_interval: Duration,
+    /// How long the server may be silent.
+    silence_max: Duration,
     /// Everything before this has been received.
     received: Lsn,
     acknowledged: watch::Receiver<Lsn>,
@@ -190,7 +211,7 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) -> Result<(), ReplicationError> {
-        let mut tick = tokio::time::interval(STATUS_INTERVAL);
+        let mut tick = tokio::time::interval(self.status_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.deliver()?;
@@ -198,12 +219,13 @@ impl Reader {
             let room = Arc::clone(&self.room);
             tokio::select! {
                 () = self.sender.closed() => return self.end().await.map_err(lost),
-                _ = tick.tick() => self.push_status(false),
+                _ = tick.tick() => self.tick(stalled.is_some())?,
                 () = self.wanted.notified() => self.push_status(true),
                 exchanged = self.connection.exchange(stalled.is_none()) => {
-                    let received = exchanged.map_err(lost)?;
-                    // What is sent in a stream is statuses.
-                    if !received {
+                    if exchanged.map_err(lost)? {
+                        self.heard = Instant::now();
+                    } else {
+                        // What is sent in a stream is statuses.
                         failpoint!("acknowledge_after");
                     }
                 }
@@ -214,6 +236,22 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// The status that is due; gives up a server that does not answer.
+    fn tick(&mut self, stalled: bool) -> Result<(), ReplicationError> {
+        if stalled {
+            // Nothing is read, so nothing can be heard.
+            self.heard = Instant::now();
+        }
+        let silence = self.heard.elapsed();
+        if silence > self.silence_max {
+            let problem = format!("the server has said nothing for {} s", silence.as_secs());
+            return Err(lost(io::Error::new(io::ErrorKind::TimedOut, problem)));
+        }
+        self.assembly.measure();
+        self.push_status(silence > self.silence_max / 4);
+        Ok(())
     }
 
     /// Queues everything that has been received, up to an event for which there is no room.
@@ -246,8 +284,15 @@ impl Reader {
         while let Some(frame) = self.connection.frame()? {
             match frame {
                 Frame::Data(message) => {
-                    if let Some((transaction, bytes)) = self.assembly.add(&message)? {
+                    let message_bytes = u32::try_from(message.len()).unwrap_or(QUEUE_BYTES);
+                    self.sent_bytes = self.sent_bytes.saturating_add(message_bytes);
+                    if let Some(transaction) = self.assembly.add(&message)? {
                         self.received = self.received.max(transaction.end_lsn);
+                        let sent = std::mem::take(&mut self.sent_bytes);
+                        let bytes = match &transaction.changes {
+                            Changes::Spilled(_) => SPILLED_BYTES,
+                            Changes::Memory(_) => sent.saturating_add(EVENT_BYTES).min(QUEUE_BYTES),
+                        };
                         return Ok(Some((Event::Transaction(transaction), bytes)));
                     }
                 }
@@ -282,66 +327,6 @@ impl Reader {
     }
 }
 
-/// Puts messages together to transactions.
-struct Assembly {
-    decoder: Decoder,
-    open: Option<Open>,
-    /// The end of the last transaction, or where the stream began.
-    end: Lsn,
-}
-
-/// A transaction of which the Commit has not come yet.
-struct Open {
-    changes: Vec<RowChange>,
-    bytes: u32,
-}
-
-impl Assembly {
-    /// The transaction, and how much room it takes, if this message completes one.
-    fn add(&mut self, message: &[u8]) -> Result<Option<(Transaction, u32)>, DecodeError> {
-        let message_bytes = u32::try_from(message.len()).unwrap_or(QUEUE_BYTES);
-        let change = match (self.decoder.decode(message)?, &mut self.open) {
-            (Message::Other, _) => return Ok(None),
-            (Message::Begin { .. }, open @ None) => {
-                *open = Some(Open { changes: Vec::new(), bytes: EVENT_BYTES });
-                return Ok(None);
-            }
-            (Message::Begin { .. }, Some(_)) => {
-                return Err(DecodeError::Order("a transaction begins inside another"));
-            }
-            (_, None) => return Err(DecodeError::Order("a change stands outside a transaction")),
-            (Message::Commit { end_lsn, committed_at }, open) => {
-                let Open { changes, bytes } = open.take().unwrap_or(Open { changes: Vec::new(), bytes: EVENT_BYTES });
-                self.end = end_lsn;
-                return Ok(Some((
-                    Transaction { end_lsn, committed_at, changes: changes.into() },
-                    bytes.min(QUEUE_BYTES),
-                )));
-            }
-            (Message::Truncate(relations), Some(open)) => {
-                open.changes.extend(relations.into_iter().map(RowChange::Truncate));
-                return Ok(None);
-            }
-            (Message::Insert(row), Some(open)) => (RowChange::Insert(row), open),
-            (Message::Update { old_key, row, unchanged }, Some(open)) => {
-                (RowChange::Update { old_key, row, unchanged }, open)
-            }
-            (Message::Delete(key), Some(open)) => (RowChange::Delete(key), open),
-            (Message::Unusable(unusable), Some(open)) => (RowChange::Unusable(unusable), open),
-        };
-        let (change, open) = change;
-        open.changes.push(change);
-        open.bytes = open.bytes.saturating_add(message_bytes);
-        Ok(None)
-    }
-
-    /// What a keepalive tells: nothing while a transaction is open, because part of what lies before its end is still
-    /// to come. One that was sent while the last Commit was being written names a place before its end.
-    fn keepalive(&self, end: Lsn) -> Option<Lsn> {
-        self.open.is_none().then(|| end.max(self.end))
-    }
-}
-
 fn lost(error: io::Error) -> ReplicationError {
     ReplicationError::Lost { tried: "read the stream".to_owned(), error }
 }
@@ -350,41 +335,4 @@ fn lost(error: io::Error) -> ReplicationError {
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn begin() -> Vec<u8> {
-        [vec![b'B'], vec![0; 20]].concat()
-    }
-
-    fn commit(end: u64) -> Vec<u8> {
-        [vec![b'C', 0], 0_u64.to_be_bytes().to_vec(), end.to_be_bytes().to_vec(), vec![0; 8]].concat()
-    }
-
-    fn assembly() -> Assembly {
-        Assembly { decoder: Decoder::default(), open: None, end: Lsn(100) }
-    }
-
-    #[test]
-    fn a_keepalive_is_told_between_transactions_and_never_goes_back() {
-        let mut assembly = assembly();
-        assert_eq!(assembly.keepalive(Lsn(90)), Some(Lsn(100)));
-        assert_eq!(assembly.add(&begin()), Ok(None));
-        assert_eq!(assembly.keepalive(Lsn(110)), None);
-        let (transaction, _) = assembly.add(&commit(120)).expect("a commit").expect("a transaction");
-        assert_eq!((transaction.end_lsn, transaction.changes.len()), (Lsn(120), 0));
-        assert_eq!(assembly.keepalive(Lsn(110)), Some(Lsn(120)));
-        assert_eq!(assembly.keepalive(Lsn(130)), Some(Lsn(130)));
-    }
-
-    #[test]
-    fn messages_out_of_order_are_refused() {
-        assert!(matches!(assembly().add(&commit(1)), Err(DecodeError::Order(_))));
-        let mut assembly = assembly();
-        assert_eq!(assembly.add(&begin()), Ok(None));
-        assert!(matches!(assembly.add(&begin()), Err(DecodeError::Order(_))));
-    }
 }

@@ -47,15 +47,25 @@ pub enum DecodeError {
     #[error("the name of a table or column is no UTF-8")]
     Name,
     /// A column that Feedmill reads is not there.
-    #[error("table {table} has no column {column}, which Feedmill reads; add it again (or rename it back)")]
+    #[error(
+        "table {table} has, or had when the next change was made, no column {column}, which Feedmill reads. If it was \
+         renamed, rename it back: ALTER TABLE {table} RENAME COLUMN … TO {column}; and it goes on. If it was dropped, add \
+         it again: ALTER TABLE {table} ADD COLUMN {column} {expected}; and run `feedmill resync`, because its values are gone"
+    )]
     MissingColumn {
         /// The table.
         table: &'static str,
         /// The column.
         column: &'static str,
+        /// Its type.
+        expected: &'static str,
     },
     /// A column that Feedmill reads has another type.
-    #[error("column {table}.{column} has the type with oid {oid}, but Feedmill reads {expected}; change it back")]
+    #[error(
+        "column {table}.{column} has, or had when the next change was made, the type with oid {oid}, but Feedmill reads \
+         {expected}. Change it back: ALTER TABLE {table} ALTER COLUMN {column} TYPE {expected}; and run `feedmill resync`, \
+         which copies what was written meanwhile"
+    )]
     ColumnType {
         /// The table.
         table: &'static str,

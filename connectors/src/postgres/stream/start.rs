@@ -13,11 +13,12 @@
 
 use std::time::Duration;
 
-use feedmill_model::Lsn;
+use feedmill_model::{Lsn, Relation};
 use tokio::time::Instant;
 
 use super::super::error::literal;
-use super::super::schema::PUBLICATION;
+use super::super::pgoutput::Tables;
+use super::super::schema::{PUBLICATION, SCHEMA};
 use super::super::{Replication, ReplicationError, Source};
 
 /// The `application_name` of a stream's connection.
@@ -33,20 +34,40 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// SQLSTATE of a slot that another process reads.
 const OBJECT_IN_USE: &str = "55006";
 
+/// How often the server hears how far we are, at least.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the server may be silent at least, and when it has no limit of its own. It is asked for an answer all the
+/// time, but may be busy with a large transaction of which we see nothing.
+const SILENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+
+/// A connection that streams.
+pub(super) struct Opened {
+    pub(super) connection: Replication,
+    /// The tables as they are now.
+    pub(super) tables: Tables,
+    pub(super) status_interval: Duration,
+    pub(super) silence_max: Duration,
+}
+
 /// Opens a connection that streams the slot from `from`.
-pub(super) async fn open(source: &Source, slot: &str, from: Lsn) -> Result<Replication, ReplicationError> {
+pub(super) async fn open(source: &Source, slot: &str, from: Lsn) -> Result<Opened, ReplicationError> {
     let mut connection = Replication::connect(source, CAPTURE_APPLICATION).await?;
-    // In-progress transactions are streamed by a later option of protocol 2; until then each comes whole.
     let publication = super::super::error::identifier(PUBLICATION);
     let options =
-        [("proto_version", "2"), ("binary", "true"), ("messages", "true"), ("publication_names", publication.as_str())];
+        [("proto_version", "2"), ("streaming", "on"), ("binary", "true"), ("publication_names", publication.as_str())];
+    let (status_interval, silence_max) = intervals(&mut connection).await?;
+    let tables = tables(&mut connection).await?;
     let mut pause = Duration::from_millis(50);
     let (mut holder, mut since, mut ended) = (None, Instant::now(), false);
     loop {
         check(&mut connection, slot, from).await?;
         match connection.start(slot, from, &options).await {
             Err(ReplicationError::Server { error, .. }) if error.code == OBJECT_IN_USE => {}
-            started => return started.map(|()| connection),
+            started => {
+                started?;
+                return Ok(Opened { connection, tables, status_interval, silence_max });
+            }
         }
         let now = Holder::find(&mut connection, slot).await?;
         if holder.is_none() {
@@ -63,6 +84,41 @@ pub(super) async fn open(source: &Source, slot: &str, from: Lsn) -> Result<Repli
         tokio::time::sleep(pause).await;
         pause = PAUSE_MAX.min(pause * 2);
     }
+}
+
+/// How often to send statuses, and how long the server may be silent: it ends a connection that is silent for
+/// `wal_sender_timeout`, and says something itself after half of it.
+async fn intervals(connection: &mut Replication) -> Result<(Duration, Duration), ReplicationError> {
+    let rows = connection.query("SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let limit_ms = match rows.first().map(Vec::as_slice) {
+        Some([Some(setting)]) => setting.parse().unwrap_or(0),
+        _ => 0,
+    };
+    let limit = Duration::from_millis(limit_ms);
+    if limit.is_zero() {
+        return Ok((STATUS_INTERVAL, SILENCE.1));
+    }
+    Ok(((limit / 2).min(STATUS_INTERVAL), limit.max(SILENCE.0)))
+}
+
+/// The columns of our tables as they are now.
+async fn tables(connection: &mut Replication) -> Result<Tables, ReplicationError> {
+    let sql = format!(
+        "SELECT c.relname, a.attname, a.atttypid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_attribute a ON a.attrelid = c.oid \
+         WHERE n.nspname = {} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' \
+         ORDER BY c.oid, a.attnum",
+        literal(SCHEMA)
+    );
+    let mut tables = Tables::new();
+    for row in connection.query(&sql).await? {
+        let [Some(table), Some(column), Some(oid)] = row.as_slice() else { continue };
+        let ours = Relation::ALL.into_iter().find(|relation| relation.table() == table);
+        if let (Some(relation), Ok(oid)) = (ours, oid.parse()) {
+            tables.entry(relation).or_default().push((column.clone(), oid));
+        }
+    }
+    Ok(tables)
 }
 
 /// Whether the slot is there, is ours to read, and stands at or before `from`.

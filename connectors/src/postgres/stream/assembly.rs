@@ -1,0 +1,151 @@
+//! Puts messages together to transactions.
+//!
+//! ```text
+//!   Begin … Commit                          one at a time, whole ─────────────────┐
+//!   StreamStart x … StreamStop, … again     one Open for each x ── StreamCommit x ┴─> Transaction, in commit order
+//!                                                               └─ StreamAbort x ──> nothing
+//! ```
+//!
+//! All that is open shares one budget of memory; when it is spent, the largest goes to disk.
+
+use std::path::PathBuf;
+
+use feedmill_model::{Lsn, Timestamp};
+use hashbrown::HashMap;
+
+use super::super::pgoutput::{Decoder, Message};
+use super::super::{Changes, DecodeError, ReplicationError, RowChange, SpillError, Transaction};
+use super::open::Open;
+
+/// Where large transactions go, and when.
+#[derive(Clone, Debug)]
+pub struct Spilling {
+    /// Folder for the files of large transactions. They have no names and end with the process.
+    pub dir: PathBuf,
+    /// How much memory the changes of all transactions that are not yet committed may take together.
+    pub memory_bytes: usize,
+}
+
+impl Spilling {
+    /// Spills to `dir` what takes more than 8 MiB.
+    pub fn to(dir: impl Into<PathBuf>) -> Self {
+        Spilling { dir: dir.into(), memory_bytes: 8 << 20 }
+    }
+}
+
+/// The transactions of one connection that are not yet committed.
+pub(super) struct Assembly {
+    decoder: Decoder,
+    spilling: Spilling,
+    /// Between Begin and Commit.
+    whole: Option<Open>,
+    /// Transactions in progress.
+    streamed: HashMap<u32, Open>,
+    /// Which of them messages now belong to.
+    block: Option<u32>,
+    /// What all of them take in memory.
+    memory: usize,
+    /// The end of the last transaction, or where the stream began.
+    end: Lsn,
+}
+
+impl Assembly {
+    pub(super) fn new(decoder: Decoder, spilling: Spilling, from: Lsn) -> Self {
+        let streamed = HashMap::new();
+        Assembly { decoder, spilling, whole: None, streamed, block: None, memory: 0, end: from }
+    }
+
+    /// The transaction, if this message completes one.
+    pub(super) fn add(&mut self, message: &[u8]) -> Result<Option<Transaction>, ReplicationError> {
+        match self.decoder.decode(message)? {
+            Message::Change { xid, change } => self.push(xid, change)?,
+            Message::Truncate { xid, relations } => {
+                for relation in relations {
+                    self.push(xid, RowChange::Truncate(relation))?;
+                }
+            }
+            // Of a transaction in progress it may never be seen.
+            Message::Unreadable { xid, error } => match self.block.and_then(|block| self.streamed.get_mut(&block)) {
+                Some(open) => open.push_unreadable(self.block.unwrap_or(xid), xid, error),
+                None => return Err(error.into()),
+            },
+            Message::Begin => {
+                if self.whole.replace(Open::default()).is_some() {
+                    return Err(DecodeError::Order("a transaction begins inside another").into());
+                }
+            }
+            Message::Commit { end_lsn, committed_at } => {
+                let open = self.whole.take().ok_or(DecodeError::Order("a transaction ends that did not begin"))?;
+                return self.complete(open, end_lsn, committed_at).map(Some);
+            }
+            Message::StreamStart { xid } => {
+                self.streamed.entry(xid).or_default();
+                self.block = Some(xid);
+            }
+            Message::StreamStop => self.block = None,
+            Message::StreamCommit { xid, end_lsn, committed_at } => {
+                let open = self.streamed.remove(&xid);
+                let open = open.ok_or(DecodeError::Order("a transaction in progress ends that did not begin"))?;
+                return self.complete(open, end_lsn, committed_at).map(Some);
+            }
+            Message::StreamAbort { xid, subxid } => self.abort(xid, subxid),
+            Message::Other => {}
+        }
+        Ok(None)
+    }
+
+    /// What a keepalive tells: nothing while a transaction is being sent whole, because part of what lies before its end
+    /// is still to come. Of transactions in progress all of what was committed has come. One that was sent while the
+    /// last Commit was being written names a place before its end.
+    pub(super) fn keepalive(&self, end: Lsn) -> Option<Lsn> {
+        self.whole.is_none().then(|| end.max(self.end))
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn measure(&self) {
+        let open = self.streamed.len() + usize::from(self.whole.is_some());
+        metrics::gauge!("feedmill_capture_open_transactions").set(open as f64);
+        metrics::gauge!("feedmill_capture_memory_bytes").set(self.memory as f64);
+    }
+
+    fn push(&mut self, xid: u32, change: RowChange) -> Result<(), ReplicationError> {
+        let outside = DecodeError::Order("a change stands outside a transaction");
+        self.memory += match (self.block, &mut self.whole) {
+            (Some(block), _) => self.streamed.get_mut(&block).ok_or(outside)?.push(block, xid, change),
+            (None, Some(whole)) => whole.push(xid, xid, change),
+            (None, None) => return Err(outside.into()),
+        };
+        if self.memory > self.spilling.memory_bytes { Ok(self.spill()?) } else { Ok(()) }
+    }
+
+    fn spill(&mut self) -> Result<(), SpillError> {
+        let Some(largest) = self.streamed.values_mut().chain(&mut self.whole).max_by_key(|open| open.bytes()) else {
+            return Ok(());
+        };
+        self.memory -= largest.bytes();
+        if !largest.is_filed() {
+            metrics::counter!("feedmill_capture_spilled_transactions_total").increment(1);
+        }
+        largest.spill(&self.spilling.dir)
+    }
+
+    fn complete(&mut self, open: Open, end_lsn: Lsn, committed_at: Timestamp) -> Result<Transaction, ReplicationError> {
+        self.memory -= open.bytes();
+        let changes: Changes = open.commit(&self.spilling.dir)??;
+        self.end = end_lsn;
+        Ok(Transaction { end_lsn, committed_at, changes })
+    }
+
+    fn abort(&mut self, xid: u32, subxid: u32) {
+        if xid == subxid {
+            self.memory -= self.streamed.remove(&xid).map_or(0, |open| open.bytes());
+        } else if let Some(open) = self.streamed.get_mut(&xid) {
+            let before = open.bytes();
+            open.abort(subxid);
+            self.memory -= before - open.bytes();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
