@@ -141,6 +141,11 @@ async fn answer(stream: UnixStream, handler: Handler) -> anyhow::Result<()> {
     }
 }
 
+/// Whether a process that runs on `data` takes requests.
+pub async fn answers(data: &Path) -> bool {
+    UnixStream::connect(socket(data)).await.is_ok()
+}
+
 /// Asks the process that runs on `data`, and hands each answer but the last on as it comes.
 pub async fn ask(data: &Path, request: &Request, mut on_answer: impl FnMut(Answer)) -> anyhow::Result<()> {
     let path = socket(data);

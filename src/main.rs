@@ -5,6 +5,7 @@ mod control;
 mod exclusion;
 mod import;
 mod load;
+mod status;
 mod up;
 mod verify;
 
@@ -47,6 +48,13 @@ enum Command {
         settings: Settings,
         #[command(flatten)]
         args: load::LoadArgs,
+    },
+    /// Show where PostgreSQL, the change log, the dataflows and each store stand
+    Status {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: status::StatusArgs,
     },
     /// Compare every view of a running system with its SQL definition
     Verify {
@@ -96,6 +104,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             let settings = resolve(settings)?;
             runtime.block_on(async { load::run(args, up::running_source(&settings)?, &settings).await }).map(done)
         }
+        Command::Status { settings, args } => runtime.block_on(status::run(args, &resolve(settings)?)),
         Command::Verify { settings, args } => runtime.block_on(verify::run(args, &resolve(settings)?)),
         Command::Config { settings } => resolve(settings)?.print().map(done),
     };

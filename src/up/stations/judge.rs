@@ -66,8 +66,10 @@ fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
     let passed = before.and_then(|before| passed(before, station));
     let (state, since, reason, stuck) = match (&station.waits, &station.at_work, station.heard) {
         (Some((since, reason)), ..) => {
-            let state = if old(*since) { StageState::StandsStill } else { StageState::Waiting };
-            (state, Some(*since), Some(reason.clone()), false)
+            // One that answers has stood since its last answer, whenever it was noticed.
+            let since = station.heard.filter(|_| station.answers).map_or(*since, |heard| heard.min(*since));
+            let state = if old(since) { StageState::StandsStill } else { StageState::Waiting };
+            (state, Some(since), Some(reason.clone()), false)
         }
         (_, Some((since, what)), _) if old(*since) => {
             (StageState::StandsStill, Some(*since), Some(format!("it is still {what}")), true)
@@ -241,7 +243,7 @@ mod tests {
         let waiting = way(LEVEL);
         waiting[1].waiting("connection refused");
         assert!(states(&waiting, SECOND, &[POSTGRESQL]).contains(&(STREAM, StageState::Waiting)));
-        assert_eq!(states(&waiting, 4 * SECOND, &[POSTGRESQL]), [(STREAM, StageState::StandsStill)]);
+        assert_eq!(states(&waiting, 4 * SECOND, &ALIVE), [(STREAM, StageState::StandsStill)]);
         waiting[1].goes_on();
         assert!(!states(&waiting, SECOND, &[POSTGRESQL]).contains(&(STREAM, StageState::Waiting)));
     }
