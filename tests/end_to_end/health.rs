@@ -196,7 +196,7 @@ async fn c52_a_multiplicity_that_cannot_be_is_an_alarm_and_not_a_row() {
     let system = System::start(&[]).await;
     let ada = system.register("ada").await;
     let (tweet, token) = system.tweet(&ada, "one").await;
-    assert_eq!(system.home(&ada, Some(&token)).await, [tweet.clone()]);
+    assert_eq!(system.home(&ada, Some(&token)).await, std::slice::from_ref(&tweet));
     until_well(&system).await;
     assert!(!alarm(&health(&system).await, "negative_multiplicity"));
 
