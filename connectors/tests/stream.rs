@@ -15,12 +15,27 @@ mod rows;
 use std::time::Duration;
 
 use feedmill_connectors::postgres::{
-    CAPTURE_APPLICATION, Copied, CopyError, DecodeError, Event, Replication, ReplicationError, RowChange, Source,
-    Stream, Transaction, copy,
+    CAPTURE_APPLICATION, Copied, Copier, CopyError, DecodeError, Event, Replication, ReplicationError, RowChange,
+    Source, Stream, Transaction,
 };
 use feedmill_model::{Follow, Key, Like, Lsn, Relation, Row};
-use fixture::{Fixture, spilling, within};
+use fixture::{Fixture, start_stream, within};
 use tokio::sync::mpsc;
+
+/// Copies all of the relation as it was at the snapshot, a page of each partition at a time.
+async fn copy(
+    source: &Source,
+    snapshot: &str,
+    relation: Relation,
+    sender: &mpsc::Sender<Copied>,
+) -> Result<u64, CopyError> {
+    let copier = Copier::open(source, snapshot).await?;
+    let mut rows = 0;
+    for part in copier.parts(relation, 1).await? {
+        rows += copier.copy(part, sender).await?;
+    }
+    Ok(rows)
+}
 
 /// All rows of the relation at the snapshot.
 async fn copied(fixture: &Fixture, snapshot: &str, relation: Relation) -> Vec<Row> {
@@ -233,7 +248,7 @@ async fn acknowledging_moves_the_slot_also_when_only_others_write() {
     stream.close().await.unwrap();
     fixture.confirmed("stream_acknowledge", |confirmed| confirmed >= last).await;
     fixture.run("INSERT INTO popular VALUES (1)").await;
-    let mut stream = Stream::start(&fixture.source, "stream_acknowledge", last, spilling()).await.unwrap();
+    let mut stream = start_stream(&fixture.source, "stream_acknowledge", last).await.unwrap();
     assert_eq!(changes(fixture.drain(&mut stream).await).len(), 1);
 }
 
@@ -250,7 +265,7 @@ async fn c24_what_was_not_acknowledged_comes_again_from_where_it_is_asked_for() 
     for skip in 0..3 {
         let from =
             if skip == 0 { slot_position(&fixture, "stream_again").await } else { transactions[skip - 1].end_lsn };
-        let mut stream = Stream::start(&fixture.source, "stream_again", from, spilling()).await.unwrap();
+        let mut stream = start_stream(&fixture.source, "stream_again", from).await.unwrap();
         assert_eq!(fixture.drain(&mut stream).await, transactions[skip..]);
         stream.close().await.unwrap();
     }
@@ -269,7 +284,7 @@ async fn c05_c51_a_stalled_consumer_costs_neither_memory_nor_the_connection() {
     config.options("-c wal_sender_timeout=3s");
     let source = Source::from_config(config).unwrap();
     let start = fixture.replication().await.create_slot("stream_stall", false).await.unwrap();
-    let mut stream = Stream::start(&source, "stream_stall", start.consistent_point, spilling()).await.unwrap();
+    let mut stream = start_stream(&source, "stream_stall", start.consistent_point).await.unwrap();
     // Some 140 MB, twice what the queue takes.
     let (transactions, rows) = (60_usize, 2_000_usize);
     for _ in 0..transactions {
@@ -329,7 +344,7 @@ async fn c14_a_walsender_that_is_killed_is_a_transient_error() {
     .await;
     assert!(error.is_transient(), "{error}");
     assert!(matches!(stream.next().await, Err(ReplicationError::Ended)));
-    let mut stream = Stream::start(&fixture.source, "stream_killed", position, spilling()).await.unwrap();
+    let mut stream = start_stream(&fixture.source, "stream_killed", position).await.unwrap();
     assert_eq!(changes(fixture.drain(&mut stream).await).len(), 1);
 }
 
@@ -345,7 +360,7 @@ async fn c10_a_dead_connection_that_holds_the_slot_is_ended() {
     let slot = fixture.replication().await.slot("stream_dead").await.unwrap().unwrap();
     assert_eq!(slot.active_pid, Some(dead.pid()));
     let mut stream =
-        within("the slot", Stream::start(&fixture.source, "stream_dead", start.consistent_point, spilling()))
+        within("the slot", start_stream(&fixture.source, "stream_dead", start.consistent_point))
             .await
             .unwrap();
     fixture.users(&[1]).await;
@@ -357,7 +372,7 @@ async fn c11_a_second_copy_of_us_is_refused() {
     let fixture = Fixture::new("stream_second").await;
     let mut stream = fixture.stream("stream_second").await;
     let position = slot_position(&fixture, "stream_second").await;
-    let second = within("the refusal", Stream::start(&fixture.source, "stream_second", position, spilling())).await;
+    let second = within("the refusal", start_stream(&fixture.source, "stream_second", position)).await;
     let Err(error @ ReplicationError::SlotInUse { .. }) = second else { panic!("started, or failed otherwise") };
     assert!(!error.is_transient());
     assert!(error.to_string().contains(CAPTURE_APPLICATION), "{error}");
@@ -370,7 +385,7 @@ async fn c06_c08_c13_positions_that_do_not_fit_are_refused() {
     let fixture = Fixture::new("stream_positions").await;
     let mut replication = fixture.replication().await;
     let from = replication.create_slot("stream_positions", false).await.unwrap().consistent_point;
-    let start = async |slot: &str, from| match Stream::start(&fixture.source, slot, from, spilling()).await {
+    let start = async |slot: &str, from| match start_stream(&fixture.source, slot, from).await {
         Ok(_) => panic!("started"),
         Err(error) => {
             assert!(!error.is_transient(), "{error}");
@@ -385,7 +400,7 @@ async fn c06_c08_c13_positions_that_do_not_fit_are_refused() {
     replication.query("SELECT pg_create_physical_replication_slot('stream_physical')").await.unwrap();
     assert!(matches!(start("stream_physical", from).await, ReplicationError::SlotUnusable { .. }));
     let other = fixture.source.with_database("feedmill");
-    let error = Stream::start(&other, "stream_positions", from, spilling()).await.err().unwrap();
+    let error = start_stream(&other, "stream_positions", from).await.err().unwrap();
     assert!(matches!(&error, ReplicationError::SlotUnusable { problem, .. } if problem.contains("stream_positions")));
     replication.drop_slot("stream_physical").await.unwrap();
     replication.drop_slot("stream_positions").await.unwrap();
@@ -448,7 +463,7 @@ async fn c35_a_column_that_is_read_and_changes_is_named_and_others_are_free() {
     let error = copy(&fixture.source, &start.snapshot, Relation::ReadMarks, &sender).await.unwrap_err();
     assert!(matches!(error, CopyError::Decode(DecodeError::ColumnType { column: "notifications_id", .. })), "{error}");
 
-    let mut stream = Stream::start(&fixture.source, "stream_columns", position, spilling()).await.unwrap();
+    let mut stream = start_stream(&fixture.source, "stream_columns", position).await.unwrap();
     fixture.run("ALTER TABLE activity RENAME COLUMN day TO date").await;
     fixture.run("UPDATE read_marks SET notifications_id = 8").await;
     let error = ends_with(&fixture, &mut stream, "INSERT INTO activity VALUES (1, now())").await;

@@ -7,8 +7,8 @@
 //!                                          │
 //!        Replication::create_slot ─────────┤ consistent point + exported snapshot
 //!                                          │
-//!        copy(snapshot, relation) ─────────┤ rows that committed before the consistent point
-//!        Stream::start(slot, point) ───────┘ transactions that commit after it, whole and in order
+//!        Copier::copy(part of a relation) ─┤ rows that committed before the consistent point
+//!        Stream::start(source, point) ─────┘ transactions that commit after it, whole and in order
 //! ```
 
 mod changes;
@@ -28,7 +28,7 @@ mod unusable;
 
 pub use changes::{CHUNK_CHANGES, Changes};
 pub use cluster::{Cluster, ClusterError};
-pub use copy::{COPY_ROWS, Copied, CopyError, copy};
+pub use copy::{COPY_APPLICATION, COPY_ROWS, Copied, Copier, CopyError, CopyPart};
 pub use error::ServerError;
 pub use replication::{Replication, ReplicationError};
 pub use slot::{Slot, SlotStart};

@@ -95,13 +95,18 @@ pub enum ReplicationError {
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// There is no such slot.
-    #[error(
-        "replication slot {slot} does not exist; it was dropped, or the database is another one: start over with a new \
-         copy"
-    )]
+    #[error("the replication slot {slot} is gone, and with it what was written since it was read last")]
     SlotMissing {
         /// The slot.
         slot: String,
+    },
+    /// The server has given the slot up.
+    #[error("the replication slot {slot} is lost: {reason}")]
+    SlotLost {
+        /// The slot.
+        slot: String,
+        /// Why.
+        reason: String,
     },
     /// The slot cannot be read by us.
     #[error("replication slot {slot} cannot be used: {problem}")]
@@ -128,8 +133,8 @@ pub enum ReplicationError {
     },
     /// The slot has moved on beyond what we have: the server would skip what lies between.
     #[error(
-        "replication slot {slot} was acknowledged up to {confirmed}, but only {ours} is here: something else read it, \
-         or this data is an old copy. What lies between is lost to the stream: start over with a new copy"
+        "the replication slot {slot} stands at {confirmed}, beyond {ours}, where the change log ends: it was dropped and \
+         made again, or another program has read from it, or this data folder is an old copy"
     )]
     Behind {
         /// The slot.
@@ -141,14 +146,25 @@ pub enum ReplicationError {
     },
     /// The source's log ends before what we have.
     #[error(
-        "the source's log ends at {end}, before {ours}, which is here already: it was restored from an older backup, \
-         or it is another database. Start over with a new copy"
+        "the database's log ends at {end}, before {ours}, where the change log ends: the database was restored from an older \
+         backup"
     )]
     Ahead {
         /// Where the source's log ends.
         end: Lsn,
         /// Where we are.
         ours: Lsn,
+    },
+    /// The database is not the one that the change log was made from.
+    #[error(
+        "the database is another one ({found}) than the change log was made from ({known}): it was restored, promoted or \
+         replaced"
+    )]
+    OtherSource {
+        /// Where the change log comes from.
+        known: SourceId,
+        /// What answers.
+        found: SourceId,
     },
     /// The task that reads the stream is gone.
     #[error("the stream has ended; start a new one")]
@@ -170,11 +186,26 @@ impl ReplicationError {
             ReplicationError::Authentication { .. }
             | ReplicationError::Protocol(_)
             | ReplicationError::Decode(_)
-            | ReplicationError::SlotMissing { .. }
             | ReplicationError::SlotUnusable { .. }
+            | ReplicationError::SlotMissing { .. }
+            | ReplicationError::SlotLost { .. }
             | ReplicationError::Behind { .. }
-            | ReplicationError::Ahead { .. } => false,
+            | ReplicationError::Ahead { .. }
+            | ReplicationError::OtherSource { .. } => false,
         }
+    }
+
+    /// Whether the source, or its slot, no longer continues what was read from it: nothing but a new snapshot brings the
+    /// two together again.
+    pub fn is_mismatch(&self) -> bool {
+        matches!(
+            self,
+            ReplicationError::SlotMissing { .. }
+                | ReplicationError::SlotLost { .. }
+                | ReplicationError::Behind { .. }
+                | ReplicationError::Ahead { .. }
+                | ReplicationError::OtherSource { .. }
+        )
     }
 }
 

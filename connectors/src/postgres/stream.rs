@@ -28,7 +28,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use feedmill_model::{Lsn, Timestamp, failpoint};
+use feedmill_model::{Lsn, SourceId, Timestamp, failpoint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -89,14 +89,19 @@ pub struct StreamControl {
 }
 
 impl Stream {
-    /// Starts to read the slot at `from`, the position up to which everything is durable here: the slot's consistent
+    /// Starts to read the slot of `known` at `from`, the position up to which everything is durable here: the slot's consistent
     /// point after a copy, later the `end_lsn` or `end` of the last event that was made durable.
     ///
     /// # Errors
-    /// A slot that is missing, was invalidated, or has moved beyond `from`; a source whose log ends before `from`; a
-    /// slot that another process reads. One that a dead connection of ours still holds is taken over.
-    pub async fn start(source: &Source, slot: &str, from: Lsn, spilling: Spilling) -> Result<Self, ReplicationError> {
-        let Opened { connection, tables, status_interval, silence_max } = start::open(source, slot, from).await?;
+    /// A source that does not continue what was read ([`Replication::check_continues`]); a slot that another process
+    /// reads. One that a dead connection of ours still holds is taken over.
+    pub async fn start(
+        source: &Source,
+        known: &SourceId,
+        from: Lsn,
+        spilling: Spilling,
+    ) -> Result<Self, ReplicationError> {
+        let Opened { connection, tables, status_interval, silence_max } = start::open(source, known, from).await?;
         let (sender, events) = mpsc::unbounded_channel();
         let (durable, acknowledged) = watch::channel(Lsn(0));
         let control = StreamControl { durable: Arc::new(durable), wanted: Arc::new(Notify::new()) };

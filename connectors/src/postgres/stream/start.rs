@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use feedmill_model::{Lsn, Relation};
+use feedmill_model::{Lsn, Relation, SourceId};
 use tokio::time::Instant;
 
 use super::super::error::literal;
@@ -51,8 +51,9 @@ pub(super) struct Opened {
 }
 
 /// Opens a connection that streams the slot from `from`.
-pub(super) async fn open(source: &Source, slot: &str, from: Lsn) -> Result<Opened, ReplicationError> {
+pub(super) async fn open(source: &Source, known: &SourceId, from: Lsn) -> Result<Opened, ReplicationError> {
     let mut connection = Replication::connect(source, CAPTURE_APPLICATION).await?;
+    let slot = known.slot.as_str();
     let publication = super::super::error::identifier(PUBLICATION);
     let options =
         [("proto_version", "2"), ("streaming", "on"), ("binary", "true"), ("publication_names", publication.as_str())];
@@ -61,7 +62,7 @@ pub(super) async fn open(source: &Source, slot: &str, from: Lsn) -> Result<Opene
     let mut pause = Duration::from_millis(50);
     let (mut holder, mut since, mut ended) = (None, Instant::now(), false);
     loop {
-        check(&mut connection, slot, from).await?;
+        connection.check_continues(known, from).await?;
         match connection.start(slot, from, &options).await {
             Err(ReplicationError::Server { error, .. }) if error.code == OBJECT_IN_USE => {}
             started => {
@@ -119,34 +120,6 @@ async fn tables(connection: &mut Replication) -> Result<Tables, ReplicationError
         }
     }
     Ok(tables)
-}
-
-/// Whether the slot is there, is ours to read, and stands at or before `from`.
-async fn check(connection: &mut Replication, name: &str, from: Lsn) -> Result<(), ReplicationError> {
-    let Some(slot) = connection.slot(name).await? else {
-        return Err(ReplicationError::SlotMissing { slot: name.to_owned() });
-    };
-    let unusable = |problem: String| Err(ReplicationError::SlotUnusable { slot: name.to_owned(), problem });
-    if slot.plugin.as_deref() != Some("pgoutput") {
-        return unusable(format!("its plugin is {}, not pgoutput", slot.plugin.as_deref().unwrap_or("none")));
-    }
-    if slot.wal_status.as_deref() == Some("lost") {
-        let problem = "the server has removed log that it still needed (see max_slot_wal_keep_size); drop the slot and \
-                       start over with a new copy";
-        return unusable(problem.to_owned());
-    }
-    let database = connection.query("SELECT current_database()").await?;
-    if database.first().and_then(|row| row.first()) != Some(&slot.database) {
-        return unusable(format!("it reads the database {}", slot.database.as_deref().unwrap_or("none")));
-    }
-    if let Some(confirmed) = slot.confirmed_flush.filter(|confirmed| *confirmed > from) {
-        return Err(ReplicationError::Behind { slot: name.to_owned(), confirmed, ours: from });
-    }
-    let end = connection.wal_end().await?;
-    if from > end {
-        return Err(ReplicationError::Ahead { end, ours: from });
-    }
-    Ok(())
 }
 
 /// Who reads the slot.
