@@ -78,6 +78,10 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_POOL_SIZE", value_name = "N", default_value_t = 16)]
     pub pool_size: usize,
 
+    /// Connections over which the source is copied
+    #[arg(long, env = "FEEDMILL_COPY_CONNECTIONS", value_name = "N", default_value_t = default_copy_connections())]
+    pub copy_connections: usize,
+
     /// Minutes for which the change log keeps batches that every store has
     #[arg(long, env = "FEEDMILL_TAIL_MINUTES", value_name = "MINUTES", default_value_t = 60)]
     pub tail_minutes: u64,
@@ -144,6 +148,7 @@ impl Settings {
             self.home_max
         );
         anyhow::ensure!(self.hot_followers > 0, "--hot-followers is 0, but must be at least 1");
+        anyhow::ensure!(self.copy_connections > 0, "--copy-connections is 0, but must be at least 1");
         anyhow::ensure!(self.pool_size > 0, "--pool-size is 0, but must be at least 1");
         Ok(self)
     }
@@ -188,4 +193,9 @@ fn default_data() -> PathBuf {
 
 fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, 64))
+}
+
+/// More than a few gain nothing: they share the disk of one server.
+fn default_copy_connections() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().min(4))
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 use feedmill_connectors::postgres::{Event, ReplicationError, Source, Spilling, Stream, Transaction};
 use feedmill_ingest::Incoming;
-use feedmill_model::Lsn;
+use feedmill_model::{Lsn, SourceId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -53,8 +53,8 @@ pub struct Cut {
 pub struct Capture {
     /// The database.
     pub source: Source,
-    /// Its slot.
-    pub slot: String,
+    /// The source as the change log knows it, and with it the slot.
+    pub known: SourceId,
     /// Folder for transactions that are too large for memory.
     pub spill: PathBuf,
     /// To the writer of the change log.
@@ -132,10 +132,10 @@ impl Capture {
     async fn session(&mut self, wait: &mut u64, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let from = *self.durable.borrow();
         let mut stream = tokio::select! {
-            stream = Stream::start(&self.source, &self.slot, from, Spilling::to(&self.spill)) => stream?,
+            stream = Stream::start(&self.source, &self.known, from, Spilling::to(&self.spill)) => stream?,
             () = self.shutdown.cancelled() => return Ok(()),
         };
-        tracing::info!("capturing from slot {} at {from}", self.slot);
+        tracing::info!("capturing from slot {} at {from}", self.known.slot);
         stream.acknowledge(from);
         self.stations.stream().goes_on();
         let mut tick = patient(KEEPALIVE_INTERVAL);

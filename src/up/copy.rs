@@ -2,31 +2,38 @@
 //!
 //! ```text
 //!   no slot ── create slot ── consistent point P, exported snapshot ── copy every relation ── log is ready at P
+//!                                                    │
+//!            parts of all relations ─► connection ─► chunks, bounded ─► log      as many as --copy-connections
+//!                                   └► connection ─► chunks, bounded ─► log
 //! ```
 //!
 //! The snapshot holds what committed before P, and the slot gives what commits from P on, so each transaction is in
 //! exactly one of the two. A copy that did not end leaves a log that says so: the slot is dropped and it starts over.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use feedmill_connectors::postgres::{Copied, Replication, Source, copy};
+use feedmill_connectors::postgres::{COPY_APPLICATION, Copied, Copier, CopyPart, Replication, Source};
 use feedmill_ingest::{Log, LogState};
 use feedmill_model::{Lsn, Relation, SourceId};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::meter::Meter;
 use super::stations::Stations;
 use super::{SLOT, now_ms};
+use crate::config::Settings;
 
-/// How connections of a copy call themselves.
-const COPY_APPLICATION: &str = "feedmill-copy";
 /// How long an earlier copy's server process may take to end, and how often it is looked at.
 const HOLDER_ENDS_MAX: Duration = Duration::from_secs(5);
 const HOLDER_POLL: Duration = Duration::from_millis(50);
-/// Chunks of rows between the connection and the log.
-const CHUNKS_MAX: usize = 8;
+/// Chunks of rows between a connection and the log.
+const CHUNKS_MAX: usize = 4;
+/// Pages of a part: 16 MiB, so that the connections end at about the same time.
+const PART_PAGES: u32 = 2_048;
 
 /// What mends a log that no longer fits its source.
 const AGAIN: &str = "remove the folder `log` in the data folder and start again: everything is copied anew";
@@ -39,62 +46,61 @@ pub struct Ready {
     pub end: Lsn,
 }
 
-/// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing
-/// `index`: what was derived from an earlier log is not valid any more.
-pub async fn ready(source: &Source, log: &Log, index: &Path, stations: &Stations) -> anyhow::Result<Ready> {
+/// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing the
+/// stores of rows: what was derived from an earlier log is not valid any more.
+pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &Arc<Stations>) -> anyhow::Result<Ready> {
     let mut replication = Replication::connect(source, COPY_APPLICATION).await?;
-    let identity = replication.identify(SLOT).await?;
-    let end = replication.wal_end().await?;
-    let slot = replication.slot(SLOT).await?;
     if log.state() == LogState::Ready {
         let known = log.source().context("the change log does not say of which source it is")?;
-        ensure!(
-            known == identity,
-            "the change log is of another source ({known}) than the database now is ({identity}): it was restored, promoted \
-             or replaced. Point --database-url at the database that the log was made from, or {AGAIN}"
-        );
         let position = log.position().map_or(Lsn(0), |position| position.lsn);
-        let Some(slot) = slot else {
-            bail!(
-                "the replication slot {SLOT} is gone, and with it what was written since {position}. To go on, {AGAIN}"
-            );
-        };
-        let confirmed = slot.confirmed_flush.unwrap_or_default();
-        ensure!(
-            confirmed <= position,
-            "the replication slot {SLOT} has moved to {confirmed}, beyond the change log, which ends at {position}: another \
-             program has read from it. To go on, {AGAIN}"
-        );
-        stations.copy().end(format!("the change log is at {position}"));
-        return Ok(Ready { identity, end });
-    }
-    if let Some(slot) = slot {
-        tracing::info!("a first copy did not end: starting over");
-        if slot.active_pid.is_some() {
-            end_copy_of_ours(source, &mut replication).await?;
+        match replication.check_continues(&known, position).await {
+            Ok(()) => {
+                stations.copy().end(format!("the change log is at {position}"));
+                return Ok(Ready { identity: known, end: replication.wal_end().await? });
+            }
+            Err(error) if error.is_mismatch() => bail!("{error}. To go on, {AGAIN}"),
+            Err(error) => return Err(error.into()),
         }
-        replication.drop_slot(SLOT).await.context("could not drop the slot of a first copy that did not end")?;
     }
+    let identity = replication.identify(SLOT).await?;
+    if replication.slot(SLOT).await?.is_some() {
+        tracing::info!("a first copy did not end: starting over");
+        drop_slot(source, &mut replication).await?;
+    }
+    let index = settings.data.join("index");
     if index.exists() {
-        std::fs::remove_dir_all(index).with_context(|| format!("could not remove the old {}", index.display()))?;
+        std::fs::remove_dir_all(&index).with_context(|| format!("could not remove the old {}", index.display()))?;
     }
     // The snapshot lives until the next command on this connection.
     let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
     log.begin_copy(&identity)?;
-    stations.copy().begin(None, "tables into the change log");
-    let mut rows = 0;
-    for relation in Relation::ALL {
-        rows += copy_relation(source, log, &start.snapshot, relation)
-            .await
-            .with_context(|| format!("could not copy the table {}", relation.table()))?;
-        stations.copy().set(rows);
-    }
+    let take = {
+        let log = log.clone();
+        move |rows| Ok(log.copy_rows(rows)?)
+    };
+    let rows = copy(source, &start.snapshot, &Relation::ALL, settings.copy_connections, stations, take).await?;
     let (log, point) = (log.clone(), start.consistent_point);
     let position = tokio::task::spawn_blocking(move || log.finish_copy(point, now_ms())).await??;
     tracing::info!("copied {rows} rows as of {}", position.lsn);
     stations.copy().end(format!("{rows} rows as of {}", position.lsn));
+    stations.copy().end(format!("{rows} rows as of {}", position.lsn));
     drop(replication);
     Ok(Ready { identity, end: point })
+}
+
+/// Drops the slot, which must be one of ours that nobody reads.
+pub async fn drop_slot(source: &Source, replication: &mut Replication) -> anyhow::Result<()> {
+    let Some(slot) = replication.slot(SLOT).await? else { return Ok(()) };
+    ensure!(
+        slot.plugin.as_deref() == Some("pgoutput"),
+        "the replication slot {SLOT} is not Feedmill's: its plugin is {}. Drop it if nobody needs it: SELECT \
+         pg_drop_replication_slot('{SLOT}')",
+        slot.plugin.as_deref().unwrap_or("none")
+    );
+    if slot.active_pid.is_some() {
+        end_copy_of_ours(source, replication).await?;
+    }
+    replication.drop_slot(SLOT).await.context("could not drop the replication slot to make it anew")
 }
 
 /// A process of ours that died while it made the slot leaves a server process that still waits for others' transactions
@@ -112,25 +118,86 @@ async fn end_copy_of_ours(source: &Source, replication: &mut Replication) -> any
     Ok(())
 }
 
-async fn copy_relation(source: &Source, log: &Log, snapshot: &str, relation: Relation) -> anyhow::Result<u64> {
-    let (sender, mut chunks) = mpsc::channel(CHUNKS_MAX);
-    let log = log.clone();
-    let write = tokio::task::spawn_blocking(move || {
-        while let Some(Copied { rows, unusable }) = chunks.blocking_recv() {
-            for row in unusable {
-                tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
-            }
-            log.copy_rows(rows)?;
+/// What the connections of a copy share.
+struct Shared<T> {
+    parts: Mutex<std::vec::IntoIter<CopyPart>>,
+    meter: Meter,
+    take: T,
+}
+
+/// Copies `relations` as they were at `snapshot` over several connections. `take` is given their rows, on as many threads,
+/// and may block. Returns how many there were.
+async fn copy<T>(
+    source: &Source,
+    snapshot: &str,
+    relations: &[Relation],
+    connections: usize,
+    stations: &Arc<Stations>,
+    take: T,
+) -> anyhow::Result<u64>
+where
+    T: Fn(Vec<feedmill_model::Row>) -> anyhow::Result<()> + Send + Sync + 'static,
+{
+    let first = Copier::open(source, snapshot).await?;
+    let mut parts = Vec::new();
+    for relation in relations {
+        parts.extend(first.parts(*relation, PART_PAGES).await?);
+    }
+    // The large ones first: what is left at the end is small.
+    parts.sort_by_key(|part| std::cmp::Reverse(part.rows));
+    let connections = connections.clamp(1, parts.len().max(1));
+    let meter = Meter::begin(parts.iter().map(|part| part.rows).sum(), connections, stations);
+    let shared = Arc::new(Shared { parts: Mutex::new(parts.into_iter()), meter, take });
+    let mut workers = JoinSet::new();
+    workers.spawn(work(first, Arc::clone(&shared)));
+    for _ in 1..connections {
+        workers.spawn(work(Copier::open(source, snapshot).await?, Arc::clone(&shared)));
+    }
+    let mut rows = 0;
+    loop {
+        tokio::select! {
+            ended = workers.join_next() => match ended {
+                Some(copied) => rows += copied??,
+                None => break,
+            },
+            () = shared.meter.interval() => shared.meter.tell(),
         }
-        anyhow::Ok(())
-    });
+    }
+    shared.meter.end();
+    Ok(rows)
+}
+
+/// One connection: copies parts until there are no more.
+async fn work<T>(copier: Copier, shared: Arc<Shared<T>>) -> anyhow::Result<u64>
+where
+    T: Fn(Vec<feedmill_model::Row>) -> anyhow::Result<()> + Send + Sync + 'static,
+{
+    let (sender, mut chunks) = mpsc::channel::<Copied>(CHUNKS_MAX);
+    let write = {
+        let shared = Arc::clone(&shared);
+        tokio::task::spawn_blocking(move || {
+            while let Some(Copied { rows, unusable }) = chunks.blocking_recv() {
+                for row in unusable {
+                    tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
+                }
+                let count = rows.len();
+                (shared.take)(rows)?;
+                shared.meter.add(count);
+            }
+            anyhow::Ok(())
+        })
+    };
     let read = async {
-        let rows = copy(source, snapshot, relation, &sender).await;
-        drop(sender);
-        rows
+        let sender = sender;
+        let mut rows = 0;
+        loop {
+            let Some(part) = shared.parts.lock().next() else { return anyhow::Ok(rows) };
+            let copied = copier.copy(part, &sender).await;
+            rows += copied.with_context(|| format!("could not copy the table {}", part.relation.table()))?;
+        }
     };
     let (read, written) = tokio::join!(read, write);
     // When the log fails the reader only learns that nobody takes its rows.
     written??;
-    Ok(read?)
+    read
 }

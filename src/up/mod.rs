@@ -13,6 +13,7 @@ mod copy;
 mod feeder;
 mod housekeeping;
 mod http;
+mod meter;
 mod observer;
 mod popular;
 mod reporting;
@@ -182,8 +183,8 @@ async fn serve(
         let open = move || Log::open(&folder, Options { bulk_rows, ..Options::default() });
         let log = tokio::task::spawn_blocking(open).await??;
         housekeeping::compare_clocks(source, &log).await?;
+        let ready = copy::ready(source, &log, settings, &stations).await?;
         let index = settings.data.join("index");
-        let ready = copy::ready(source, &log, &index, &stations).await?;
         let index = tokio::task::spawn_blocking(move || LocalIndex::open(&index)).await??;
         anyhow::Ok((log, ready, Arc::new(index)))
     };
@@ -253,7 +254,7 @@ async fn serve(
     }
     let capture = Capture {
         source: source.clone(),
-        slot: SLOT.to_owned(),
+        known: ready.identity.clone(),
         spill: settings.data.join("spill"),
         incoming,
         durable: is_durable,
