@@ -360,9 +360,7 @@ async fn c10_a_dead_connection_that_holds_the_slot_is_ended() {
     let slot = fixture.replication().await.slot("stream_dead").await.unwrap().unwrap();
     assert_eq!(slot.active_pid, Some(dead.pid()));
     let mut stream =
-        within("the slot", start_stream(&fixture.source, "stream_dead", start.consistent_point))
-            .await
-            .unwrap();
+        within("the slot", start_stream(&fixture.source, "stream_dead", start.consistent_point)).await.unwrap();
     fixture.users(&[1]).await;
     assert_eq!(changes(fixture.drain(&mut stream).await).len(), 1);
 }
