@@ -111,6 +111,10 @@ pub trait RowSink<R>: Send + Sync {
 
 /// A store of home timelines.
 pub trait HomeSink: Send + Sync {
-    /// Applies one closed time; the lists come back empty and keep their capacity.
+    /// The last closed time that each shard has; `None` for one that has never reached any. Entry `s` is shard `s`.
+    fn progress(&self) -> Vec<Option<Position>>;
+
+    /// Applies one closed time; the lists come back empty and keep their capacity. Shards that have reached the time
+    /// already ignore it.
     fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError>;
 }

@@ -5,6 +5,6 @@ mod progress;
 pub mod read;
 mod views;
 
-pub use local::{LocalHome, LocalIndex, LocalViews, OpenError};
+pub use local::{HomeCopy, LocalHome, LocalIndex, LocalViews, OpenError, Saved};
 pub use progress::Progress;
 pub use views::{CountedTweet, Edge, HomeRecord, Profile, ReadError, Relationship, TimelineItem, Views};

@@ -36,6 +36,10 @@ impl<R, S: RowSink<R>> RowSink<R> for Reporting<S> {
 }
 
 impl<S: HomeSink> HomeSink for Reporting<S> {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.store.progress()
+    }
+
     fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError> {
         self.report(closed.position, |store| store.apply(closed))
     }

@@ -3,15 +3,15 @@
 //! Deliveries are sorted into the lists of their time and shard as they arrive, and stay unsummed: the store sums them
 //! as it applies them. Records are few, and summed here. The lists come back from the store and are used again.
 //!
-//! A home store starts empty, with its floors at the greatest entry loaded. So everything at or before the load time
-//! `H` is one closed time:
-//! `active` and the hot accounts followed make the records, in full, and the joins have suppressed the entries.
+//! What a shard has reached is dropped on arrival. For a shard that has reached nothing everything at or before the load
+//! time is one closed time: `active` and the hot accounts followed make the records, in full, with the floors at the
+//! greatest entry loaded; the joins have suppressed the entries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use differential_dataflow::consolidation::consolidate;
-use feedmill_model::{Delivery, HomeClosed, HomeRecordChange, HomeSink, Position, Time, shard_of};
+use feedmill_model::{Delivery, HomeClosed, HomeRecordChange, HomeSink, Position, SHARDS, Time, shard_of};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -41,6 +41,10 @@ struct Waiting {
     store: Arc<dyn HomeSink>,
     supervisor: Arc<Supervisor>,
     shards: u64,
+    /// Changes at or before these are not needed, by shard.
+    reached: [Option<Time>; SHARDS],
+    /// The least of those of this worker.
+    reached_by_all: Option<Time>,
     load: Time,
     times: BTreeMap<Time, Home>,
     ticks: BTreeMap<Time, Tick>,
@@ -69,10 +73,18 @@ pub(crate) fn home_sink<'scope>(
     let shards = shards_of(scope.index(), scope.peers());
     builder.build(move |initial| {
         drop(initial);
+        let mut reached = [None; SHARDS];
+        for (reached, position) in reached.iter_mut().zip(store.progress()) {
+            *reached = position.map(|position| position.time);
+        }
+        let of_worker = |(shard, _): &(usize, &Option<Time>)| shards & (1 << shard) != 0;
+        let reached_by_all = reached.iter().enumerate().filter(of_worker).map(|(_, reached)| *reached).min().flatten();
         let mut waiting = Waiting {
             store,
             supervisor,
             shards,
+            reached,
+            reached_by_all,
             load: load.time,
             times: BTreeMap::new(),
             ticks: BTreeMap::new(),
@@ -82,13 +94,13 @@ pub(crate) fn home_sink<'scope>(
         let mut held = Held::default();
         move |frontiers| {
             deliveries.for_each(|capability, deliveries| {
-                held.keep(*capability.time(), || capability.retain(0));
-                waiting.deliver(deliveries);
+                if waiting.deliver(deliveries) {
+                    held.keep(*capability.time(), || capability.retain(0));
+                }
             });
             records.for_each(|capability, records| {
-                held.keep(*capability.time(), || capability.retain(0));
-                for (record, time, diff) in records.drain(..) {
-                    waiting.at(time).record(record, diff);
+                if waiting.record(records) {
+                    held.keep(*capability.time(), || capability.retain(0));
                 }
             });
             ticks.for_each(|capability, ticks| {
@@ -126,9 +138,35 @@ impl Waiting {
         self.times.entry(time.max(self.load)).or_insert_with(|| spare.pop().unwrap_or_else(|| empty(shards)))
     }
 
-    fn deliver(&mut self, deliveries: &mut Vec<TimedDelivery>) {
+    /// Whether the store needs what happens to `viewer` at `time`.
+    #[inline]
+    fn needs(&self, viewer: i64, time: Time) -> bool {
+        let reached = self.reached.get(usize::from(shard_of(viewer))).copied().flatten();
+        reached.is_none_or(|reached| reached < time)
+    }
+
+    /// Takes in changes of records; `false` if none is needed.
+    fn record(&mut self, records: &mut Vec<(HomeRecordChange, Time, isize)>) -> bool {
+        let mut any = false;
+        for (record, time, diff) in records.drain(..) {
+            if self.needs(record.viewer(), time) {
+                self.at(time).record(record, diff);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Takes in deliveries; `false` if none is needed.
+    fn deliver(&mut self, deliveries: &mut Vec<TimedDelivery>) -> bool {
+        let mut any = false;
         for same in deliveries.chunk_by(|(_, one), (_, other)| one == other) {
             let Some(&(_, time)) = same.first() else { continue };
+            // Where some shard needs the time, the others know by themselves that they do not.
+            if self.reached_by_all.is_some_and(|reached| time <= reached) {
+                continue;
+            }
+            any = true;
             let lists = &mut self.at(time).closed.deliveries;
             for (delivery, _) in same {
                 if let Some(list) = lists.get_mut(usize::from(shard_of(delivery.viewer))) {
@@ -137,6 +175,7 @@ impl Waiting {
             }
         }
         deliveries.clear();
+        any
     }
 
     /// The first time that waits.

@@ -20,7 +20,7 @@ use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
 use feedmill_model::{Applied, Batch, Fact, Lsn, Position, Relation, Row, RowSink, Time, ViewRow};
 use history::{Action, Age, Jump, Moment, Step, greatest_entry, parameters, play};
 use proptest::prelude::*;
-use recording::{HomeLog, HomeState, RowRecord, RowState};
+use recording::{HomeLog, HomeState, RowRecord, RowState, tick};
 
 /// No wait of a test is longer.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -54,6 +54,8 @@ struct Run {
     abruptly: bool,
     /// The stores of facts and rows are lost afterwards.
     lose_stores: bool,
+    /// Home timelines are left as they were saved with this seed; `None`: they are lost.
+    home: Option<usize>,
     /// Rows a slice of the load.
     slice: usize,
     /// Changes a piece of a batch.
@@ -62,13 +64,15 @@ struct Run {
 
 fn runs() -> impl Strategy<Value = Vec<Run>> {
     let sizes = (1..40_usize, prop_oneof![1..5_usize, Just(1_000)]);
-    let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), prop::bool::weighted(0.3), sizes).prop_map(
-        |(workers, part, one_by_one, abruptly, lose_stores, (slice, piece))| Run {
+    let kept = (prop::bool::weighted(0.3), prop::option::weighted(0.7, any::<u16>().prop_map(usize::from)));
+    let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
+        |(workers, part, one_by_one, abruptly, (lose_stores, home), (slice, piece))| Run {
             workers,
             part,
             one_by_one,
             abruptly,
             lose_stores,
+            home,
             slice,
             piece,
         },
@@ -76,19 +80,27 @@ fn runs() -> impl Strategy<Value = Vec<Run>> {
     prop::collection::vec(run, 1..4)
 }
 
-/// The stores of a history. Home timelines are new in each run.
+/// The stores of a history.
 #[derive(Default)]
 struct Kept {
     facts: Arc<RowRecord<Fact>>,
     rows: Arc<RowRecord<ViewRow>>,
-    /// Index of the first moment that these stores must agree with.
+    /// Index of the first moment that facts and rows must agree with.
     from: usize,
+    home: Arc<HomeLog>,
+    /// The time at which home timelines began.
+    home_from: Time,
 }
 
 impl Kept {
-    fn reached(&self) -> Option<Position> {
+    fn rows_reached(&self) -> Option<Position> {
         let (facts, rows) = (self.facts.reached()?, self.rows.reached()?);
         Some(if facts.time < rows.time { facts } else { rows })
+    }
+
+    /// Where the stores are that have something.
+    fn reached(&self) -> Option<Position> {
+        self.rows_reached().into_iter().chain(self.home.reached()).min_by_key(|position| position.time)
     }
 }
 
@@ -103,37 +115,38 @@ fn check(moments: &[Moment], runs: &[Run]) {
     for (number, run) in runs.iter().enumerate() {
         let last_run = number + 1 == runs.len();
         let run = &Run { abruptly: run.abruptly && !last_run, ..run.clone() };
-        let load_at = match kept.reached() {
-            Some(reached) => moments.iter().rposition(|moment| moment.batch.position.time <= reached.time).unwrap(),
-            None => {
-                compare_rows(moments, &kept, log_at);
-                kept = Kept { from: log_at, ..Kept::default() };
-                log_at
-            }
-        };
+        if kept.rows_reached().is_none() {
+            compare_rows(moments, &kept, log_at);
+            (kept.facts, kept.rows) = Default::default();
+        }
+        let load = kept.reached().unwrap_or(moments[log_at].batch.position);
+        let load_at = moments.iter().rposition(|moment| moment.batch.position.time <= load.time).unwrap();
+        if kept.rows_reached().is_none() {
+            kept.from = load_at;
+        }
+        if kept.home.reached().is_none() {
+            (kept.home, kept.home_from) = (Arc::default(), load.time);
+        }
         let left = moments.len() - 1 - log_at;
         log_at = if last_run { moments.len() - 1 } else { log_at + left * run.part / 64 };
-        let applied = play_run(moments, load_at, log_at, run, &kept);
+        let applied = play_run(moments, (load, load_at), log_at, run, &kept);
         if !run.abruptly {
             assert_eq!(applied, log_at);
         }
         if run.lose_stores && !last_run {
             compare_rows(moments, &kept, applied);
-            kept = Kept { from: log_at, ..Kept::default() };
+            (kept.facts, kept.rows) = Default::default();
         }
+        kept.home = Arc::new(run.home.map_or_else(HomeLog::default, |seed| kept.home.saved(seed)));
     }
     compare_rows(moments, &kept, moments.len() - 1);
 }
 
-/// Runs from the state of `load_at` through the batch `end`; returns the last one that was certainly applied.
-fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Kept) -> usize {
-    let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
+/// Runs from the state at `load`, which is that of moment `load_at`, through the batch `end`; returns the last one that
+/// was certainly applied.
+fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, run: &Run, kept: &Kept) -> usize {
+    let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
     let stores = Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone() };
-    let reached = kept.reached().map(|position| position.time);
-    let load = Position {
-        time: reached.unwrap_or(moments[load_at].batch.position.time),
-        lsn: moments[load_at].batch.position.lsn,
-    };
     let config = Config { workers: run.workers, parameters: parameters() };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
@@ -162,10 +175,10 @@ fn play_run(moments: &[Moment], load_at: usize, end: usize, run: &Run, kept: &Ke
     assert!(frontier <= end_time + 1, "{frontier} was applied and only {end_time} was fed");
     runtime.join().unwrap();
     assert_eq!(runtime.anomalies(), 0);
-    compare_phases(kept, &home, load.time);
+    compare_phases(kept, load.time, began);
     let applied = moments[load_at..=end].iter().rposition(|moment| moment.batch.position.time < frontier);
     if frontier > load.time {
-        compare_home(moments, &home, load.time, frontier);
+        compare_home(moments, home, kept.home_from, frontier);
     }
     applied.map_or(0, |applied| load_at + applied)
 }
@@ -185,10 +198,11 @@ fn pieces(batch: &Batch, changes: usize) -> Vec<Batch> {
 }
 
 /// Each time begins in a phase when it has ended in the one before, on all workers.
-fn compare_phases(kept: &Kept, home: &HomeLog, load: Time) {
+fn compare_phases(kept: &Kept, load: Time, run_began: u64) {
     let facts: Vec<_> = kept.facts.by_time().into_iter().map(|(time, began, ended, _)| (time, began, ended)).collect();
     let rows: Vec<_> = kept.rows.by_time().into_iter().map(|(time, began, ended, _)| (time, began, ended)).collect();
-    let home = home.by_time().into_iter().filter(|(time, ..)| *time > load).map(|(time, began, _)| (time, began));
+    let home = kept.home.by_time().into_iter().map(|(time, began, _)| (time, began));
+    let home = home.filter(|(time, began)| *time > load && *began > run_began);
     let later = |one: &[(Time, u64, u64)], time: Time, began: u64| {
         // What an earlier run, with stores that survived it, has applied is no part of the order.
         one.iter().filter(|(before, _, _)| *before == time).all(|(_, _, ended)| *ended < began)
@@ -206,7 +220,7 @@ fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
     let (facts, rows) = (kept.facts.by_time(), kept.rows.by_time());
     let (mut facts, mut rows) = (facts.iter().peekable(), rows.iter().peekable());
     let (mut fact_state, mut row_state) = (RowState::default(), RowState::default());
-    if kept.reached().is_none() {
+    if kept.rows_reached().is_none() {
         return;
     }
     for moment in &moments[kept.from..=last.max(kept.from)] {
@@ -313,17 +327,20 @@ fn a_story_told_in_full() {
     steps.push(step(second(), vec![post(0), Action::Protect { user: 0, protected: true }]));
     let moments = play(&steps);
     for workers in 1..=4 {
-        let run = |part, one_by_one, lose_stores| Run {
+        let run = |part, one_by_one, lose_stores, home| Run {
             workers,
             part,
             one_by_one,
             abruptly: false,
             lose_stores,
+            home,
             slice: 3,
             piece: 2,
         };
-        check(&moments, &[run(64, true, false)]);
-        check(&moments, &[run(20, false, false), run(32, false, true), run(64, true, false)]);
+        check(&moments, &[run(64, true, false, None)]);
+        check(&moments, &[run(20, false, false, None), run(32, false, true, None), run(64, true, false, None)]);
+        // Home timelines as they were saved, of each shard at another time; facts and rows lost in the end.
+        check(&moments, &[run(20, false, false, Some(7)), run(40, false, true, Some(5)), run(64, true, false, None)]);
     }
 }
 

@@ -20,16 +20,17 @@ pub struct Applied<C> {
 /// Orders what happens in all stores.
 static CLOCK: AtomicU64 = AtomicU64::new(0);
 
-fn tick() -> u64 {
+/// The next tick of the clock.
+pub fn tick() -> u64 {
     CLOCK.fetch_add(1, Ordering::SeqCst)
 }
 
 /// All that was applied, and the progress of each shard.
-type Log<R> = (Vec<Applied<Closed<R>>>, Vec<Option<Position>>);
+type Log<C> = (Vec<Applied<C>>, Vec<Option<Position>>);
 
 /// A store of rows that keeps all it was given.
 pub struct RowRecord<R> {
-    inner: Mutex<Log<R>>,
+    inner: Mutex<Log<Closed<R>>>,
     refuse_from: Option<Time>,
 }
 
@@ -147,9 +148,14 @@ impl RowState<ViewRow> {
 }
 
 /// A store of home timelines that keeps all it was given.
-#[derive(Default)]
 pub struct HomeLog {
-    inner: Mutex<Vec<Applied<HomeClosed>>>,
+    inner: Mutex<Log<HomeClosed>>,
+}
+
+impl Default for HomeLog {
+    fn default() -> Self {
+        HomeLog { inner: Mutex::new((Vec::new(), vec![None; SHARDS])) }
+    }
 }
 
 impl HomeLog {
@@ -157,17 +163,64 @@ impl HomeLog {
     pub fn by_time(&self) -> Vec<(Time, u64, HomeClosed)> {
         let inner = self.inner.lock().unwrap();
         let mut all: Vec<_> =
-            inner.iter().map(|one| (one.closed.position.time, one.began, one.closed.clone())).collect();
+            inner.0.iter().map(|one| (one.closed.position.time, one.began, one.closed.clone())).collect();
         all.sort_by_key(|(time, ..)| *time);
         all
+    }
+
+    /// The least of the shards' progress.
+    pub fn reached(&self) -> Option<Position> {
+        let inner = self.inner.lock().unwrap();
+        inner.1.iter().copied().min_by_key(|position| position.map(|position| position.time)).flatten()
+    }
+
+    /// What a save has of it that was made of each shard at another time; nothing before all shards have something.
+    pub fn saved(&self, seed: usize) -> HomeLog {
+        let saved = HomeLog::default();
+        if self.reached().is_none() {
+            return saved;
+        }
+        let all = self.by_time();
+        let times: Vec<Time> = all.iter().map(|(time, ..)| *time).collect();
+        for (time, began, closed) in &all {
+            let has = |shard: &usize| *time <= times[(seed * (shard + 1)) % times.len()];
+            let shards = (0..SHARDS).filter(has).fold(0, |shards, shard| shards | 1 << shard);
+            saved.keep(HomeClosed { shards: closed.shards & shards, ..closed.clone() }, *began);
+        }
+        // The first time of all is the load, so no shard is without it.
+        assert!(saved.reached().is_some());
+        saved
+    }
+
+    /// Keeps what is of the shards of the closed time that do not have it.
+    fn keep(&self, mut closed: HomeClosed, began: u64) {
+        let (applied, progress) = &mut *self.inner.lock().unwrap();
+        for (shard, progress) in progress.iter_mut().enumerate() {
+            if closed.shards >> shard & 1 == 0 {
+                closed.deliveries[shard].clear();
+            } else if progress.is_some_and(|before| before.time >= closed.position.time) {
+                closed.shards &= !(1 << shard);
+                closed.deliveries[shard].clear();
+            } else {
+                *progress = Some(closed.position);
+            }
+        }
+        closed.records.retain(|(change, _)| closed.shards >> shard_of(change.viewer()) & 1 == 1);
+        applied.push(Applied { began, ended: tick(), closed });
     }
 }
 
 impl HomeSink for HomeLog {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.inner.lock().unwrap().1.clone()
+    }
+
     fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError> {
         let began = tick();
         assert!(closed.records.is_sorted(), "records are not in order");
-        self.inner.lock().unwrap().push(Applied { began, ended: tick(), closed: closed.clone() });
+        let mine = |(change, _): &(HomeRecordChange, i64)| closed.shards >> shard_of(change.viewer()) & 1 == 1;
+        assert!(closed.records.iter().all(mine), "a record is in the wrong place");
+        self.keep(closed.clone(), began);
         closed.deliveries.iter_mut().for_each(Vec::clear);
         closed.records.clear();
         Ok(())

@@ -4,6 +4,6 @@ mod home;
 mod index;
 mod views;
 
-pub use home::LocalHome;
+pub use home::{HomeCopy, LocalHome, Saved};
 pub use index::{LocalIndex, OpenError};
 pub use views::LocalViews;

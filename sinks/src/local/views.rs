@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use feedmill_model::{EntryId, Parameters, Time, View};
 use tokio::task::consume_budget;
 
-use super::index::kind_text;
 use crate::{
     CountedTweet, Edge, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, TimelineItem,
     Views,
@@ -51,18 +50,10 @@ impl LocalViews {
         parameters: &Parameters,
         each: &mut dyn FnMut(String, String),
     ) -> Result<(), ReadError> {
-        let mut key = |key: String| each(key, String::new());
         match view {
-            View::Active => self.home.scan(at, |record| key(record.viewer().to_string())),
-            View::VerifiedFollowing => self.home.scan(at, |record| {
-                record.hot().iter().for_each(|author| key(format!("{} {author}", record.viewer())));
-            }),
-            View::Home => self.home.scan(at, |record| {
-                let above = |id: &i64| *id > parameters.horizon(at);
-                for entry in record.entries().map(|entry| entry.entry()).filter(|entry| above(&entry.id)) {
-                    key(format!("{} {} {}", record.viewer(), entry.id, kind_text(entry.kind)));
-                }
-            }),
+            View::Active | View::VerifiedFollowing | View::Home => {
+                self.home.scan(view, at, parameters.horizon(at), each)
+            }
             _ => self.index.scan(view, each)?,
         }
         Ok(())

@@ -35,22 +35,26 @@ impl Subject for LocalHome {
 }
 
 const DAY_MS: u64 = 86_400_000;
-const START: Time = 1_700_000_000_000;
+pub const START: Time = 1_700_000_000_000;
 
-fn active(viewer: i64, diff: i64) -> (HomeRecordChange, i64) {
+pub fn active(viewer: i64, diff: i64) -> (HomeRecordChange, i64) {
     (HomeRecordChange::Active { viewer }, diff)
 }
 
-fn hot(viewer: i64, author: i64, diff: i64) -> (HomeRecordChange, i64) {
+pub fn hot(viewer: i64, author: i64, diff: i64) -> (HomeRecordChange, i64) {
     (HomeRecordChange::Hot { viewer, author }, diff)
 }
 
-fn packed(id: i64) -> PackedEntry {
+pub fn packed(id: i64) -> PackedEntry {
     PackedEntry::new(EntryId::tweet(id)).unwrap()
 }
 
 /// A closed time. Deliveries are (viewer, entry, diff).
-fn closed(time: Time, mut records: Vec<(HomeRecordChange, i64)>, deliveries: &[(i64, PackedEntry, i32)]) -> HomeClosed {
+pub fn closed(
+    time: Time,
+    mut records: Vec<(HomeRecordChange, i64)>,
+    deliveries: &[(i64, PackedEntry, i32)],
+) -> HomeClosed {
     records.sort();
     let mut closed = HomeClosed { records, ..HomeClosed::empty(position(time), ALL) };
     for &(viewer, entry, diff) in deliveries {
@@ -65,7 +69,7 @@ fn ids(home: &impl Subject, viewer: i64) -> Option<Vec<i64>> {
 }
 
 /// Ids that are one millisecond apart.
-fn id(number: u64) -> i64 {
+pub fn id(number: u64) -> i64 {
     id_at((START + number) as i64, 0)
 }
 

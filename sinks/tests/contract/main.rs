@@ -16,4 +16,5 @@ mod home;
 mod index;
 mod local;
 mod pages;
+mod saves;
 mod world;

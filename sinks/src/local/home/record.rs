@@ -28,6 +28,26 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// What lies at a place that no viewer has.
+    pub(super) const VACANT: Record = Record::new(i64::MIN, i64::MAX);
+
+    /// Whether no viewer has it: a record of a viewer is complete above some id.
+    pub(super) const fn is_vacant(&self) -> bool {
+        self.floor == i64::MAX
+    }
+
+    /// A record as it was saved; `entries` are in ascending order.
+    pub(super) fn restored(viewer: i64, floor: i64, hot: Vec<i64>, entries: impl Iterator<Item = PackedEntry>) -> Self {
+        let mut record = Record::new(viewer, floor);
+        record.hot = Some(hot).filter(|hot| !hot.is_empty()).map(Box::new);
+        for entry in entries {
+            if !record.entries.append(entry) {
+                record.entries.insert(entry, floor);
+            }
+        }
+        record
+    }
+
     pub(super) const fn new(viewer: i64, floor: i64) -> Self {
         Record { viewer, floor, hot: None, entries: Entries::new() }
     }

@@ -1,12 +1,12 @@
 //! The records of one shard, and how a closed time changes them.
 
-use std::hash::BuildHasher;
-
-use feedmill_model::{Delivery, HomeRecordChange, Parameters, Time};
-use hashbrown::{DefaultHashBuilder, HashTable};
+use feedmill_model::{Delivery, HomeRecordChange, Parameters, Position, Time};
+use hashbrown::DefaultHashBuilder;
 
 use super::ScannedRecord;
+use super::places::Places;
 use super::record::{Change, Record};
+use super::segment::{Damaged, SEGMENT_PLACES};
 
 /// Deliveries that are looked up together, so that their cache misses overlap.
 const LOOKUPS: usize = 16;
@@ -30,36 +30,145 @@ impl Outcome {
     }
 }
 
+/// A range of [`SEGMENT_PLACES`] places: what a save writes or leaves at a time.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    /// Closed times at or before this are in its records already; 0 for one that was not loaded.
+    has: Time,
+    /// The last closed time that changed a record.
+    changed: Time,
+}
+
+/// A segment as a save finds it.
+pub(super) struct SegmentView<'a> {
+    /// Its places.
+    pub records: &'a [Record],
+    /// The records are as of this time.
+    pub time: Time,
+    /// Nothing has changed in it after this time.
+    pub changed: Time,
+    /// At `time` no record is complete at or below this.
+    pub bound: i64,
+}
+
 /// The records of one shard.
+///
+/// A record stays where it is: a place that becomes vacant is used again. While the shard catches up with its save,
+/// new records go to new segments only, because what a loaded segment has already it does not take again.
 pub(super) struct ShardRecords {
     /// The last closed time; 0 before the first.
-    time: Time,
+    position: Position,
+    /// The greatest time of a loaded segment: the shard catches up until this has passed.
+    ahead: Time,
     /// No record is complete at or below it.
     floor: i64,
     records: Vec<Record>,
     places: Places,
+    segments: Vec<Segment>,
+    vacant: Vec<u32>,
 }
 
 impl ShardRecords {
     pub(super) fn new(hasher: DefaultHashBuilder) -> Self {
-        let places = Places { places: HashTable::new(), hasher };
-        ShardRecords { time: 0, floor: i64::MIN, records: Vec::new(), places }
+        ShardRecords {
+            position: Position::default(),
+            ahead: 0,
+            floor: i64::MIN,
+            records: Vec::new(),
+            places: Places::new(hasher),
+            segments: Vec::new(),
+            vacant: Vec::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.places.len()
+    }
+
+    /// The last closed time; `None` before the first.
+    pub(super) fn position(&self) -> Option<Position> {
+        Some(self.position).filter(|position| position.time > 0)
+    }
+
+    /// Every closed time at or before `position`, when the shard's floor was `floor`, is in the saved segments that follow.
+    pub(super) fn begin_load(&mut self, position: Position, floor: i64) {
+        self.position = position;
+        self.ahead = position.time;
+        self.floor = floor;
+    }
+
+    /// Adds a saved segment, which has every closed time up to `has`.
+    pub(super) fn load(&mut self, bytes: &[u8], has: Time) -> Result<(), Damaged> {
+        self.segments.push(Segment { has, changed: has });
+        self.ahead = self.ahead.max(has);
+        let end = self.segments.len() * SEGMENT_PLACES;
+        let mut fits = true;
+        super::segment::decode(bytes, |record| {
+            fits &= self.records.len() < end;
+            if fits {
+                self.load_record(record, has);
+            }
+        })?;
+        while self.records.len() < end {
+            self.leave_vacant();
+        }
+        if fits { Ok(()) } else { Err(Damaged) }
+    }
+
+    /// A viewer who was dropped and came back between the saves of two segments is in both: the later one counts, and
+    /// the other segment is not what was saved any more.
+    fn load_record(&mut self, record: Record, has: Time) {
+        match self.places.find(record.viewer(), &self.records) {
+            Some(other) if self.has(other) >= has => {
+                self.differs_from_save(self.records.len());
+                return self.leave_vacant();
+            }
+            Some(other) => {
+                self.vacate(other);
+                self.differs_from_save(other);
+            }
+            None => {}
+        }
+        self.places.insert(record.viewer(), self.records.len(), &self.records);
+        self.records.push(record);
+    }
+
+    fn differs_from_save(&mut self, place: usize) {
+        if let Some(segment) = self.segments.get_mut(place / SEGMENT_PLACES) {
+            segment.changed = segment.has + 1;
+        }
+    }
+
+    fn leave_vacant(&mut self) {
+        self.vacant.push(self.records.len() as u32);
+        self.records.push(Record::VACANT);
+    }
+
+    /// No record is complete at or below it.
+    pub(super) const fn floor(&self) -> i64 {
+        self.floor
+    }
+
+    /// The segment `number`, if there is one.
+    pub(super) fn segment(&self, number: usize, parameters: &Parameters) -> Option<SegmentView<'_>> {
+        let segment = self.segments.get(number)?;
+        let first = number * SEGMENT_PLACES;
+        let records = self.records.get(first..self.records.len().min(first + SEGMENT_PLACES))?;
+        let time = self.position.time.max(segment.has);
+        Some(SegmentView { records, time, changed: segment.changed, bound: self.bound(time, parameters) })
     }
 
     /// The viewer's record, and the floor above which it is complete.
     pub(super) fn read(&self, viewer: i64, parameters: &Parameters) -> Option<(&Record, i64)> {
         let record = self.records.get(self.places.find(viewer, &self.records)?)?;
-        Some((record, self.bound(self.time, parameters).max(record.floor())))
+        Some((record, self.bound(self.position.time, parameters).max(record.floor())))
     }
 
     /// All records as they are at `at`.
     pub(super) fn scan(&self, at: Time, parameters: &Parameters) -> impl Iterator<Item = ScannedRecord<'_>> {
         let bound = self.bound(at, parameters);
-        self.records.iter().map(move |record| ScannedRecord { record, floor: bound.max(record.floor()) })
+        let records = self.records.iter().filter(|record| !record.is_vacant());
+        records.map(move |record| ScannedRecord { record, floor: bound.max(record.floor()) })
     }
 
     /// Below this, and at it, no record of the shard is complete at `time`.
@@ -71,21 +180,27 @@ impl ShardRecords {
     /// one changes nothing.
     pub(super) fn apply(
         &mut self,
-        time: Time,
+        position: Position,
         floor: Option<i64>,
         records: &[(HomeRecordChange, i64)],
-        deliveries: &mut [Delivery],
+        deliveries: &mut Vec<Delivery>,
         parameters: &Parameters,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        if time <= self.time {
+        if position.time <= self.position.time {
             return outcome;
         }
-        self.time = time;
+        self.position = position;
         self.floor = self.floor.max(floor.unwrap_or(i64::MIN));
-        let bound = self.bound(time, parameters);
+        let bound = self.bound(position.time, parameters);
         for changes in records.chunk_by(|(one, _), (other, _)| one.viewer() == other.viewer()) {
             outcome.anomalies += self.change_records(changes, bound);
+        }
+        if self.catches_up() {
+            deliveries.retain(|delivery| {
+                let place = self.places.find(delivery.viewer, &self.records);
+                place.is_some_and(|place| self.has(place) < position.time)
+            });
         }
         if deliveries.iter().all(|delivery| delivery.diff == 1) {
             self.insert_all(deliveries, bound, parameters, &mut outcome);
@@ -95,14 +210,40 @@ impl ShardRecords {
         outcome
     }
 
+    /// Whether some segment may have the current time already.
+    const fn catches_up(&self) -> bool {
+        self.position.time <= self.ahead
+    }
+
+    /// Up to when the segment of `place` has all closed times.
+    fn has(&self, place: usize) -> Time {
+        self.segments.get(place / SEGMENT_PLACES).map_or(0, |segment| segment.has)
+    }
+
+    /// The record at `place`, to be changed.
+    #[inline]
+    fn change(&mut self, place: usize) -> Option<&mut Record> {
+        self.segments.get_mut(place / SEGMENT_PLACES)?.changed = self.position.time;
+        self.records.get_mut(place)
+    }
+
     /// Changes of one viewer: those of the record itself, or those of its hot accounts.
     fn change_records(&mut self, changes: &[(HomeRecordChange, i64)], bound: i64) -> u64 {
+        let Some(viewer) = changes.first().map(|(change, _)| change.viewer()) else { return 0 };
+        let place = self.places.find(viewer, &self.records);
+        if self.catches_up() && place.is_some_and(|place| self.has(place) >= self.position.time) {
+            return 0;
+        }
         let mut anomalies = 0;
         for (change, diff) in changes {
-            let HomeRecordChange::Active { viewer } = *change else { continue };
+            let HomeRecordChange::Active { .. } = *change else { continue };
             match (self.places.find(viewer, &self.records), diff) {
-                (None, 1) => self.places.push(Record::new(viewer, bound), &mut self.records),
-                (Some(place), -1) => self.places.remove(place, &mut self.records),
+                (None, 1) => self.make(Record::new(viewer, bound)),
+                (Some(place), -1) => {
+                    self.vacate(place);
+                }
+                // The segment that it was in was saved when it was gone.
+                (None, -1) if self.catches_up() => {}
                 _ => anomalies += 1,
             }
         }
@@ -111,11 +252,34 @@ impl ShardRecords {
             HomeRecordChange::Active { .. } => None,
         });
         let mut hot = hot.peekable();
-        if let (Some((change, _)), Some(_)) = (changes.first(), hot.peek()) {
-            let record = self.places.find(change.viewer(), &self.records).and_then(|place| self.records.get_mut(place));
-            anomalies += record.map_or(0, |record| record.change_hot(hot));
+        if hot.peek().is_some() {
+            let place = self.places.find(viewer, &self.records);
+            anomalies += place.and_then(|place| self.change(place)).map_or(0, |record| record.change_hot(hot));
         }
         anomalies
+    }
+
+    /// Adds the record of a viewer who has none.
+    fn make(&mut self, record: Record) {
+        let vacant = if self.catches_up() { None } else { self.vacant.pop() };
+        let place = vacant.map_or(self.records.len(), |place| place as usize);
+        self.places.insert(record.viewer(), place, &self.records);
+        match self.records.get_mut(place) {
+            Some(vacant) => *vacant = record,
+            None => self.records.push(record),
+        }
+        if self.segments.len() * SEGMENT_PLACES < self.records.len() {
+            self.segments.push(Segment { has: 0, changed: 0 });
+        }
+        self.change(place);
+    }
+
+    /// Drops the record at `place`.
+    fn vacate(&mut self, place: usize) {
+        let Some(record) = self.change(place) else { return };
+        let viewer = std::mem::replace(record, Record::VACANT).viewer();
+        self.places.remove(viewer, place);
+        self.vacant.push(place as u32);
     }
 
     /// The way of nearly all: new entries, each once, to viewers all over the memory. Each delivery misses the cache
@@ -128,7 +292,7 @@ impl ShardRecords {
                 *place = self.places.find(delivery.viewer, &self.records);
             }
             for (place, delivery) in places.iter().zip(deliveries) {
-                if let Some(record) = place.and_then(|place| self.records.get_mut(place)) {
+                if let Some(record) = place.and_then(|place| self.change(place)) {
                     outcome.count(record.insert(delivery.entry, bound, parameters));
                 }
             }
@@ -147,7 +311,7 @@ impl ShardRecords {
         for of_viewer in deliveries.chunk_by(|one, other| one.viewer == other.viewer) {
             let Some(viewer) = of_viewer.first().map(|delivery| delivery.viewer) else { continue };
             let place = self.places.find(viewer, &self.records);
-            let Some(record) = place.and_then(|place| self.records.get_mut(place)) else { continue };
+            let Some(record) = place.and_then(|place| self.change(place)) else { continue };
             for of_entry in of_viewer.chunk_by(|one, other| one.entry == other.entry) {
                 let Some(entry) = of_entry.first().map(|delivery| delivery.entry) else { continue };
                 let net: i64 = of_entry.iter().map(|delivery| i64::from(delivery.diff)).sum();
@@ -161,47 +325,6 @@ impl ShardRecords {
                     outcome.anomalies += 1;
                 }
             }
-        }
-    }
-}
-
-/// Where each viewer's record is. Apart from the records, so that these lie side by side and a table of 5 bytes a
-/// viewer, which the cache can hold, has the gaps.
-struct Places {
-    places: HashTable<u32>,
-    hasher: DefaultHashBuilder,
-}
-
-impl Places {
-    #[inline]
-    fn find(&self, viewer: i64, records: &[Record]) -> Option<usize> {
-        let is = |place: &u32| records.get(*place as usize).is_some_and(|record| record.viewer() == viewer);
-        self.places.find(self.hasher.hash_one(viewer), is).map(|place| *place as usize)
-    }
-
-    /// Adds the record of a viewer who has none.
-    fn push(&mut self, record: Record, records: &mut Vec<Record>) {
-        // 2³² records of 128 bytes fit no memory.
-        let place = records.len() as u32;
-        let hash = |place: &u32| {
-            let viewer = records.get(*place as usize).map_or(record.viewer(), Record::viewer);
-            self.hasher.hash_one(viewer)
-        };
-        self.places.insert_unique(hash(&place), place, hash);
-        records.push(record);
-    }
-
-    /// Drops the record at `place`; the last record takes its place.
-    fn remove(&mut self, place: usize, records: &mut Vec<Record>) {
-        let Some(viewer) = records.get(place).map(Record::viewer) else { return };
-        if let Ok(found) = self.places.find_entry(self.hasher.hash_one(viewer), |found| *found as usize == place) {
-            found.remove();
-        }
-        records.swap_remove(place);
-        let Some(moved) = records.get(place).map(Record::viewer) else { return };
-        let last = records.len();
-        if let Ok(mut found) = self.places.find_entry(self.hasher.hash_one(moved), |found| *found as usize == last) {
-            *found.get_mut() = place as u32;
         }
     }
 }

@@ -1,0 +1,71 @@
+//! A copy of all records as of one closed time, on disk, to be read while the store goes on.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use feedmill_model::{Parameters, SHARDS, StoreError, Time, View};
+
+use super::record::Record;
+use super::save::{SavedSegment, failed};
+use super::{LocalHome, ScannedRecord, segment, texts};
+
+/// All records as of the closed time at which they were copied. The file has no name: it is gone with this.
+pub struct HomeCopy {
+    file: File,
+    dir: PathBuf,
+    segments: Vec<SavedSegment>,
+    parameters: Parameters,
+}
+
+impl LocalHome {
+    /// Copies all records into a file in the folder `dir`. No closed time may be applied meanwhile. A segment at a time
+    /// is in memory; a million entries take some milliseconds.
+    pub fn copy_to(&self, dir: &Path) -> Result<HomeCopy, StoreError> {
+        use std::io::Write;
+        let path = dir.join(format!("home-copy-{}", std::process::id()));
+        std::fs::create_dir_all(dir).map_err(failed("make the folder", dir))?;
+        let mut options = File::options();
+        let file = options.create(true).truncate(true).read(true).write(true).open(&path);
+        let mut file = file.map_err(failed("make", &path))?;
+        std::fs::remove_file(&path).map_err(failed("take away the name of", &path))?;
+        let (mut segments, mut bytes, mut offset) = (Vec::new(), Vec::new(), 0);
+        for shard in 0..SHARDS {
+            for number in 0.. {
+                let Some(records) = self.records(shard) else { break };
+                let Some(view) = records.segment(number, &self.parameters) else { break };
+                bytes.clear();
+                segment::encode(view.records, view.bound, &mut bytes);
+                let time = view.time;
+                drop(records);
+                file.write_all(&bytes).map_err(failed("write a copy into", dir))?;
+                segments.push(SavedSegment::new(0, offset, &bytes, time));
+                offset += bytes.len() as u64;
+            }
+        }
+        Ok(HomeCopy { file, dir: dir.to_path_buf(), segments, parameters: self.parameters.clone() })
+    }
+}
+
+impl HomeCopy {
+    /// Each viewer with the id above which the record is complete at `at`.
+    pub fn floors(&self, at: Time, mut each: impl FnMut(i64, i64)) -> Result<(), StoreError> {
+        self.each(at, &mut |record| each(record.viewer(), record.floor))
+    }
+
+    /// As [`LocalViews::scan`](crate::LocalViews::scan), of the views of home timelines.
+    pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), StoreError> {
+        let horizon = self.parameters.horizon(at);
+        self.each(at, &mut |record| texts(view, horizon, &record, each))
+    }
+
+    fn each(&self, at: Time, each: &mut dyn FnMut(ScannedRecord<'_>)) -> Result<(), StoreError> {
+        let horizon = self.parameters.horizon(at);
+        let mut bytes = Vec::new();
+        let mut give = |record: Record| each(ScannedRecord { record: &record, floor: horizon.max(record.floor()) });
+        for saved in &self.segments {
+            let read = saved.read(&self.file, &mut bytes).and_then(|()| Ok(segment::decode(&bytes, &mut give)?));
+            read.map_err(|error| failed("read the copy in", &self.dir)(std::io::Error::other(error)))?;
+        }
+        Ok(())
+    }
+}
