@@ -34,6 +34,11 @@ impl Tally {
         self.greatest_entry = self.greatest_entry.max(new.map_or(0, entry_id));
     }
 
+    /// Counts a change of a follow.
+    pub fn add_follow(&mut self) {
+        self.fanned_out += 1;
+    }
+
     pub fn of(changes: &[Change]) -> Self {
         let mut tally = Tally::default();
         changes.iter().for_each(|change| tally.add(change.old.as_ref(), change.new.as_ref()));

@@ -63,6 +63,16 @@ pub enum LogError {
     /// A large transaction that waits on disk cannot be read.
     #[error(transparent)]
     Spill(#[from] SpillError),
+    /// The temporary file of a large batch failed.
+    #[error("could not {tried} a file for a large batch in {}: {source}. Look at the disk (errors, space)", dir.display())]
+    Sorting {
+        /// What was tried.
+        tried: &'static str,
+        /// The folder.
+        dir: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// There is no finished copy to append to or to read.
     #[error("the change log holds no finished copy of the source: copy it first")]
     NotReady,

@@ -23,6 +23,16 @@ pub(crate) fn row_key(key: &Key) -> RowKey {
     bytes
 }
 
+/// The least key of a relation's rows.
+pub(crate) fn first_key(relation: Relation) -> RowKey {
+    row_key(&Key { relation, first: i64::MIN, second: i64::MIN })
+}
+
+/// The greatest key of a relation's rows.
+pub(crate) fn last_key(relation: Relation) -> RowKey {
+    row_key(&Key { relation, first: i64::MAX, second: i64::MAX })
+}
+
 /// What the keys of all rows of a relation begin with.
 pub(crate) const fn relation_prefix(relation: Relation) -> [u8; 1] {
     [relation as u8]
@@ -30,6 +40,15 @@ pub(crate) const fn relation_prefix(relation: Relation) -> [u8; 1] {
 
 fn ordered(number: i64) -> [u8; 8] {
     ((number as u64) ^ (1 << 63)).to_be_bytes()
+}
+
+/// The key that these bytes are, if they are one.
+pub(crate) fn key_of(bytes: &RowKey) -> Option<Key> {
+    let (relation, columns) = bytes.split_first()?;
+    let relation = Relation::ALL.into_iter().find(|known| *known as u8 == *relation)?;
+    let (first, second) = columns.split_first_chunk()?;
+    let number = |bytes: &[u8; 8]| (u64::from_be_bytes(*bytes) ^ (1 << 63)) as i64;
+    Some(Key { relation, first: number(first), second: number(second.first_chunk()?) })
 }
 
 /// Key of one part of a batch in the tail: the batch's time, then the number of the part, both big-endian.
@@ -51,6 +70,12 @@ pub(crate) fn time_of(key: &[u8]) -> Result<Time, LogError> {
 /// A value as it is stored; `what` names it in an error.
 pub(crate) fn encode<V: Serialize>(value: &V, what: &'static str) -> Result<Vec<u8>, LogError> {
     postcard::to_extend(value, Vec::with_capacity(64)).map_err(|source| LogError::Encode { what, source })
+}
+
+/// Appends a value as it is stored; `what` names it in an error.
+pub(crate) fn append_encoded<V: Serialize>(bytes: &mut Vec<u8>, value: &V, what: &'static str) -> Result<(), LogError> {
+    *bytes = postcard::to_extend(value, std::mem::take(bytes)).map_err(|source| LogError::Encode { what, source })?;
+    Ok(())
 }
 
 /// A value as it was stored; `what` names it in an error.
@@ -79,6 +104,7 @@ mod tests {
         let keys: Vec<Key> = keys.collect();
         assert!(keys.is_sorted());
         assert!(keys.iter().map(row_key).is_sorted());
+        assert!(keys.iter().all(|key| key_of(&row_key(key)) == Some(*key)));
         assert!([(0, 1), (1, 0), (255, 7), (256, 0)].map(|(time, part)| tail_key(time, part)).is_sorted());
         assert_eq!(time_of(&tail_key(77, 3)).expect("a key"), 77);
     }

@@ -4,10 +4,12 @@
 //!   rows   relation, key ─► row            current as of the position
 //!          0             ─► time           of the batch that they are as of
 //!   tail   time, part    ─► batch          old and new row of each change
+//!   quarantine  id       ─► row            that cannot be used, and why
 //!   meta                 ─► format, source, state, position, extent of the tail, greatest entry id
 //! ```
 //!
-//! Why nothing is lost or half done: a batch changes rows, tail and position in one write of the storage engine. That
+//! Why nothing is lost or half done: a batch changes rows, tail, quarantine and position in one write of the storage
+//! engine; one that is too large for that has a way of its own, see [`crate::large`]. That
 //! write has a checksum, is in the engine's journal whole or not at all, and is fsynced before [`Log::append`] returns
 //! and before a reader sees any of it; only then is the slot acknowledged. What the source sends again after a crash lies
 //! at or before the position and is skipped. A copy is marked as begun, durably, before its first row, and as ready in
@@ -20,28 +22,29 @@
 //!
 //! The state at an earlier time T of the tail is the rows with each change after T undone: see [`StateAt`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use feedmill_connectors::postgres::Transaction;
+use feedmill_connectors::postgres::{Changes, RowChange, Transaction};
 use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp, failpoint};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bulk::Tally;
 use crate::error::storage;
-use crate::key::{RowKey, decode_row, encode, relation_prefix, row_key, tail_key, time_of};
+use crate::key::{decode_row, encode, relation_prefix, row_key, tail_key, time_of};
 use crate::meta::{LogState, Meta};
-use crate::resolve::{self, resolve};
+use crate::quarantine::Effect;
+use crate::resolve::{Resolved, resolve};
 use crate::ring::Ring;
-use crate::{LogError, Reader, StateAt, bulk, clock, tail};
+use crate::{LogError, Reader, StateAt, clock, tail};
 
 /// Under which key the meta keyspace holds its value.
 const META: &[u8] = b"meta";
 /// Under which key the rows tell the time that they are of. No relation has this number.
-const ROWS_TIME: &[u8] = &[0];
+pub(crate) const ROWS_TIME: &[u8] = &[0];
 /// What a start has to read again: at the default of the engine, 512 MiB, it takes ten seconds.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// Parts of the tail that are dropped in one write.
@@ -73,21 +76,28 @@ pub struct Log {
 }
 
 pub(crate) struct Shared {
-    db: Database,
+    pub db: Database,
     pub rows: Keyspace,
     pub tail: Keyspace,
+    pub quarantine: Keyspace,
     meta: Keyspace,
-    dir: std::path::PathBuf,
-    bulk_rows: usize,
-    large_changes: usize,
+    pub dir: PathBuf,
+    pub bulk_rows: usize,
+    pub large_changes: usize,
+    /// Rows in quarantine.
+    pub quarantined: AtomicU64,
+    /// The latest time that a row of the copy under way says it was made.
+    pub latest_copied: AtomicI64,
     /// By how much, at the least, this machine's clock is ahead of the source's.
-    ahead_ms: AtomicU64,
-    current: Mutex<Meta>,
+    pub ahead_ms: AtomicU64,
+    pub current: Mutex<Meta>,
     /// Held while something is written, so that one write follows the other.
-    writing: Mutex<()>,
+    pub writing: Mutex<()>,
+    /// Held while a batch is published and its rows are not in the row store: whoever reads rows as of a time waits.
+    pub settling: Mutex<()>,
     /// Held while the engine takes a write, and while a snapshot is taken: when the engine flushes a table at that moment,
     /// it moves its snapshots on past a write of which it has only a part.
-    visible: Mutex<()>,
+    pub visible: Mutex<()>,
     pub ring: Mutex<Ring>,
     /// Told after each change of the ring.
     pub appended: Condvar,
@@ -106,6 +116,7 @@ impl Log {
         let shared = Shared {
             rows: db.keyspace("rows", rows).map_err(open)?,
             tail: db.keyspace("tail", KeyspaceCreateOptions::default).map_err(open)?,
+            quarantine: db.keyspace("quarantine", KeyspaceCreateOptions::default).map_err(open)?,
             meta: db.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?,
             db,
             dir: dir.to_owned(),
@@ -114,12 +125,17 @@ impl Log {
             ahead_ms: AtomicU64::new(0),
             current: Mutex::new(Meta::EMPTY),
             writing: Mutex::new(()),
+            settling: Mutex::new(()),
+            quarantined: AtomicU64::new(0),
+            latest_copied: AtomicI64::new(i64::MIN),
             visible: Mutex::new(()),
             ring: Mutex::new(Ring::new(0)),
             appended: Condvar::new(),
         };
         let meta = shared.meta_in(&shared.snapshot())?;
+        shared.recount_quarantined()?;
         if let Some(position) = meta.position {
+            shared.settle(position)?;
             shared.check_is_of_one_time(position.time, meta.tail_after)?;
             *shared.ring.lock() = Ring::new(position.time);
         }
@@ -162,73 +178,6 @@ impl Log {
         self.shared.rows.approximate_len() as u64
     }
 
-    /// Begins a first copy: what was there is gone.
-    pub fn begin_copy(&self, source: &SourceId) -> Result<(), LogError> {
-        let shared = &self.shared;
-        let _writing = shared.writing.lock();
-        let before = shared.current.lock().clone();
-        let tail_after = before.position.map_or(before.tail_after, |position| position.time);
-        let meta = Meta { state: LogState::Copying, source: Some(source.clone()), tail_after, ..Meta::EMPTY };
-        // The state first: a crash after it finds a copy that did not end.
-        let write = shared.durable_write();
-        shared.commit(write, meta, "begin a copy into")?;
-        *shared.ring.lock() = Ring::new(tail_after);
-        for keyspace in [&shared.rows, &shared.tail] {
-            // The engine does it over again at every start while it stands in the journal, so not without need.
-            if !keyspace.is_empty().map_err(storage("read the rows of"))? {
-                keyspace.clear().map_err(storage("clear the rows of"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes rows of the first copy. They may come from several threads, and need not be durable when this returns.
-    pub fn copy_rows(&self, rows: Vec<Row>) -> Result<(), LogError> {
-        let shared = &self.shared;
-        let encoded = |row: &Row| Ok((row_key(&row.key()), encode(row, "a row")?));
-        let mut encoded: Vec<(RowKey, Vec<u8>)> = rows.iter().map(encoded).collect::<Result<_, LogError>>()?;
-        // The engine inserts neighbours much faster than strangers.
-        encoded.sort_unstable_by_key(|(key, _)| *key);
-        let mut write = OwnedWriteBatch::with_capacity(shared.db.clone(), encoded.len());
-        for (key, value) in encoded {
-            write.insert(&shared.rows, key, value);
-        }
-        let greatest = rows.iter().map(bulk::entry_id).max().unwrap_or(0);
-        {
-            let mut meta = shared.current.lock();
-            if meta.state != LogState::Copying {
-                return Err(LogError::NotCopying);
-            }
-            meta.greatest_entry = meta.greatest_entry.max(greatest);
-        }
-        failpoint!("copy_chunk_before");
-        write.commit().map_err(storage("copy rows into"))?;
-        failpoint!("copy_chunk_after");
-        Ok(())
-    }
-
-    /// Ends the first copy, durably: the log holds the source as of `lsn`. Every call of [`Self::copy_rows`] must have
-    /// returned.
-    pub fn finish_copy(&self, lsn: Lsn, now_ms: u64) -> Result<Position, LogError> {
-        let shared = &self.shared;
-        let _writing = shared.writing.lock();
-        let copied = shared.current.lock().clone();
-        if copied.state != LogState::Copying {
-            return Err(LogError::NotCopying);
-        }
-        let time = clock::mint(copied.tail_after, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
-        let position = Position { time, lsn };
-        let meta = Meta { state: LogState::Ready, position: Some(position), tail_after: time, ..copied };
-        // Rows and this lie in one journal, so what makes this durable makes the rows durable.
-        let mut write = shared.durable_write();
-        write.insert(&shared.rows, ROWS_TIME, time.to_be_bytes());
-        failpoint!("copy_done_before");
-        shared.commit(write, meta, "end a copy into")?;
-        failpoint!("copy_done_after");
-        *shared.ring.lock() = Ring::new(time);
-        Ok(position)
-    }
-
     /// Tells what the source's clock said, and what this machine's clock (in milliseconds since 1970) said before the
     /// source was asked. While ours is known to be more than an hour ahead, no time is minted.
     pub fn compare_clocks(&self, source: Timestamp, asked_ms: u64) {
@@ -254,20 +203,12 @@ impl Log {
         let transactions = transactions.get(known..).unwrap_or_default();
         let lsn = transactions.last().map_or(covers, |newest| newest.end_lsn.max(covers)).max(last.lsn);
         let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
-        let changes = resolve(&**shared, transactions)?;
-        let tally = Tally::of(&changes);
-        let greatest_entry = before.greatest_entry.max(tally.greatest_entry);
-        let floor = tally.floor(shared.bulk_rows, time, greatest_entry);
         let position = Position { time, lsn };
-        let batch = Batch { position, floor, changes, last: true };
-        shared.write(last.time, &batch, Meta { position: Some(position), greatest_entry, ..before })?;
-        failpoint!("log_append_after");
-        if batch.changes.len() > shared.large_changes {
-            shared.ring.lock().pass(time);
+        if shared.are_large(transactions) {
+            shared.append_large(transactions, position, before)?;
         } else {
-            shared.ring.lock().push(Arc::new(batch));
+            shared.append_small(transactions, position, before)?;
         }
-        shared.appended.notify_all();
         Ok(position)
     }
 
@@ -323,12 +264,12 @@ impl Shared {
     }
 
     /// A write that is fsynced before it is visible.
-    fn durable_write(&self) -> OwnedWriteBatch {
+    pub fn durable_write(&self) -> OwnedWriteBatch {
         self.db.batch().durability(Some(PersistMode::SyncData))
     }
 
     /// Writes, and what is known of the log with it.
-    fn commit(&self, mut write: OwnedWriteBatch, meta: Meta, tried: &'static str) -> Result<(), LogError> {
+    pub fn commit(&self, mut write: OwnedWriteBatch, meta: Meta, tried: &'static str) -> Result<(), LogError> {
         write.insert(&self.meta, META, meta.to_bytes()?);
         {
             let _visible = self.visible.lock();
@@ -340,8 +281,35 @@ impl Shared {
         Ok(())
     }
 
-    fn write(&self, previous: Time, batch: &Batch, meta: Meta) -> Result<(), LogError> {
+    /// Whether what the transactions come to may be too much for memory. A TRUNCATE changes any number of rows.
+    fn are_large(&self, transactions: &[Transaction]) -> bool {
+        let changes: usize = transactions.iter().map(|transaction| transaction.changes.len()).sum();
+        changes > self.large_changes
+            || transactions.iter().any(|transaction| match &transaction.changes {
+                Changes::Memory(changes) => changes.iter().any(|change| matches!(change, RowChange::Truncate(_))),
+                Changes::Spilled(_) => true,
+            })
+    }
+
+    /// Appends transactions as one batch at `position`, in one write. Whoever calls holds the right to write.
+    pub fn append_small(&self, transactions: &[Transaction], position: Position, before: Meta) -> Result<(), LogError> {
+        let last = before.ready()?;
+        let Resolved { changes, effects } = resolve(self, transactions, position)?;
+        let effects: Vec<Effect> = effects.into_iter().map(|(id, entry)| Effect { id, entry }).collect();
+        let tally = Tally::of(&changes);
+        let greatest_entry = before.greatest_entry.max(tally.greatest_entry);
+        let floor = tally.floor(self.bulk_rows, position.time, greatest_entry);
+        let batch = Batch { position, floor, changes, last: true };
+        self.write(last.time, &batch, &effects, Meta { position: Some(position), greatest_entry, ..before })?;
+        failpoint!("log_append_after");
+        self.ring.lock().push(Arc::new(batch));
+        self.appended.notify_all();
+        Ok(())
+    }
+
+    fn write(&self, previous: Time, batch: &Batch, effects: &[Effect], meta: Meta) -> Result<(), LogError> {
         let mut write = self.durable_write();
+        let quarantined = self.write_effects(&mut write, effects)?;
         let mut bytes = 0;
         for change in &batch.changes {
             match change {
@@ -355,16 +323,22 @@ impl Shared {
             }
         }
         write.insert(&self.rows, ROWS_TIME, batch.position.time.to_be_bytes());
-        bytes += tail::write(&mut write, &self.tail, previous, batch, self.large_changes)?;
+        bytes += tail::write(&mut write, &self.tail, previous, batch)?;
         let started = Instant::now();
         self.commit(write, meta, "append a batch to")?;
         metrics::histogram!("feedmill_log_fsync_seconds").record(started.elapsed().as_secs_f64());
-        metrics::counter!("feedmill_log_batches_total").increment(1);
-        metrics::counter!("feedmill_log_changes_total").increment(batch.changes.len() as u64);
-        metrics::counter!("feedmill_log_bytes_total").increment(bytes as u64);
-        metrics::gauge!("feedmill_log_lsn").set(batch.position.lsn.0 as f64);
-        metrics::gauge!("feedmill_log_time_seconds").set(batch.position.time as f64 / 1e3);
+        self.count_quarantined(&quarantined);
+        self.observe(batch.position, batch.changes.len() as u64, bytes as u64);
         Ok(())
+    }
+
+    /// A batch of so many changes, which take so many bytes of the tail and the rows, was appended.
+    pub fn observe(&self, position: Position, changes: u64, bytes: u64) {
+        metrics::counter!("feedmill_log_batches_total").increment(1);
+        metrics::counter!("feedmill_log_changes_total").increment(changes);
+        metrics::counter!("feedmill_log_bytes_total").increment(bytes);
+        metrics::gauge!("feedmill_log_lsn").set(position.lsn.0 as f64);
+        metrics::gauge!("feedmill_log_time_seconds").set(position.time as f64 / 1e3);
     }
 
     /// Drops a bounded number of the oldest batches before `before`; `false` when there are no more.
@@ -399,13 +373,15 @@ impl Shared {
     }
 }
 
-impl resolve::Rows for Shared {
-    fn row(&self, key: &Key) -> Result<Option<Row>, LogError> {
+impl Shared {
+    /// The row of a key.
+    pub fn row(&self, key: &Key) -> Result<Option<Row>, LogError> {
         let bytes = self.rows.get(row_key(key)).map_err(storage("read a row of"))?;
         bytes.map(|bytes| decode_row(&bytes, key.relation)).transpose()
     }
 
-    fn each(&self, relation: Relation, take: &mut dyn FnMut(Row)) -> Result<(), LogError> {
+    /// Every row of a relation.
+    pub fn each(&self, relation: Relation, take: &mut dyn FnMut(Row)) -> Result<(), LogError> {
         for entry in self.rows.prefix(relation_prefix(relation)) {
             take(decode_row(&entry.value().map_err(storage("read the rows of"))?, relation)?);
         }

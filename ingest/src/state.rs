@@ -42,7 +42,10 @@ pub struct StateAt {
 impl StateAt {
     pub(crate) fn new(log: &Log, time: Time) -> Result<Self, LogError> {
         let shared = &log.shared;
-        let snapshot = shared.snapshot();
+        let snapshot = {
+            let _settled = shared.settling.lock();
+            shared.snapshot()
+        };
         let meta = shared.meta_in(&snapshot)?;
         meta.check_is_held(time)?;
         let newest = meta.ready()?.time;

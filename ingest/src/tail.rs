@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::LogError;
 use crate::error::storage;
 use crate::key::{decode, encode, tail_key, time_of};
+use crate::merge::Chunk;
 
 /// Changes of one part.
 pub(crate) const PART_CHANGES: usize = 4_096;
@@ -41,16 +42,11 @@ pub(crate) fn write(
     tail: &Keyspace,
     previous: Time,
     batch: &Batch,
-    large_changes: usize,
 ) -> Result<usize, LogError> {
-    let large = batch.changes.len() > large_changes;
-    let part_changes = PART_CHANGES.min(large_changes).max(1);
-    let parts = batch.changes.len().div_ceil(part_changes).max(1) + usize::from(large);
-    let parts = u32::try_from(parts).unwrap_or(u32::MAX);
-    let head = Head { previous, position: batch.position, floor: batch.floor, parts, large };
-    let mut chunks = batch.changes.chunks(part_changes);
-    let first = if large { &[] } else { chunks.next().unwrap_or_default() };
-    let first = encode(&(head, first), "a batch")?;
+    let parts = u32::try_from(batch.changes.len().div_ceil(PART_CHANGES).max(1)).unwrap_or(u32::MAX);
+    let head = Head { previous, position: batch.position, floor: batch.floor, parts, large: false };
+    let mut chunks = batch.changes.chunks(PART_CHANGES);
+    let first = encode(&(head, chunks.next().unwrap_or_default()), "a batch")?;
     let mut bytes = first.len();
     write.insert(tail, tail_key(batch.position.time, 0), first);
     for (part, changes) in (1..).zip(chunks) {
@@ -137,6 +133,20 @@ impl<Seek: Fn([u8; 12]) -> fjall::Iter> Iterator for Batches<Seek> {
 /// The changes of a part other than the first, from its value.
 pub(crate) fn changes(part: &[u8], time: Time) -> Result<Vec<Change>, LogError> {
     decode(part, || of(time))
+}
+
+/// A chunk of changes as a part: their number, then each of them.
+pub(crate) fn encoded_part(chunk: &Chunk) -> Result<Vec<u8>, LogError> {
+    let mut value = encode(&chunk.changes, "a batch")?;
+    value.extend_from_slice(&chunk.body);
+    Ok(value)
+}
+
+/// The head of the batch of this time.
+pub(crate) fn head(tail: &Keyspace, time: Time) -> Result<Option<Head>, LogError> {
+    let value = tail.get(tail_key(time, 0)).map_err(storage("read the tail of"))?;
+    let head = |value: UserValue| decode::<(Head, Vec<Change>)>(&value, || of(time)).map(|(head, _)| head);
+    value.map(head).transpose()
 }
 
 fn of(time: Time) -> String {

@@ -1,0 +1,427 @@
+//! Batches that are too large for memory.
+//!
+//! ```text
+//!   changes ─► sorted runs, in a file ─► merge with the row store ─┬─► parts of the tail, under the new time  ─┐ tables,
+//!                                                                  └─► rows, and the time that they are of    ─┤ not yet
+//!                                                                                                              │ linked in
+//!   1. the parts are linked in, and durable: they lie beyond the position, so nobody reads them                ▼
+//!   2. ONE durable write: position and head of the batch            ── published: readers go on, piece by piece
+//!   3. effects on the quarantine
+//!   4. the rows are linked in, with the time that they are of       ── the state can be read, the next append begins
+//! ```
+//!
+//! Why nothing is lost or half done: before 2 the batch is not there, and parts that lie beyond the position are dropped
+//! at the next open. From 2 on it is there, with all its parts. Between 2 and 4 the rows are as of the batch before, and
+//! say so; an open that finds them so does 3 and 4 over again from the parts, which gives the same however often it is
+//! done. In 4 the rows and their time become visible at once, as one set of tables. Nobody reads rows between 2 and 4:
+//! appends wait for their turn, and so does whoever wants the state.
+//!
+//! Why the memory is bounded: a buffer of changes is sorted and written when it is full, the merge holds a block of each
+//! run, and what comes out of it goes into tables directly, which the engine writes block by block; neither its journal
+//! nor its memory sees rows or parts.
+//!
+//! A row whose key changed, and that takes columns along which were not sent, needs the row of another key as it was at
+//! that moment. Transactions with such changes are resolved in memory, as small ones are.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Instant;
+
+use feedmill_connectors::postgres::{RowChange, Transaction};
+use feedmill_model::{Change, Position, Relation, Row, Time, failpoint};
+
+use crate::LogError;
+use crate::bulk::Tally;
+use crate::effects::Effects;
+use crate::error::storage;
+use crate::key::{RowKey, append_encoded, encode, first_key, last_key, row_key, tail_key};
+use crate::log::{ROWS_TIME, Shared};
+use crate::merge::{Chunk, Cleared, Merge};
+use crate::meta::Meta;
+use crate::quarantine::{Effect, QuarantineId, Quarantined};
+use crate::resolve::{Resolved, resolve};
+use crate::run::{Buffer, Op, Runs};
+use crate::tail::{self, Head, PART_CHANGES};
+
+/// Chunks of changes between the merge and what writes them.
+const CHUNKS_MAX: usize = 4;
+
+impl Shared {
+    /// Appends transactions as one batch at `position`. Whoever calls holds the right to write.
+    pub fn append_large(&self, transactions: &[Transaction], position: Position, before: Meta) -> Result<(), LogError> {
+        let last = before.ready()?;
+        let runs = Runs::create(&self.dir)?;
+        let effects = Effects::new(self, position.time);
+        let meta = Meta { position: Some(position), ..before };
+        let appended = match self.sort(transactions, &runs, &effects, position) {
+            Ok(Some(cleared)) => self.append_runs(&runs, cleared, &effects, position, meta),
+            Ok(None) => self.append_resolved(transactions, &effects, position, meta),
+            Err(error) => Err(error),
+        };
+        if appended.is_err() {
+            // As far as it can be done: what is left, the next open drops.
+            let newest = self.current.lock().position.unwrap_or(last);
+            let _ = self.drop_unpublished(newest);
+        }
+        appended
+    }
+
+    /// Appends what runs hold as one batch.
+    pub fn append_runs(
+        &self,
+        runs: &Runs,
+        cleared: Vec<Cleared>,
+        effects: &Effects<'_>,
+        position: Position,
+        meta: Meta,
+    ) -> Result<(), LogError> {
+        let part_changes = self.part_changes();
+        self.publish(position, meta, effects, |take| {
+            let mut merge = Merge::new(self, position, effects, runs.cursors()?, cleared)?;
+            merge.run(part_changes, take)?;
+            Ok(merge.tally)
+        })
+    }
+
+    /// Changes of one part of a large batch.
+    fn part_changes(&self) -> usize {
+        PART_CHANGES.min(self.large_changes).max(1)
+    }
+
+    /// Sorts the changes of transactions into runs, on a second thread; gives what a TRUNCATE clears, or `None` if they
+    /// cannot be told key by key.
+    fn sort(
+        &self,
+        transactions: &[Transaction],
+        runs: &Runs,
+        effects: &Effects<'_>,
+        position: Position,
+    ) -> Result<Option<Vec<Cleared>>, LogError> {
+        thread::scope(|scope| {
+            let (full, buffers) = sync_channel::<(usize, Buffer)>(1);
+            let sorter =
+                scope.spawn(move || buffers.into_iter().try_for_each(|(number, buffer)| runs.write(number, buffer)));
+            let mut intake =
+                Intake { position, effects, full, buffer: Buffer::default(), run: 0, cleared: vec![], unnamed: 0 };
+            let told = intake.take_all(transactions);
+            let cleared = intake.end();
+            joined(sorter.join())?;
+            Ok(told?.then_some(cleared))
+        })
+    }
+
+    /// Appends transactions that must be resolved in the order of their changes.
+    fn append_resolved(
+        &self,
+        transactions: &[Transaction],
+        effects: &Effects<'_>,
+        position: Position,
+        meta: Meta,
+    ) -> Result<(), LogError> {
+        let Resolved { changes, effects: resolved } = resolve(self, transactions, position)?;
+        // Those that the intake gave before it gave up stand again among these, under the same ids.
+        for (id, entry) in resolved {
+            effects.push(Effect { id, entry })?;
+        }
+        let mut changes: Vec<(RowKey, Change)> = changes
+            .into_iter()
+            .filter_map(|change| Some((row_key(&change.new.as_ref().or(change.old.as_ref())?.key()), change)))
+            .collect();
+        changes.sort_unstable_by_key(|(key, _)| *key);
+        let part_changes = self.part_changes();
+        self.publish(position, meta, effects, |take| {
+            let mut tally = Tally::default();
+            for changes in changes.chunks(part_changes) {
+                let mut chunk = Chunk::default();
+                for (key, change) in changes {
+                    tally.add(change.old.as_ref(), change.new.as_ref());
+                    let row = |row: &Option<Row>| row.as_ref().map(|row| encode(row, "a row")).transpose();
+                    chunk.push(*key, row(&change.old)?.as_deref(), row(&change.new)?.as_deref());
+                }
+                if !take(chunk) {
+                    break;
+                }
+            }
+            Ok(tally)
+        })
+    }
+
+    /// Writes and publishes what `produce` gives, which must be in the order of keys.
+    fn publish(
+        &self,
+        position: Position,
+        meta: Meta,
+        effects: &Effects<'_>,
+        produce: impl FnOnce(&mut dyn FnMut(Chunk) -> bool) -> Result<Tally, LogError>,
+    ) -> Result<(), LogError> {
+        let before = self.current.lock().clone();
+        let previous = before.position.map_or(before.tail_after, |position| position.time);
+        let started = Instant::now();
+        thread::scope(|scope| {
+            let (to_tail, for_tail) = sync_channel::<Arc<Chunk>>(CHUNKS_MAX);
+            let (to_rows, for_rows) = sync_channel::<Arc<Chunk>>(CHUNKS_MAX);
+            let (tail_is_written, tail_written) = sync_channel(1);
+            let (rows_are_written, rows_written) = sync_channel(1);
+            // Dropped without a word, they tell the threads that nothing is to be linked in.
+            let (link_tail, may_link_tail) = sync_channel::<()>(1);
+            let (link_rows, may_link_rows) = sync_channel::<()>(1);
+            let tail = scope.spawn(move || {
+                let failed = storage("write parts of a large batch to");
+                let mut tail = self.tail.start_ingestion().map_err(&failed)?;
+                let written = write_parts(position.time, for_tail, |key, part| tail.write(key, part))?;
+                // Whoever is gone has no use for it.
+                let _ = tail_is_written.send(written);
+                if may_link_tail.recv().is_ok() { tail.finish().map_err(&failed) } else { Ok(()) }
+            });
+            let rows = scope.spawn(move || {
+                let failed = storage("write rows of a large batch to");
+                let mut rows = self.rows.start_ingestion().map_err(&failed)?;
+                write_rows(position.time, for_rows.into_iter().map(Ok), |key, row| match row {
+                    Some(row) => rows.write(key, row),
+                    None => rows.write_tombstone(key),
+                })?;
+                let _ = rows_are_written.send(());
+                if may_link_rows.recv().is_ok() { rows.finish().map_err(&failed) } else { Ok(()) }
+            });
+            let mut changes = 0;
+            let tally = produce(&mut |chunk| {
+                changes += chunk.changes as u64;
+                give(Arc::new(chunk), &to_tail, &to_rows)
+            });
+            drop((to_tail, to_rows));
+            let (Ok(Written { parts, bytes }), Ok(())) = (tail_written.recv(), rows_written.recv()) else {
+                drop((link_tail, link_rows));
+                joined(tail.join())?;
+                joined(rows.join())?;
+                // They end without a word only with an error.
+                return tally.and(Err(LogError::NotReady));
+            };
+            let tally = tally?;
+            effects.end()?;
+            let merged = started.elapsed();
+            // What is linked in must never be ahead of the journal.
+            self.persist()?;
+            let _ = link_tail.send(());
+            joined(tail.join())?;
+
+            let greatest_entry = meta.greatest_entry.max(tally.greatest_entry);
+            let floor = tally.floor(self.bulk_rows, position.time, greatest_entry);
+            let head = Head { previous, position, floor, parts, large: true };
+            let mut write = self.durable_write();
+            write.insert(&self.tail, tail_key(position.time, 0), encode(&(head, Vec::<Change>::new()), "a batch")?);
+            let settling = self.settling.lock();
+            self.commit(write, Meta { greatest_entry, ..meta }, "append a large batch to")?;
+            failpoint!("log_append_after");
+            self.ring.lock().pass(position.time);
+            self.appended.notify_all();
+            let published = started.elapsed();
+
+            self.apply_effects(position.time)?;
+            self.persist()?;
+            {
+                let _visible = self.visible.lock();
+                let _ = link_rows.send(());
+                joined(rows.join())?;
+            }
+            drop(settling);
+            self.observe(position, changes, bytes);
+            tracing::info!(
+                "a batch of {changes} changes: merged in {merged:.1?}, published after {published:.1?}, rows after {:.1?}",
+                started.elapsed()
+            );
+            Ok(())
+        })
+    }
+
+    /// After a crash: drops what was not published, and does over again what was published and is not in the rows.
+    pub fn settle(&self, newest: Position) -> Result<(), LogError> {
+        self.drop_unpublished(newest)?;
+        let rows = self.rows.get(ROWS_TIME).map_err(storage("read the rows of"))?;
+        let head = tail::head(&self.tail, newest.time)?;
+        let Some(head) = head.filter(|head| head.large && rows.as_deref() == Some(&head.previous.to_be_bytes()[..]))
+        else {
+            return Ok(());
+        };
+        tracing::info!("writing the rows of a batch of {} parts that a crash cut short", head.parts);
+        self.apply_effects(newest.time)?;
+        self.persist()?;
+        let failed = storage("write rows of a large batch to");
+        let mut rows = self.rows.start_ingestion().map_err(&failed)?;
+        let parts = (1..head.parts).map(|number| self.published_part(newest.time, number).map(Arc::new));
+        write_rows(newest.time, parts, |key, row| match row {
+            Some(row) => rows.write(key, row),
+            None => rows.write_tombstone(key),
+        })?;
+        rows.finish().map_err(&failed)
+    }
+
+    /// A part of a published batch, with the rows as they are after it.
+    fn published_part(&self, time: Time, number: u32) -> Result<Chunk, LogError> {
+        let part = self.tail.get(tail_key(time, number)).map_err(storage("read the tail of"))?;
+        let lost = || LogError::Corrupt { what: format!("the batch of time {time}") };
+        let mut chunk = Chunk::default();
+        for change in tail::changes(&part.ok_or_else(lost)?, time)? {
+            let key = row_key(&change.new.as_ref().or(change.old.as_ref()).ok_or_else(lost)?.key());
+            let new = change.new.as_ref().map(|row| encode(row, "a row")).transpose()?;
+            chunk.push(key, None, new.as_deref());
+        }
+        Ok(chunk)
+    }
+
+    /// Parts beyond the position are those of a batch that was never published.
+    fn drop_unpublished(&self, newest: Position) -> Result<(), LogError> {
+        let Some(beyond) = newest.time.checked_add(1) else { return Ok(()) };
+        for part in self.tail.range(tail_key(beyond, 0)..) {
+            let key = part.key().map_err(storage("read the tail of"))?;
+            self.tail.remove(key).map_err(storage("drop what was not published from"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sorts changes as they come.
+struct Intake<'a> {
+    position: Position,
+    effects: &'a Effects<'a>,
+    full: SyncSender<(usize, Buffer)>,
+    buffer: Buffer,
+    run: usize,
+    cleared: Vec<Cleared>,
+    /// Rows without a readable key so far.
+    unnamed: u32,
+}
+
+impl Intake<'_> {
+    /// `false` if a change cannot be told key by key.
+    fn take_all(&mut self, transactions: &[Transaction]) -> Result<bool, LogError> {
+        for chunk in transactions.iter().flat_map(|transaction| transaction.changes.chunks()) {
+            for change in chunk?.iter() {
+                if !self.take(change)? {
+                    return Ok(false);
+                }
+            }
+            if self.buffer.is_full() && !self.hand_over() {
+                return Ok(true);
+            }
+        }
+        self.hand_over();
+        Ok(true)
+    }
+
+    fn end(self) -> Vec<Cleared> {
+        self.cleared
+    }
+
+    /// `false` if the sorter has failed, and knows why.
+    fn hand_over(&mut self) -> bool {
+        let number = self.run;
+        self.run += 1;
+        self.full.send((number, std::mem::take(&mut self.buffer))).is_ok()
+    }
+
+    fn take(&mut self, change: &RowChange) -> Result<bool, LogError> {
+        let nothing = |_: &mut Vec<u8>| Ok(());
+        match change {
+            RowChange::Insert(row) => self.set(row)?,
+            RowChange::Delete(key) => self.buffer.add(row_key(key), Op::Gone, nothing)?,
+            RowChange::Truncate(relation) => self.clear(*relation),
+            RowChange::Update { old_key, row, unchanged } => {
+                let key = row.key();
+                if let Some(old_key) = old_key.filter(|old_key| *old_key != key) {
+                    if *unchanged != 0 {
+                        return Ok(false);
+                    }
+                    self.buffer.add(row_key(&old_key), Op::Gone, nothing)?;
+                }
+                if *unchanged == 0 {
+                    self.set(row)?;
+                } else {
+                    self.buffer.add(row_key(&key), Op::Fill, |bytes| {
+                        bytes.extend_from_slice(&unchanged.to_le_bytes());
+                        append_encoded(bytes, row, "a row")
+                    })?;
+                }
+            }
+            RowChange::Unusable(unusable) => {
+                if let Some(old_key) = &unusable.old_key {
+                    self.buffer.add(row_key(old_key), Op::Gone, nothing)?;
+                }
+                let entry = Quarantined { row: (**unusable).clone(), readable: None, position: self.position };
+                match &unusable.key {
+                    Some(key) => self
+                        .buffer
+                        .add(row_key(key), Op::Aside, |bytes| append_encoded(bytes, &entry, "a row in quarantine"))?,
+                    None => {
+                        let id = QuarantineId::Number(self.position.time, self.unnamed).to_bytes();
+                        self.unnamed += 1;
+                        self.effects.push(Effect { id, entry: Some(Box::new(entry)) })?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn set(&mut self, row: &Row) -> Result<(), LogError> {
+        self.buffer.add(row_key(&row.key()), Op::Set, |bytes| append_encoded(bytes, row, "a row"))
+    }
+
+    /// What came before in this run is forgotten, and what lies in earlier ones does not count.
+    fn clear(&mut self, relation: Relation) {
+        self.buffer.forget(relation as u8);
+        self.cleared.retain(|range| range.first != first_key(relation));
+        self.cleared.push(Cleared { first: first_key(relation), last: last_key(relation), from_run: self.run });
+    }
+}
+
+/// What was written of a batch to the tail.
+struct Written {
+    /// How many parts, the head included.
+    parts: u32,
+    bytes: u64,
+}
+
+/// Writes chunks as the parts of a batch, after its head.
+fn write_parts(
+    time: Time,
+    chunks: Receiver<Arc<Chunk>>,
+    mut write: impl FnMut([u8; 12], Vec<u8>) -> fjall::Result<()>,
+) -> Result<Written, LogError> {
+    let mut written = Written { parts: 1, bytes: 0 };
+    for chunk in chunks {
+        let part = tail::encoded_part(&chunk)?;
+        written.bytes += part.len() as u64;
+        write(tail_key(time, written.parts), part).map_err(storage("write parts of a large batch to"))?;
+        written.parts += 1;
+    }
+    Ok(written)
+}
+
+/// Writes what rows are after a batch, beginning with its time: no key is less than that one's.
+fn write_rows(
+    time: Time,
+    chunks: impl Iterator<Item = Result<Arc<Chunk>, LogError>>,
+    mut write: impl FnMut(&[u8], Option<&[u8]>) -> fjall::Result<()>,
+) -> Result<(), LogError> {
+    let failed = storage("write rows of a large batch to");
+    write(ROWS_TIME, Some(&time.to_be_bytes())).map_err(&failed)?;
+    for chunk in chunks {
+        let chunk = chunk?;
+        for (key, place) in &chunk.rows {
+            let row = chunk.body.get(place.clone()).filter(|row| !row.is_empty());
+            write(key, row).map_err(&failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands a chunk to both; `false` if one of them has failed.
+fn give(chunk: Arc<Chunk>, to_tail: &SyncSender<Arc<Chunk>>, to_rows: &SyncSender<Arc<Chunk>>) -> bool {
+    to_tail.send(Arc::clone(&chunk)).is_ok() && to_rows.send(chunk).is_ok()
+}
+
+/// What a thread gave; its panic goes on here.
+fn joined<T>(outcome: thread::Result<Result<T, LogError>>) -> Result<T, LogError> {
+    outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
