@@ -30,7 +30,8 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_DATA", value_name = "DIR", default_value_os_t = default_data())]
     pub data: PathBuf,
 
-    /// PostgreSQL to use instead of a private cluster: postgresql://user:password@host/database
+    /// PostgreSQL to use instead of a private cluster: postgresql://user@host/database?sslmode=verify-full&sslrootcert=FILE.
+    /// A password here is seen in the list of processes; the variable and the file keep it to themselves
     #[arg(long, env = "FEEDMILL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
@@ -174,6 +175,14 @@ impl Settings {
         let settings = Settings { config: None, database_url, ..self.clone() };
         print!("{}", toml::to_string(&settings).context("could not print the settings")?);
         Ok(())
+    }
+
+    /// Whether a flag holds a password, so that the list of processes shows it.
+    pub fn shows_password(&self, matches: &ArgMatches) -> bool {
+        let source = self.database_url.as_deref().map(str::parse::<Source>);
+        matches.value_source("database_url") == Some(ValueSource::CommandLine)
+            && std::env::var_os("PGPASSWORD").is_none()
+            && matches!(source, Some(Ok(source)) if source.config().get_password().is_some())
     }
 
     /// [`Self::read_wait_ms`].

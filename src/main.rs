@@ -7,6 +7,7 @@ mod import;
 mod load;
 mod status;
 mod up;
+mod validate;
 mod verify;
 
 use std::process::ExitCode;
@@ -63,6 +64,13 @@ enum Command {
         #[command(flatten)]
         args: verify::VerifyArgs,
     },
+    /// Check the source and the data folder, and say what mends them
+    Validate {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: validate::ValidateArgs,
+    },
     /// Show the settings in force
     Config {
         #[command(flatten)]
@@ -89,6 +97,12 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let resolve = |settings: Settings| -> anyhow::Result<Settings> {
         let settings = settings.resolve(matches)?;
         start_log(&settings)?;
+        if settings.shows_password(matches) {
+            tracing::warn!(
+                "everybody on this machine can read the password of --database-url in the list of processes: set \
+                 FEEDMILL_DATABASE_URL instead, or put it into the file of --config, or into ~/.pgpass"
+            );
+        }
         Ok(settings)
     };
     let runtime =
@@ -106,6 +120,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         }
         Command::Status { settings, args } => runtime.block_on(status::run(args, &resolve(settings)?)),
         Command::Verify { settings, args } => runtime.block_on(verify::run(args, &resolve(settings)?)),
+        Command::Validate { settings, args } => runtime.block_on(validate::run(args, &resolve(settings)?)),
         Command::Config { settings } => resolve(settings)?.print().map(done),
     };
     // What still blocks (a password being hashed, a terminal being read) must not keep the process.

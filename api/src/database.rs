@@ -15,14 +15,15 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{
-    BuildError, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
-};
+use deadpool::Runtime;
+use deadpool::managed::{self, BuildError, Metrics, RecycleError, RecycleResult};
+use deadpool_postgres::ClientWrapper;
+use feedmill_connectors::postgres::{Source, SourceError};
 use feedmill_model::Lsn;
 use futures::future::{join, join_all, join4, try_join};
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, ToSql};
-use tokio_postgres::{Config, NoTls, Row};
 
 use crate::problem::{Kind, Problem};
 
@@ -58,21 +59,57 @@ impl Default for PoolLimits {
     }
 }
 
-/// A pool of connections for the API. It connects when it is first used, and again whenever that is needed.
-pub fn pool(mut config: Config, limits: PoolLimits) -> Result<Pool, BuildError> {
-    let options = config.get_options().map_or_else(|| SESSION.to_owned(), |options| format!("{options} {SESSION}"));
-    config.options(options);
-    let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    Pool::builder(manager)
+/// A pool of connections for the API.
+pub type Pool = managed::Pool<Sessions>;
+
+type Object = managed::Object<Sessions>;
+type PoolError = managed::PoolError<SessionError>;
+
+/// Makes a pool. It connects when it is first used, and again whenever that is needed.
+pub fn pool(source: &Source, application_name: &str, limits: PoolLimits) -> Result<Pool, BuildError> {
+    Pool::builder(Sessions { source: source.with_options(SESSION), application_name: application_name.to_owned() })
         .max_size(limits.size)
         .wait_timeout(Some(limits.wait))
         .create_timeout(Some(limits.create))
         .recycle_timeout(Some(limits.recycle))
         .runtime(Runtime::Tokio1)
-        .post_create(Hook::async_fn(|client, _| {
-            Box::pin(async move { client.batch_execute(FLUSHED_AT_COMMIT).await.map_err(HookError::Backend) })
-        }))
         .build()
+}
+
+/// Makes the sessions of a pool.
+#[derive(Debug)]
+pub struct Sessions {
+    source: Source,
+    application_name: String,
+}
+
+/// Why a session cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The server cannot be reached, or does not let us in.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// It lets us in, and then answers nothing.
+    #[error("a new connection could not be made ready: {}", with_cause(.0))]
+    Statement(#[from] tokio_postgres::Error),
+}
+
+impl managed::Manager for Sessions {
+    type Type = ClientWrapper;
+    type Error = SessionError;
+
+    async fn create(&self) -> Result<ClientWrapper, SessionError> {
+        let (client, task) = self.source.session(&self.application_name).await?;
+        client.batch_execute(FLUSHED_AT_COMMIT).await?;
+        Ok(ClientWrapper::new(client, task))
+    }
+
+    async fn recycle(&self, client: &mut ClientWrapper, _: &Metrics) -> RecycleResult<SessionError> {
+        if client.is_closed() {
+            return Err(RecycleError::message("the connection is closed"));
+        }
+        Ok(())
+    }
 }
 
 /// Parameters of a statement.

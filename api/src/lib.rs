@@ -27,8 +27,7 @@ mod state;
 mod viewer;
 
 pub use consistency::CONSISTENCY_TOKEN;
-pub use database::{PoolLimits, pool};
-pub use deadpool_postgres::Pool;
+pub use database::{Pool, PoolLimits, SessionError, Sessions, pool};
 pub use health::{Alarm, Health, LogSize, Report, Slot, Stage, StageState, StandsStill, Status, Step};
 pub use keys::{Keys, KeysError};
 pub use routes::{app, starting};

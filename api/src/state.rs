@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
 use feedmill_model::{Parameters, SourceId};
 use feedmill_sinks::Views;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::activity::Activity;
 use crate::consistency::ConsistencyTokens;
-use crate::database::Database;
+use crate::database::{Database, Pool};
 use crate::health::Health;
 use crate::keys::Keys;
 use crate::password::Passwords;

@@ -148,13 +148,6 @@ async fn a_server_that_cannot_start_says_why() {
     assert!(error.to_string().contains("no_such_setting"), "{error}");
 }
 
-/// The source as another role, with this password.
-fn as_role(cluster: &Cluster, role: &str, password: &str) -> Source {
-    let mut config = cluster.source().config().clone();
-    config.user(role).password(password);
-    Source::from_config(config).unwrap()
-}
-
 #[tokio::test]
 async fn logging_in() {
     // Normalized before it is hashed (SASLprep): the no-break space becomes a space, the ligature its letters.
@@ -184,18 +177,18 @@ async fn logging_in() {
     superuser.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     within("the new rules", async {
         let mut pause = tokio::time::interval(Duration::from_millis(20));
-        while Replication::connect(&as_role(&cluster, "nobody", PASSWORD), "test").await.is_ok() {
+        while Replication::connect(&cluster.source().with_user("nobody", PASSWORD), "test").await.is_ok() {
             pause.tick().await;
         }
     })
     .await;
     for role in ["by_scram", "by_md5", "in_the_clear"] {
-        let source = as_role(&cluster, role, PASSWORD);
+        let source = cluster.source().with_user(role, PASSWORD);
         let mut replication = Replication::connect(&source, "test").await.unwrap_or_else(|error| panic!("{error}"));
         let user = replication.query("SELECT current_user").await.unwrap();
         assert_eq!(user, [[Some(role.to_owned())]]);
         source.connect("test").await.unwrap();
-        let wrong = as_role(&cluster, role, "s3cret");
+        let wrong = cluster.source().with_user(role, "s3cret");
         let error = Replication::connect(&wrong, "test").await.err().unwrap();
         assert!(!error.is_transient() && !error.to_string().contains("s3cret"), "{error}");
         assert!(!wrong.connect("test").await.unwrap_err().is_transient());

@@ -12,6 +12,7 @@
 mod fixture;
 
 use feedmill_connectors::postgres::schema::{self, SchemaError};
+use feedmill_connectors::postgres::validate::Unfit;
 use feedmill_model::{Relation, id_at, ms_of};
 use fixture::Fixture;
 use tokio_postgres::error::SqlState;
@@ -228,14 +229,15 @@ async fn c37_a_publication_that_lacks_something_is_refused_with_what_mends_it() 
     for (spoil, word) in [
         ("ALTER PUBLICATION feedmill DROP TABLE likes", "likes"),
         ("ALTER PUBLICATION feedmill SET (publish_via_partition_root = false)", "partition root"),
-        ("ALTER PUBLICATION feedmill SET (publish = 'insert')", "everything"),
+        ("ALTER PUBLICATION feedmill SET (publish = 'insert')", "does not publish updates"),
     ] {
         fixture.run(spoil).await;
         let error = schema::prepare(&fixture.source).await.unwrap_err();
         assert!(!error.is_transient());
-        let SchemaError::Publication { lacks, mend } = error else { panic!("{error}") };
-        assert!(lacks.contains(word), "{lacks}");
-        fixture.run(&mend).await;
+        let SchemaError::Unfit(Unfit(findings)) = error else { panic!("{error}") };
+        let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+        assert!(finding.found.contains(word), "{finding}");
+        fixture.run(finding.mend.as_ref().unwrap()).await;
         schema::prepare(&fixture.source).await.unwrap();
     }
     let version = "SELECT current_setting('server_version_num')::bigint / 10000";

@@ -280,9 +280,7 @@ async fn c05_c51_a_stalled_consumer_costs_neither_memory_nor_the_connection() {
     let fixture = Fixture::new("stream_stall").await;
     fixture.users(&[1]).await;
     // The server hangs up after 3 s without a status.
-    let mut config = fixture.source.config().clone();
-    config.options("-c wal_sender_timeout=3s");
-    let source = Source::from_config(config).unwrap();
+    let source = fixture.source.with_options("-c wal_sender_timeout=3s");
     let start = fixture.replication().await.create_slot("stream_stall", false).await.unwrap();
     let mut stream = start_stream(&source, "stream_stall", start.consistent_point).await.unwrap();
     // Some 140 MB, twice what the queue takes.

@@ -97,23 +97,28 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 pub fn running_source(settings: &Settings) -> anyhow::Result<Source> {
     match &settings.database_url {
         Some(url) => Ok(url.parse()?),
-        None => {
-            let socket = settings.data.join("postgres/socket");
-            anyhow::ensure!(
-                socket.join(".s.PGSQL.5432").exists(),
+        None => private_source(&settings.data).with_context(|| {
+            format!(
                 "no PostgreSQL of Feedmill's runs under {data}: start one with `feedmill up --data {data}`, or name another \
                  folder with --data, or a database with --database-url",
                 data = settings.data.display(),
-            );
-            let mut config = tokio_postgres::Config::new();
-            config.host_path(socket).user("feedmill").dbname("feedmill");
-            Ok(Source::from_config(config)?)
-        }
+            )
+        }),
     }
 }
 
+/// The private cluster's database, if one runs or its end left the socket.
+pub fn private_source(data: &Path) -> Option<Source> {
+    let socket = data.join("postgres/socket");
+    socket.join(".s.PGSQL.5432").exists().then(|| {
+        let mut config = tokio_postgres::Config::new();
+        config.host_path(socket).user("feedmill").dbname("feedmill");
+        Source::local(config)
+    })
+}
+
 /// One process a folder.
-fn lock(data: &Path) -> anyhow::Result<File> {
+pub fn lock(data: &Path) -> anyhow::Result<File> {
     std::fs::create_dir_all(data)
         .with_context(|| format!("could not make the folder {}; name another with --data", data.display()))?;
     let path = data.join("lock");
@@ -287,7 +292,8 @@ async fn serve(
     let app = feedmill_api::app(feedmill_api::State {
         views,
         pool: feedmill_api::pool(
-            source.pool_config("feedmill-api"),
+            source,
+            "feedmill-api",
             feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
         )?,
         source: ready.identity,

@@ -42,9 +42,9 @@ pub struct VerifyArgs {
 /// Form of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// A line a view.
+    /// A line each.
     Table,
-    /// A JSON object a view.
+    /// A JSON object each.
     Json,
 }
 

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod certificates;
 mod copying;
 #[cfg(feature = "failpoints")]
 mod crash;
@@ -32,6 +33,7 @@ mod slot;
 mod source_check;
 #[allow(dead_code, reason = "a part of the harness: tests that are being written use what no test uses yet")]
 mod system;
+mod tls;
 mod transactions;
 mod values;
 mod visibility;

@@ -74,10 +74,10 @@ async fn reads_go_on_without_postgresql() {
     world.tweet(&ada, "still there").await;
     world.catch_up().await;
     let away = world.instance(|state| {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path("/nowhere").user("feedmill").dbname("feedmill");
+        let source = "host=/nowhere user=feedmill dbname=feedmill".parse().unwrap();
         let limit = Duration::from_millis(100);
-        state.pool = pool(config, PoolLimits { size: 2, wait: limit, create: limit, recycle: limit }).unwrap();
+        let limits = PoolLimits { size: 2, wait: limit, create: limit, recycle: limit };
+        state.pool = pool(&source, "test", limits).unwrap();
     });
     for path in ["/api/timeline", "/api/users/ada", "/api/users/ada/tweets", "/api/auth/verify"] {
         ask(&away, request("GET", path, Some(&ada), None)).await.is(200);

@@ -174,8 +174,7 @@ impl World {
         let serving = Arc::new(Switch(AtomicBool::new(true)));
         let router = app(State {
             views: mirror.clone(),
-            pool: pool(source.pool_config("test"), PoolLimits { size: 4, wait: LIMIT, ..PoolLimits::default() })
-                .unwrap(),
+            pool: pool(&source, "test", PoolLimits { size: 4, wait: LIMIT, ..PoolLimits::default() }).unwrap(),
             source: identity(),
             keys: Keys::load_or_create(&keys.path().join("keys")).unwrap(),
             parameters: Parameters::default(),
@@ -190,7 +189,7 @@ impl World {
     pub fn instance(&self, change: impl FnOnce(&mut State)) -> Router {
         let mut state = State {
             views: self.mirror.clone(),
-            pool: pool(self.source.pool_config("test"), PoolLimits { size: 2, ..PoolLimits::default() }).unwrap(),
+            pool: pool(&self.source, "test", PoolLimits { size: 2, ..PoolLimits::default() }).unwrap(),
             source: identity(),
             keys: self.keys(),
             parameters: Parameters::default(),

@@ -207,7 +207,29 @@ pub struct Cluster {
     child: Option<Child>,
 }
 
+/// What [`Cluster::start`] would start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prospect {
+    /// Major version of the PostgreSQL that it would use.
+    pub version: u32,
+    /// Whether there is a cluster; if not, one would be made.
+    pub exists: bool,
+}
+
 impl Cluster {
+    /// What [`Self::start`] would do with a directory in which no cluster runs. Changes nothing.
+    pub async fn prospect(dir: &Path) -> Result<Prospect, ClusterError> {
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        let layout = Layout::of(dir.clone())?;
+        let owner = Owner::of(&layout.data)?;
+        let binaries = Binaries::find(&layout.data).await?;
+        if let Some(there) = dir.ancestors().find(|dir| dir.exists()) {
+            owner.check_reach(there, &binaries)?;
+        }
+        let exists = layout.holds_cluster()?;
+        Ok(Prospect { version: binaries.version, exists })
+    }
+
     /// Starts the cluster under `dir`, made anew if there is none, or takes over one that still runs, and waits until
     /// it answers, at most `limit`. Dropped half-way it leaves what the next start completes.
     pub async fn start(dir: &Path, limit: Duration) -> Result<Cluster, ClusterError> {
@@ -374,7 +396,11 @@ impl Layout {
             // Everybody may pass, nobody may look, whatever the umask: PostgreSQL may run as another user.
             fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).map_err(failed("open the directory"))?;
         }
-        let dir = dir.canonicalize().map_err(failed("find the directory"))?;
+        Layout::of(dir.canonicalize().map_err(failed("find the directory"))?)
+    }
+
+    /// The same without making anything.
+    fn of(dir: PathBuf) -> Result<Layout, ClusterError> {
         let (data, socket, log) = (dir.join("data"), dir.join("socket"), dir.join("postgres.log"));
         let path = socket.join(".s.PGSQL.5432");
         if path.as_os_str().len() > SOCKET_PATH_MAX {
@@ -399,13 +425,10 @@ impl Layout {
     /// The socket's directory, and the cluster if there is none.
     async fn prepare(&self, owner: &Owner, binaries: &Binaries) -> Result<(), ClusterError> {
         owner.make_dir(&self.socket)?;
-        if self.data.join("PG_VERSION").exists() {
+        if self.holds_cluster()? {
             return Ok(());
         }
         let data = self.data.clone();
-        if fs::read_dir(&data).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(ClusterError::Foreign { data });
-        }
         self.remove_leftovers();
         let new = self.dir.join(format!("data.new.{}", std::process::id()));
         owner.make_dir(&new)?;
@@ -426,6 +449,17 @@ impl Layout {
         // initdb has synced everything below; the rename is durable when the directory is.
         fs::rename(&new, &data).map_err(failed("make", &data))?;
         fs::File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", &self.dir))
+    }
+
+    /// Whether there is a cluster; nothing else may be there.
+    fn holds_cluster(&self) -> Result<bool, ClusterError> {
+        if self.data.join("PG_VERSION").exists() {
+            return Ok(true);
+        }
+        if fs::read_dir(&self.data).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(ClusterError::Foreign { data: self.data.clone() });
+        }
+        Ok(false)
     }
 
     /// What a kill during initdb left. Nothing depends on it, so a failure only costs room.

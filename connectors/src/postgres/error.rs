@@ -92,6 +92,9 @@ pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
     }
 }
 
+/// SQLSTATE of a login that the rules of the server (`pg_hba.conf`) do not let in this way.
+pub(super) const REFUSED_BY_RULES: &str = "28000";
+
 /// The error with its causes in one line. tokio-postgres says only `db error` and leaves the rest to the source.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -12,23 +12,22 @@
 //! tokio-postgres has no replication mode, so this speaks the protocol itself, by the messages of postgres-protocol.
 //! That crate does not know CopyBothResponse, so after START_REPLICATION frames are cut here: a byte, a length, a body.
 //!
-//! Why a dropped future loses nothing: bytes are only ever moved from the socket to the end of `input` and from the
-//! front of `output` to the socket, each in one step that either happens or does not. A frame leaves `input` when all
-//! of it is there.
+//! Why a dropped future loses nothing: bytes are only ever moved from the transport to the end of `input` and from the
+//! front of `output` to the transport, each in one step that either happens or does not; what an encrypting transport
+//! holds back is flushed before anybody waits for an answer. A frame leaves `input` when all of it is there.
 
 use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
 use feedmill_model::{Lsn, ParseLsnError, SourceId};
 use postgres_protocol::message::{backend, frontend};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
 
 use super::error::{is_transient, with_causes};
+use super::transport::{self, LogIn, Transport};
 use super::{DecodeError, ServerError, Source, SourceError, SpillError};
 
 mod authentication;
@@ -42,15 +41,7 @@ const MESSAGE_BYTES_MAX: usize = 0x4000_0000;
 /// Why replication failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicationError {
-    /// No host accepted the connection.
-    #[error("could not connect to {source_name} for replication: {error}")]
-    Connect {
-        /// The source.
-        source_name: String,
-        /// What went wrong with the last host.
-        error: io::Error,
-    },
-    /// An ordinary connection, needed beside the one in replication mode, cannot be opened.
+    /// The server cannot be reached.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A statement on an ordinary connection failed.
@@ -175,10 +166,7 @@ impl ReplicationError {
     /// Whether a later attempt may succeed without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            ReplicationError::Connect { .. }
-            | ReplicationError::Lost { .. }
-            | ReplicationError::Spill(_)
-            | ReplicationError::Ended => true,
+            ReplicationError::Lost { .. } | ReplicationError::Spill(_) | ReplicationError::Ended => true,
             ReplicationError::Server { error, .. } => error.is_transient(),
             ReplicationError::Source(error) => error.is_transient(),
             ReplicationError::Statement { error, .. } => is_transient(error),
@@ -231,18 +219,15 @@ pub(super) enum Frame {
     Done,
 }
 
-trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
-
 /// A connection in replication mode.
 pub struct Replication {
-    socket: Box<dyn Socket>,
-    /// Whether the socket never leaves the machine.
-    local: bool,
+    transport: Transport,
     /// Received, and not yet looked at.
     input: BytesMut,
     /// To be sent.
     output: BytesMut,
+    /// Whether the transport may still hold back some of what was written to it, as one that encrypts does.
+    unflushed: bool,
     /// The server's process that serves this connection.
     pid: i32,
 }
@@ -250,37 +235,7 @@ pub struct Replication {
 impl Replication {
     /// Connects to the first host of the source that accepts, within its connect timeout.
     pub async fn connect(source: &Source, application_name: &str) -> Result<Self, ReplicationError> {
-        let limit = source.config().get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
-        let mut last = ReplicationError::Protocol("the address names no host".to_owned());
-        for host in hosts(source) {
-            let attempt = tokio::time::timeout(limit, Self::connect_to(source, &host, application_name)).await;
-            match attempt {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    let error = io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
-                    last = ReplicationError::Connect { source_name: source.to_string(), error };
-                }
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_to(source: &Source, host: &Endpoint, application_name: &str) -> Result<Self, ReplicationError> {
-        let socket = host.open().await;
-        let socket = socket.map_err(|error| ReplicationError::Connect { source_name: source.to_string(), error })?;
-        let local = matches!(host, Endpoint::Unix(_));
-        let (input, output) = (BytesMut::new(), BytesMut::new());
-        let mut connection = Replication { socket, local, input, output, pid: 0 };
-        connection.log_in(source, application_name).await?;
-        if source.config().get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
-            let standby = connection.query("SELECT pg_is_in_recovery()").await?;
-            if standby.first().and_then(|row| row.first()) == Some(&Some("t".to_owned())) {
-                let error = io::Error::other("the server is a standby");
-                return Err(ReplicationError::Connect { source_name: source.to_string(), error });
-            }
-        }
-        Ok(connection)
+        transport::connect(source, &ReplicationMode { source, application_name }).await
     }
 
     /// A simple query: a replication command, or SQL. Rows of values in text form. A connection of which a query was
@@ -443,26 +398,37 @@ impl Replication {
         if reading && self.input.capacity() - self.input.len() < READ_BYTES / 8 {
             self.input.reserve(READ_BYTES);
         }
-        let (mut reader, mut writer) = tokio::io::split(&mut self.socket);
+        let (mut reader, mut writer) = tokio::io::split(&mut self.transport);
+        let (output, unflushed) = (&mut self.output, &mut self.unflushed);
+        let sending = !output.is_empty() || *unflushed;
+        let send = async {
+            if output.is_empty() {
+                writer.flush().await?;
+                *unflushed = false;
+                return Ok(());
+            }
+            *unflushed = true;
+            match writer.write_buf(output).await? {
+                0 => Err(io::Error::from(io::ErrorKind::WriteZero)),
+                _ => Ok(()),
+            }
+        };
         tokio::select! {
             read = reader.read_buf(&mut self.input), if reading => match read? {
                 0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
                 _ => Ok(true),
             },
-            written = writer.write_buf(&mut self.output), if !self.output.is_empty() => match written? {
-                0 => Err(io::ErrorKind::WriteZero.into()),
-                _ => Ok(false),
-            },
+            sent = send, if sending => sent.map(|()| false),
             () = std::future::pending() => Ok(false),
         }
     }
 
     /// Sends everything.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
+        while !self.output.is_empty() || self.unflushed {
             self.exchange(false).await?;
         }
-        self.socket.flush().await
+        Ok(())
     }
 
     async fn fill(&mut self) -> io::Result<()> {
@@ -502,53 +468,33 @@ fn lost(tried: impl Into<String>, error: io::Error) -> ReplicationError {
     ReplicationError::Lost { tried: tried.into(), error }
 }
 
-/// Where a server listens.
-enum Endpoint {
-    Unix(std::path::PathBuf),
-    Name(String, u16),
-    Address(SocketAddr),
+/// Logs in to a session in replication mode.
+struct ReplicationMode<'a> {
+    source: &'a Source,
+    application_name: &'a str,
 }
 
-impl Endpoint {
-    async fn open(&self) -> io::Result<Box<dyn Socket>> {
-        let tcp = match self {
-            Endpoint::Unix(path) => {
-                let socket = UnixStream::connect(path).await;
-                let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-                return Ok(Box::new(socket.map_err(named)?));
+impl LogIn for ReplicationMode<'_> {
+    type Session = Replication;
+    type Error = ReplicationError;
+
+    async fn log_in(&self, config: &Config, transport: Transport) -> Result<Replication, ReplicationError> {
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        let mut connection = Replication { transport, input, output, unflushed: false, pid: 0 };
+        connection.log_in(self.source, config, self.application_name).await?;
+        if config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite {
+            let standby = connection.query("SELECT pg_is_in_recovery()").await?;
+            if standby.first().and_then(|row| row.first()) == Some(&Some("t".to_owned())) {
+                return Err(lost("find the primary", io::Error::other("the server is a standby")));
             }
-            Endpoint::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await?,
-            Endpoint::Address(address) => TcpStream::connect(address).await?,
-        };
-        tcp.set_nodelay(true)?;
-        notice_silence(&tcp)?;
-        Ok(Box::new(tcp))
-    }
-}
-
-/// Lets the kernel end a connection whose other side is gone without a word within about a minute: idle, by keepalive
-/// probes; with a status under way, by the limit on what stays unconfirmed.
-fn notice_silence(tcp: &TcpStream) -> io::Result<()> {
-    let socket = socket2::SockRef::from(tcp);
-    let (idle, interval) = (Duration::from_secs(30), Duration::from_secs(10));
-    socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3))?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
-    Ok(())
-}
-
-/// The hosts of the source in order. As in libpq an address, where there is one, stands for the host's name.
-fn hosts(source: &Source) -> Vec<Endpoint> {
-    let config = source.config();
-    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
-    let endpoint = |at: usize| {
-        let port = config.get_ports().get(at).or(config.get_ports().first()).copied().unwrap_or(5432);
-        match (addresses.get(at), hosts.get(at)) {
-            (Some(address), _) => Some(Endpoint::Address(SocketAddr::new(*address, port))),
-            (None, Some(Host::Tcp(name))) => Some(Endpoint::Name(name.clone(), port)),
-            (None, Some(Host::Unix(path))) => Some(Endpoint::Unix(path.join(format!(".s.PGSQL.{port}")))),
-            (None, None) => None,
         }
-    };
-    (0..hosts.len().max(addresses.len())).filter_map(endpoint).collect()
+        Ok(connection)
+    }
+
+    fn sql_state(error: &ReplicationError) -> Option<&str> {
+        match error {
+            ReplicationError::Server { error, .. } => Some(&error.code),
+            _ => None,
+        }
+    }
 }

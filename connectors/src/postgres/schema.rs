@@ -1,7 +1,7 @@
 //! The schema of the source: migrations, partitions, publication.
 //!
 //! ```text
-//!  prepare ─ server fit? ─ lock ─ migrations/V*.sql ─ partitions ahead ─ publication ─ unlock
+//!  prepare ─ server and role fit? ─ lock ─ migrations/V*.sql ─ partitions ahead ─ publication ─ all published? ─ unlock
 //! ```
 //!
 //! Each migration commits together with its line in `refinery_schema_history`, so a kill in between leaves whole ones.
@@ -13,6 +13,7 @@ use feedmill_model::Relation;
 use tokio_postgres::Client;
 
 use super::error::{is_transient, with_causes};
+use super::validate::{self, Unfit};
 use super::{Source, SourceError};
 
 /// The name of the publication that the stream reads.
@@ -25,7 +26,7 @@ pub const SCHEMA: &str = "public";
 pub const QUARTERS_AHEAD: u32 = 4;
 
 /// The oldest major version that has all that is used here.
-const VERSION_MIN: i32 = 14;
+pub(super) const VERSION_MIN: i32 = 14;
 
 /// Why the schema could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -44,22 +45,9 @@ pub enum SchemaError {
     /// A migration failed, or one that was applied is not the one we have.
     #[error("could not migrate the schema: {}", with_causes(.0))]
     Migrate(#[from] refinery::Error),
-    /// The server cannot serve as a source.
-    #[error("the server cannot be a source: {found}; {mend}")]
-    Server {
-        /// What was found.
-        found: String,
-        /// What mends it.
-        mend: String,
-    },
-    /// The publication lacks something.
-    #[error("publication {PUBLICATION} {lacks}; mend it by: {mend} Rows written meanwhile were not published: resync")]
-    Publication {
-        /// What it lacks.
-        lacks: String,
-        /// SQL that mends it.
-        mend: String,
-    },
+    /// The database cannot serve as a source as it is.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
 }
 
 impl SchemaError {
@@ -72,7 +60,7 @@ impl SchemaError {
                 let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref());
                 cause.is_some_and(is_transient)
             }
-            SchemaError::Server { .. } | SchemaError::Publication { .. } => false,
+            SchemaError::Unfit(_) => false,
         }
     }
 }
@@ -86,7 +74,8 @@ mod migrations {
 /// and the publication. Done twice, the second time changes nothing.
 pub async fn prepare(source: &Source) -> Result<(), SchemaError> {
     let mut client = source.connect("feedmill-schema").await?;
-    check_server(&client).await?;
+    let checked = |error| SchemaError::Statement { tried: "check the database", error };
+    validate::judge(validate::before_migration(&client).await.map_err(checked)?)?;
     // The session's end, however it comes, releases the lock.
     client
         .batch_execute("SET lock_timeout = '60s'; SELECT pg_advisory_lock(hashtext('feedmill_schema'))")
@@ -105,8 +94,22 @@ pub async fn prepare(source: &Source) -> Result<(), SchemaError> {
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    ensure_publication(&client).await
+    ensure_publication(&client).await?;
+    Ok(validate::judge(validate::after_migration(&client).await.map_err(checked)?)?)
 }
+
+/// The versions of the migrations.
+pub(super) fn versions() -> Vec<i64> {
+    migrations::migrations::runner().get_migrations().iter().map(|migration| i64::from(migration.version())).collect()
+}
+
+/// The relations, as a publication lists them.
+pub(super) fn published_tables() -> String {
+    Relation::ALL.map(|relation| format!("{SCHEMA}.{}", relation.table())).join(", ")
+}
+
+/// What the publication must publish of them.
+pub(super) const OPTIONS: &str = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true";
 
 /// Makes the partitions of `tweets` that are missing from this quarter up to `quarters_ahead` later, and returns how
 /// many it made. To be called daily. It waits for locks a few seconds at most; then the error is transient.
@@ -125,89 +128,12 @@ pub async fn ensure_partitions(client: &Client, quarters_ahead: u32) -> Result<u
     Ok(made.unsigned_abs())
 }
 
-async fn check_server(client: &Client) -> Result<(), SchemaError> {
-    let row = client
-        .query_one(
-            "SELECT current_setting('server_version_num')::int / 10000, current_setting('wal_level'), \
-             pg_is_in_recovery(), current_setting('server_encoding')",
-            &[],
-        )
-        .await
-        .map_err(|error| SchemaError::Statement { tried: "read the server's settings", error })?;
-    let (version, wal_level, standby, encoding): (i32, &str, bool, &str) =
-        (row.get(0), row.get(1), row.get(2), row.get(3));
-    let (found, mend) = if version < VERSION_MIN {
-        (format!("it is PostgreSQL {version}"), format!("PostgreSQL {VERSION_MIN} or newer is needed"))
-    } else if wal_level != "logical" {
-        let mend = "run ALTER SYSTEM SET wal_level = logical; and restart the server";
-        (format!("wal_level is {wal_level}"), mend.to_owned())
-    } else if standby {
-        ("it is a standby".to_owned(), "give the address of the primary".to_owned())
-    } else if encoding != "UTF8" {
-        (format!("the database's encoding is {encoding}"), "create the database with ENCODING 'UTF8'".to_owned())
-    } else {
-        return Ok(());
-    };
-    Err(SchemaError::Server { found, mend })
-}
-
 async fn ensure_publication(client: &Client) -> Result<(), SchemaError> {
     let failed = |error| SchemaError::Statement { tried: "make the publication", error };
-    let settings = client
-        .query_opt(
-            "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate, pubviaroot FROM pg_publication \
-             WHERE pubname = $1",
-            &[&PUBLICATION],
-        )
-        .await
-        .map_err(failed)?;
-    let tables = Relation::ALL.map(|relation| format!("{SCHEMA}.{}", relation.table())).join(", ");
-    let options = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true";
-    let Some(settings) = settings else {
-        let statement = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {tables} WITH ({options})");
-        return client.batch_execute(&statement).await.map_err(failed);
-    };
-    let lacks = if settings.get(0) && settings.get(1) {
-        missing_from_publication(client).await.map_err(failed)?
-    } else {
-        Some("does not publish everything through the partition root".to_owned())
-    };
-    match lacks {
-        None => Ok(()),
-        Some(lacks) => {
-            let mend = format!(
-                "ALTER PUBLICATION {PUBLICATION} SET TABLE {tables}; ALTER PUBLICATION {PUBLICATION} SET ({options});"
-            );
-            Err(SchemaError::Publication { lacks, mend })
-        }
+    let there = client.query_opt("SELECT 1 FROM pg_publication WHERE pubname = $1", &[&PUBLICATION]).await;
+    if there.map_err(failed)?.is_some() {
+        return Ok(());
     }
-}
-
-/// The first thing that the publication does not publish, in words. Column lists and row filters exist from
-/// PostgreSQL 15 on, so they are read by way of JSON, which does not mind their absence.
-async fn missing_from_publication(client: &Client) -> Result<Option<String>, tokio_postgres::Error> {
-    let rows = client
-        .query(
-            "SELECT tablename::text, \
-                    ARRAY(SELECT jsonb_array_elements_text(to_jsonb(t) -> 'attnames')), \
-                    to_jsonb(t) ->> 'rowfilter' \
-             FROM pg_publication_tables t WHERE pubname = $1 AND schemaname = $2",
-            &[&PUBLICATION, &SCHEMA],
-        )
-        .await?;
-    for relation in Relation::ALL {
-        let table = relation.table();
-        let Some(row) = rows.iter().find(|row| row.get::<_, &str>(0) == table) else {
-            return Ok(Some(format!("lacks the table {table}")));
-        };
-        let (columns, filter): (Vec<String>, Option<String>) = (row.get(1), row.get(2));
-        let missing = relation.columns().iter().find(|column| !columns.iter().any(|name| name == *column));
-        if let (false, Some(column)) = (columns.is_empty(), missing) {
-            return Ok(Some(format!("lacks the column {table}.{column}")));
-        }
-        if let Some(filter) = filter {
-            return Ok(Some(format!("leaves out rows of {table} by the filter {filter}")));
-        }
-    }
-    Ok(None)
+    let statement = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {} WITH ({OPTIONS})", published_tables());
+    client.batch_execute(&statement).await.map_err(failed)
 }

@@ -1,28 +1,36 @@
 //! Which database, and how to reach it.
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::{Host, SslNegotiation, TargetSessionAttrs};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 use super::error::{is_transient, with_causes};
+use super::tls::{SslMode, TlsError, TlsSettings};
+use super::transport::{CONNECT_TIMEOUT, Established, LogIn, Server, Transport, connect};
 
-/// Seconds that a connection attempt may take where the address says nothing else.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+mod address;
+mod passfile;
 
 /// What every session is pinned to, so that text forms never vary with the server's, the role's or the database's
 /// settings. `client_encoding` is UTF8 by the protocol library.
 const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c extra_float_digits=3 \
                        -c standard_conforming_strings=on";
 
-/// A PostgreSQL database: hosts or socket directories, user, password, database name.
+/// A PostgreSQL database: hosts or socket directories, user, password, database name, and how the way there is secured.
 ///
 /// Neither `Debug` nor `Display` shows the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     config: Config,
+    tls: TlsSettings,
+    /// Where the password is looked up if the address has none.
+    passfile: Option<PathBuf>,
 }
 
 /// Why a source cannot be used or reached.
@@ -34,10 +42,25 @@ pub enum SourceError {
          host=/run/postgresql user=… dbname=…"
     )]
     Address(String),
-    /// The address demands what this version cannot do.
-    #[error("the database address demands sslmode={0}, but TLS is not available yet; use sslmode=prefer or disable")]
-    Tls(String),
-    /// No host accepted the connection.
+    /// The connection is not as secure as it should be.
+    #[error("could not connect to {source_name}: {error}")]
+    Tls {
+        /// The source.
+        source_name: String,
+        /// What is wrong.
+        error: TlsError,
+    },
+    /// Nobody answers there.
+    #[error("could not connect to {source_name}: {server}: {error}")]
+    Unreachable {
+        /// The source.
+        source_name: String,
+        /// The server that was tried last.
+        server: String,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// The server did not let us in.
     #[error("could not connect to {source_name}: {}", with_causes(.error))]
     Connect {
         /// The source.
@@ -51,7 +74,9 @@ impl SourceError {
     /// Whether a later attempt may succeed without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            SourceError::Address(_) | SourceError::Tls(_) => false,
+            SourceError::Address(_) => false,
+            SourceError::Tls { error, .. } => error.is_transient(),
+            SourceError::Unreachable { .. } => true,
             SourceError::Connect { error, .. } => is_transient(error),
         }
     }
@@ -61,73 +86,80 @@ impl FromStr for Source {
     type Err = SourceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some(mode) = ["verify-ca", "verify-full", "allow"].iter().find(|mode| has_sslmode(text, mode)) {
-            return Err(SourceError::Tls((*mode).to_owned()));
-        }
-        let config: Config = text.parse().map_err(|error| SourceError::Address(with_causes(&error)))?;
-        Source::from_config(config)
+        let address = address::read(text, |name| std::env::var(name).ok()).map_err(SourceError::Address)?;
+        Ok(Source { tls: address.tls, passfile: address.passfile, config: pinned(address.config) })
     }
 }
 
-impl Source {
-    /// The database that `config` describes, with every session pinned to the settings that Feedmill relies on.
-    pub fn from_config(mut config: Config) -> Result<Self, SourceError> {
-        match config.get_ssl_mode() {
-            SslMode::Disable | SslMode::Prefer => config.ssl_mode(SslMode::Disable),
-            mode => return Err(SourceError::Tls(format!("{mode:?}").to_lowercase())),
-        };
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(SourceError::Address("it names no host".to_owned()));
-        }
-        Ok(Source::local(config))
+/// The same with every session pinned to the settings that Feedmill relies on.
+fn pinned(mut config: Config) -> Config {
+    if config.get_connect_timeout().is_none_or(Duration::is_zero) {
+        config.connect_timeout(CONNECT_TIMEOUT);
     }
+    let options = match config.get_options() {
+        Some(options) if options.contains(SESSION) => options.to_owned(),
+        Some(options) => format!("{options} {SESSION}"),
+        None => SESSION.to_owned(),
+    };
+    config.options(options);
+    config
+}
 
-    /// The same for a configuration that names its host and demands nothing, as that of a private cluster.
-    pub(super) fn local(mut config: Config) -> Self {
-        if config.get_connect_timeout().is_none_or(Duration::is_zero) {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        let options = match config.get_options() {
-            Some(options) if options.contains(SESSION) => options.to_owned(),
-            Some(options) => format!("{options} {SESSION}"),
-            None => SESSION.to_owned(),
-        };
-        config
-            .options(options)
-            .keepalives(true)
-            .keepalives_idle(Duration::from_secs(30))
-            .keepalives_interval(Duration::from_secs(10))
-            .keepalives_retries(3);
-        Source { config }
+impl Source {
+    /// The database that `config` describes, on this machine: without TLS.
+    pub fn local(config: Config) -> Self {
+        Source { config: pinned(config), tls: TlsSettings::off(), passfile: None }
     }
 
     /// Opens an ordinary connection. It lives in a task of its own, which ends when the client is dropped; a
     /// connection that breaks is seen by the client's next use.
     pub async fn connect(&self, application_name: &str) -> Result<Client, SourceError> {
-        let (client, connection) = self
-            .pool_config(application_name)
-            .connect(NoTls)
-            .await
-            .map_err(|error| SourceError::Connect { source_name: self.to_string(), error })?;
-        let name = application_name.to_owned();
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(application_name = name, error = with_causes(&error), "a connection ended");
-            }
-        });
-        Ok(client)
+        Ok(self.session(application_name).await?.0)
     }
 
-    /// The configuration with the session settings, for a pool to connect with.
-    pub fn pool_config(&self, application_name: &str) -> Config {
+    /// The same together with the task.
+    pub async fn session(&self, application_name: &str) -> Result<(Client, JoinHandle<()>), SourceError> {
+        connect(self, &Session { source: self, application_name }).await
+    }
+
+    /// What the address says, but for what concerns TLS.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How the way to the server is secured.
+    pub fn ssl_mode(&self) -> SslMode {
+        self.tls.mode
+    }
+
+    pub(super) fn tls(&self) -> &TlsSettings {
+        &self.tls
+    }
+
+    /// The configuration with which to log in at this server, over a transport that stands.
+    pub(super) fn login(&self, host: &str, port: u16) -> Config {
         let mut config = self.config.clone();
-        config.application_name(application_name);
+        config.ssl_mode(tokio_postgres::config::SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        if let (None, Some(file)) = (config.get_password(), &self.passfile) {
+            let (port, user) = (port.to_string(), self.user());
+            let database = config.get_dbname().unwrap_or(&user).to_owned();
+            // As in libpq; there a socket's directory is `localhost` only if it is the usual one.
+            let names = [host, "localhost"].into_iter().take(if host.starts_with('/') { 2 } else { 1 });
+            let found = names.filter_map(|name| passfile::password(file, [name, &port, &database, &user])).next();
+            if let Some(password) = found {
+                config.password(password);
+            }
+        }
         config
     }
 
-    /// The configuration.
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub(super) fn unreachable(&self, server: &Server, error: io::Error) -> SourceError {
+        let server = format!("{} port {}", server.name, server.port);
+        SourceError::Unreachable { source_name: self.to_string(), server, error }
+    }
+
+    pub(super) fn not_encrypted(&self, error: TlsError) -> SourceError {
+        SourceError::Tls { source_name: self.to_string(), error }
     }
 
     /// The role that connects: the user of the address, or as libpq does it, the one who runs the process.
@@ -138,18 +170,72 @@ impl Source {
 
     /// The same server and role, another database of it.
     pub fn with_database(&self, name: &str) -> Source {
-        let mut config = self.config.clone();
-        config.dbname(name);
-        Source { config }
+        let mut source = self.clone();
+        source.config.dbname(name);
+        source
+    }
+
+    /// The same server and database, as another role.
+    pub fn with_user(&self, name: &str, password: &str) -> Source {
+        let mut source = self.clone();
+        source.config.user(name).password(password);
+        source
+    }
+
+    /// The same, and these options of a session besides (`-c name=value …`).
+    pub fn with_options(&self, options: &str) -> Source {
+        let mut source = self.clone();
+        let all = format!("{} {options}", source.config.get_options().unwrap_or_default());
+        source.config.options(all);
+        source
     }
 }
 
-/// Whether the address holds `sslmode=mode`, in either form: tokio-postgres says only that the value is invalid.
-fn has_sslmode(text: &str, mode: &str) -> bool {
-    text.split("sslmode").skip(1).any(|rest| {
-        let value = rest.trim_start().strip_prefix('=').unwrap_or_default();
-        value.trim_start_matches([' ', '\'']).starts_with(mode)
-    })
+/// Logs in to an ordinary session.
+struct Session<'a> {
+    source: &'a Source,
+    application_name: &'a str,
+}
+
+impl LogIn for Session<'_> {
+    type Session = (Client, JoinHandle<()>);
+    type Error = SourceError;
+
+    async fn log_in(&self, config: &Config, transport: Transport) -> Result<Self::Session, SourceError> {
+        let mut config = config.clone();
+        config.application_name(self.application_name);
+        let failed = |error: tokio_postgres::Error| match TlsError::after_handshake(&error) {
+            Some(error) => self.source.not_encrypted(error),
+            None => SourceError::Connect { source_name: self.source.to_string(), error },
+        };
+        let (client, connection) = config.connect_raw(transport, Established).await.map_err(failed)?;
+        let name = self.application_name.to_owned();
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(application_name = name, error = with_causes(&error), "a connection ended");
+            }
+        });
+        let wanted = match config.get_target_session_attrs() {
+            TargetSessionAttrs::ReadWrite => "off",
+            TargetSessionAttrs::ReadOnly => "on",
+            _ => return Ok((client, task)),
+        };
+        let answer = client.simple_query("SHOW transaction_read_only").await.map_err(failed)?;
+        let fits = answer.iter().any(|line| matches!(line, SimpleQueryMessage::Row(row) if row.get(0) == Some(wanted)));
+        if fits {
+            return Ok((client, task));
+        }
+        let error = io::Error::other("the server is not of the kind that target_session_attrs asks for");
+        let source_name = self.source.to_string();
+        Err(SourceError::Unreachable { source_name, server: "it is reached, but".to_owned(), error })
+    }
+
+    fn sql_state(error: &SourceError) -> Option<&str> {
+        match error {
+            SourceError::Connect { error, .. } => error.code().map(|code| code.code()),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Source {
@@ -171,7 +257,12 @@ impl fmt::Display for Source {
                 write!(f, "{separator}{address}:{port}")?;
             }
         }
-        write!(f, "/{}", self.config.get_dbname().unwrap_or_default())
+        write!(f, "/{}", self.config.get_dbname().unwrap_or_default())?;
+        match self.tls.mode {
+            // What is meant where nothing is said, and what a socket of this machine has anyway.
+            SslMode::Prefer | SslMode::Disable => Ok(()),
+            mode => write!(f, "?sslmode={mode}"),
+        }
     }
 }
 
@@ -200,15 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_tls_is_refused_by_name() {
-        for (text, mode) in [
-            ("postgres://a@h/d?sslmode=require", "require"),
-            ("postgres://a@h/d?connect_timeout=3&sslmode=verify-full", "verify-full"),
-            ("host=h user=a sslmode = 'verify-ca'", "verify-ca"),
-        ] {
-            let error = text.parse::<Source>().expect_err(text);
-            assert!(matches!(&error, SourceError::Tls(found) if found == mode), "{error}");
-        }
+    fn the_mode_is_shown() {
+        let source: Source =
+            "host=db user=ada dbname=feeds sslmode=verify-ca sslrootcert=/ca".parse().expect("an address");
+        assert_eq!(source.to_string(), "postgres://ada@db:5432/feeds?sslmode=verify-ca");
+        assert_eq!(source.with_database("other").ssl_mode(), SslMode::VerifyCa);
     }
 
     #[test]
@@ -222,7 +309,7 @@ mod tests {
     #[test]
     fn sessions_are_pinned_once() {
         let source: Source = "host=h user=a options='-c work_mem=1MB'".parse().expect("an address");
-        let again = Source::from_config(source.config().clone()).expect("the same");
+        let again = Source::local(source.config().clone());
         assert_eq!(source.config().get_options(), again.config().get_options());
         assert!(
             source.config().get_options().is_some_and(|options| options.starts_with("-c work_mem=1MB -c TimeZone"))
