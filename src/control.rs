@@ -42,6 +42,11 @@ pub enum Answer {
     Status(Box<feedmill_api::Report>),
     /// How one view compares.
     View(Report),
+    /// For how long a comparison has held up what was written.
+    Held {
+        /// In seconds.
+        seconds: f64,
+    },
     /// All was done.
     Done,
     /// It could not be done.

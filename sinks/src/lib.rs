@@ -5,6 +5,6 @@ mod progress;
 pub mod read;
 mod views;
 
-pub use local::{HomeCopy, LocalHome, LocalIndex, LocalViews, OpenError, Saved};
+pub use local::{FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalViews, OpenError, Saved};
 pub use progress::Progress;
 pub use views::{CountedTweet, Edge, HomeRecord, Profile, ReadError, Relationship, TimelineItem, Views};

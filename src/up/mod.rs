@@ -288,7 +288,14 @@ async fn serve(
         stations: Arc::clone(&stations),
     };
     parts.spawn(house.keep(end.clone()));
-    requests.verifier(Verifier::new(source.clone(), cut, hold, Arc::clone(&views), parameters.clone()));
+    requests.verifier(Verifier::new(
+        source.clone(),
+        cut,
+        hold,
+        Arc::clone(&views),
+        parameters.clone(),
+        settings.data.join("verify"),
+    ));
     let app = feedmill_api::app(feedmill_api::State {
         views,
         pool: feedmill_api::pool(

@@ -4,14 +4,15 @@
 //!   capture pauses ── temporary slot ── consistent point P, exported snapshot ── capture ends a batch at P
 //!                                                                                      │ time T
 //!   dataflows' intake is held at T ◄───────────────────────────────────────────────────┘
-//!   stores at T  ──┐
-//!                  ├── key by key, view by view ──► rows compared, missing, extra
-//!   SQL at P, T ───┘
+//!   stores reach T ── snapshot of the index, copy of home ── intake goes on
+//!                         │
+//!                         ├── key by key, view by view ──► rows compared, missing, extra
+//!   SQL at P, T ──────────┘
 //! ```
 //!
 //! Why it is exact: the exported snapshot holds just what committed before P, the batch that ends at P makes the change
-//! log hold just the same, and the stores stand at that batch's time while they are read. Writes go on meanwhile: they
-//! wait in the change log until the intake is released.
+//! log hold just the same, and the stores stand at that batch's time while their snapshots are taken. Writes go on
+//! meanwhile: for the time of the hold, which is told, they wait in the change log. The comparison itself holds nobody up.
 
 mod compare;
 mod served;
@@ -69,11 +70,19 @@ pub struct Report {
 pub async fn run(args: VerifyArgs, settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut differences = 0;
     let mut compared = 0;
+    let mut held = 0.0;
     if args.format == Format::Table {
         println!("{:<20} {:>12} {:>10} {:>10}", "view", "rows", "missing", "extra");
     }
     control::ask(&settings.data, &Request::Verify { sample: args.sample }, |answer| {
-        let Answer::View(report) = answer else { return };
+        let report = match answer {
+            Answer::View(report) => report,
+            Answer::Held { seconds } => {
+                held = seconds;
+                return;
+            }
+            _ => return,
+        };
         differences += report.missing + report.extra;
         compared += report.rows;
         match args.format {
@@ -83,7 +92,9 @@ pub async fn run(args: VerifyArgs, settings: &Settings) -> anyhow::Result<ExitCo
     })
     .await?;
     if args.format == Format::Table {
-        println!("{compared} rows compared, {differences} differences");
+        println!("writes were held for {held:.2} s; {compared} rows compared, {differences} differences");
+    } else {
+        println!("{}", serde_json::json!({ "rows": compared, "differences": differences, "heldSeconds": held }));
     }
     Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

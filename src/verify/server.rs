@@ -1,6 +1,7 @@
 //! The comparison itself, in the running process.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use anyhow::{Context, bail, ensure};
 use feedmill_connectors::postgres::{Replication, Source};
 use feedmill_dataflows::definition;
 use feedmill_model::{Lsn, Parameters, Phase, Time, View};
-use feedmill_sinks::{LocalViews, Views};
+use feedmill_sinks::{FrozenViews, LocalViews, Views};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
 
 use super::{Report, compare, served};
@@ -31,16 +32,28 @@ pub struct Verifier {
     hold: Arc<Hold>,
     views: Arc<LocalViews>,
     parameters: Parameters,
+    /// Where the copy of home timelines lies while it is compared.
+    folder: PathBuf,
     one_at_a_time: Mutex<()>,
 }
 
-/// The source as of a position: while this lives, the snapshot does.
+/// The source as of a position: while this lives, the snapshot can be used.
 struct Snapshot {
     position: Lsn,
     name: String,
     _slot: Replication,
     /// The dataflows take no batch beyond the position; dropping this lets them go on.
-    _held: Held,
+    held: Held,
+    /// Since when nothing that is written becomes visible.
+    since: Instant,
+}
+
+/// Source and stores, both as of one position.
+struct Frozen {
+    client: Client,
+    views: FrozenViews,
+    time: Time,
+    held: Duration,
 }
 
 impl Verifier {
@@ -51,33 +64,45 @@ impl Verifier {
         hold: Arc<Hold>,
         views: Arc<LocalViews>,
         parameters: Parameters,
+        folder: PathBuf,
     ) -> Self {
-        Verifier { source, cuts, hold, views, parameters, one_at_a_time: Mutex::new(()) }
+        Verifier { source, cuts, hold, views, parameters, folder, one_at_a_time: Mutex::new(()) }
     }
 
     /// Compares every view, and sends a report for each.
     pub async fn run(&self, sample: Option<usize>, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
         let _one = self.one_at_a_time.try_lock().context("another verify is running; try again when it has ended")?;
-        let snapshot = self.snapshot().await?;
-        let time = self.reached(&snapshot).await?;
-        let client = self.open(&snapshot).await?;
-        let send = async |report| answers.send(Answer::View(report)).await.context("whoever asked has gone away");
+        let Frozen { client, mut views, time, held } = self.frozen().await?;
+        let send = async |answer| answers.send(answer).await.context("whoever asked has gone away");
         for view in View::ALL {
             if view != View::Home {
                 let sql = definition(view, time, &self.parameters);
-                let store = |each: &mut dyn FnMut(&str, &str)| self.scan(view, time, each);
-                send(compare::compare(&client, view.name(), &sql, &store, &|_| true).await?).await?;
+                let store = |each: &mut dyn FnMut(&str, &str)| scan(&views, view, time, each);
+                send(Answer::View(compare::compare(&client, view.name(), &sql, &store, &|_| true).await?)).await?;
             }
         }
-        let (report, pushed) = self.home(&client, time).await?;
-        send(report).await?;
+        let (report, pushed) = self.home(&client, &views, time).await?;
+        send(Answer::View(report)).await?;
         let viewers = viewers(&client, &pushed, sample).await?;
-        send(served::compare(&client, &*self.views, &self.parameters, &viewers).await?).await?;
-        Ok(())
+        let wanted = viewers.iter().copied().collect();
+        tokio::task::block_in_place(|| views.keep_records(&wanted, time))?;
+        send(Answer::View(served::compare(&client, &views, &self.parameters, &viewers).await?)).await?;
+        send(Answer::Held { seconds: held.as_secs_f64() }).await
     }
 
-    fn scan(&self, view: View, time: Time, each: &mut dyn FnMut(&str, &str)) -> anyhow::Result<()> {
-        Ok(self.views.scan(view, time, &self.parameters, &mut |key, value| each(&key, &value))?)
+    /// Source and stores at one position. What is written meanwhile becomes visible when this returns.
+    async fn frozen(&self) -> anyhow::Result<Frozen> {
+        let snapshot = self.snapshot().await?;
+        let time = self.reached(&snapshot).await?;
+        let (views, folder) = (Arc::clone(&self.views), self.folder.clone());
+        let views = tokio::task::spawn_blocking(move || views.freeze(&folder)).await?;
+        let Snapshot { name, _slot, held, since, .. } = snapshot;
+        drop(held);
+        let held = since.elapsed();
+        metrics::histogram!("feedmill_verify_hold_seconds").record(held);
+        let views = views.context("could not take a snapshot of the stores")?;
+        // The exported snapshot lives until the slot's connection ends, and then in this one.
+        Ok(Frozen { client: self.open(&name).await?, views, time, held })
     }
 
     /// A snapshot of the source at a position at which the change log has a batch end.
@@ -103,6 +128,7 @@ impl Verifier {
         if !matches!(timeout(REACH_MAX, is_paused).await, Ok(Ok(()))) {
             bail!("capture does not answer; `/health` says what stands still");
         }
+        let since = Instant::now();
         let name = format!("feedmill_verify_{}_{attempt}", std::process::id());
         // Capture gives the attempt up after the same time, and goes on.
         let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(&name, true)).await else {
@@ -114,7 +140,7 @@ impl Verifier {
         let slot = slot.context("could not make a temporary slot for a snapshot")?;
         let position = slot.consistent_point;
         let held = self.hold.at(position);
-        let snapshot = Snapshot { position, name: slot.snapshot, _slot: replication, _held: held };
+        let snapshot = Snapshot { position, name: slot.snapshot, _slot: replication, held, since };
         if give_position.send(position).is_err() {
             return Ok(None);
         }
@@ -147,29 +173,29 @@ impl Verifier {
         Ok(home.time)
     }
 
-    async fn open(&self, snapshot: &Snapshot) -> anyhow::Result<Client> {
+    async fn open(&self, snapshot: &str) -> anyhow::Result<Client> {
         let client = self.source.connect("feedmill-verify").await?;
         // The name comes from the server, and is made of hexadecimal digits and dashes.
         let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{}';
-             SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL statement_timeout = 0",
-            snapshot.name
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}';
+             SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL statement_timeout = 0"
         );
         client.batch_execute(&begin).await.context("could not use the exported snapshot")?;
         Ok(client)
     }
 
     /// Pushed entries above each viewer's floor; also gives who has any.
-    async fn home(&self, client: &Client, time: Time) -> anyhow::Result<(Report, HashSet<i64>)> {
-        let floors: HashMap<i64, i64> = self.views.home_store().floors(time).collect();
+    async fn home(&self, client: &Client, views: &FrozenViews, time: Time) -> anyhow::Result<(Report, HashSet<i64>)> {
+        let floors = tokio::task::block_in_place(|| views.floors(time))?;
         let sql = definition(View::Home, time, &self.parameters);
-        let store = |each: &mut dyn FnMut(&str, &str)| self.scan(View::Home, time, each);
+        let store = |each: &mut dyn FnMut(&str, &str)| scan(views, View::Home, time, each);
         // A viewer whom the SQL knows and the store does not has no floor: every entry is missing.
         let counts =
             |key: &str| entry_of(key).is_none_or(|(viewer, id)| floors.get(&viewer).is_none_or(|floor| id > *floor));
         let mut report = compare::compare(client, View::Home.name(), &sql, &store, &counts).await?;
         let mut pushed = HashSet::new();
-        self.scan(View::Home, time, &mut |key, _| pushed.extend(entry_of(key).map(|(viewer, _)| viewer)))?;
+        let mut note = |key: &str, _: &str| pushed.extend(entry_of(key).map(|(viewer, _)| viewer));
+        tokio::task::block_in_place(|| scan(views, View::Home, time, &mut note))?;
         let users: i64 =
             client.query_one("SELECT count(*) FROM users WHERE deleted_at IS NULL", &[]).await?.try_get(0)?;
         report.note = Some(format!(
@@ -180,6 +206,10 @@ impl Verifier {
         ));
         Ok((report, pushed))
     }
+}
+
+fn scan(views: &FrozenViews, view: View, time: Time, each: &mut dyn FnMut(&str, &str)) -> anyhow::Result<()> {
+    Ok(views.scan(view, time, &mut |key: String, value: String| each(&key, &value))?)
 }
 
 /// Viewer and id of a key of the home view.

@@ -237,3 +237,45 @@ async fn c52_a_multiplicity_that_cannot_be_is_an_alarm_and_not_a_row() {
     assert_eq!(system.get("/api/users/twice", None).await.status, 404);
     assert!(alarm(&health(&system).await, "negative_multiplicity"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_compares_while_what_is_written_becomes_visible() {
+    let postgres = Postgres::new(&[]).await;
+    let system = System::start_on(&postgres, &[]).await;
+    let (ada, ben) = (system.register("ada").await, system.register("ben").await);
+    let follow = system.post(&format!("/api/follows/{}", ada.id), Some(&ben), Value::Null).await;
+    assert!((200..300).contains(&follow.status), "{follow:?}");
+    let mut expected = vec![system.tweet(&ada, "before").await.0];
+
+    // Its SQL is frozen in the middle. It may have ended before that: then it is tried again.
+    let comparing = "application_name = 'feedmill-verify' AND backend_type = 'client backend'";
+    let (mut verify, frozen) = loop {
+        let mut verify = system.prepare(&["verify"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut backends = Vec::new();
+        while backends.is_empty() && verify.try_wait().unwrap().is_none() {
+            backends = postgres.backends(comparing).await;
+        }
+        postgres.freeze(&backends);
+        if !backends.is_empty() && verify.try_wait().unwrap().is_none() {
+            break (verify, backends);
+        }
+        postgres.thaw(&backends);
+        verify.wait().unwrap();
+    };
+    for content in ["meanwhile", "and again"] {
+        let (tweet, token) = system.tweet(&ada, content).await;
+        expected.insert(0, tweet);
+        for viewer in [&ada, &ben] {
+            assert_eq!(system.home(viewer, Some(&token)).await, expected);
+        }
+    }
+    until_well(&system).await;
+    assert!(verify.try_wait().unwrap().is_none(), "it is still comparing");
+    postgres.thaw(&frozen);
+    let output = tokio::task::spawn_blocking(move || verify.wait_with_output().unwrap()).await.unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && printed.ends_with(" 0 differences\n"), "{printed}");
+    assert!(printed.lines().last().unwrap().starts_with("writes were held for 0."), "{printed}");
+    assert!(system.metric("feedmill_verify_hold_seconds_count").await >= 1.0);
+    assert!(system.verified().await.contains("home as served"));
+}

@@ -142,7 +142,8 @@ impl LocalIndex {
         Ok(positions.and_then(|positions| positions.into_iter().min_by_key(|position| position.time)))
     }
 
-    fn snapshot(&self) -> Snapshot {
+    /// What is applied now; what comes later does not change it.
+    pub(super) fn snapshot(&self) -> Snapshot {
         self.db.snapshot()
     }
 }

@@ -4,15 +4,16 @@
 //! where a hop to another thread costs more than the read. Each takes from the task's budget, so that a page that merges
 //! thousands of timelines lets others run.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use feedmill_model::{EntryId, Parameters, Time, View};
+use feedmill_model::{EntryId, Parameters, Phase, StoreError, Time, View};
 use tokio::task::consume_budget;
 
 use crate::{
-    CountedTweet, Edge, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, TimelineItem,
-    Views,
+    CountedTweet, Edge, FrozenViews, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship,
+    TimelineItem, Views,
 };
 
 /// The local stores, read.
@@ -29,14 +30,10 @@ impl LocalViews {
         LocalViews { index, home, progress }
     }
 
-    /// Facts and rows.
-    pub fn index(&self) -> &LocalIndex {
-        &self.index
-    }
-
-    /// Home timelines.
-    pub fn home_store(&self) -> &LocalHome {
-        &self.home
+    /// All stores as they are now. No closed time may be applied meanwhile. The copy of home timelines lies in the folder
+    /// `dir`, and goes with what this returns.
+    pub fn freeze(&self, dir: &Path) -> Result<FrozenViews, StoreError> {
+        FrozenViews::take(&self.index, &self.home, self.progress.position(Phase::Home), dir)
     }
 
     /// Calls `each` with key and value of every row of `view` as of `at`, in the form in which the view's SQL prints
@@ -54,7 +51,7 @@ impl LocalViews {
             View::Active | View::VerifiedFollowing | View::Home => {
                 self.home.scan(view, at, parameters.horizon(at), each)
             }
-            _ => self.index.scan(view, each)?,
+            _ => self.index.scan(&self.index.snapshot(), view, each)?,
         }
         Ok(())
     }
@@ -64,32 +61,32 @@ impl LocalViews {
 impl Views for LocalViews {
     async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
         consume_budget().await;
-        self.index.user_by_name(name)
+        self.index.user_by_name(&self.index.snapshot(), name)
     }
 
     async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
         consume_budget().await;
-        self.index.profiles(ids)
+        self.index.profiles(&self.index.snapshot(), ids)
     }
 
     async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.followers(user, after, limit)
+        self.index.followers(&self.index.snapshot(), user, after, limit)
     }
 
     async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.following(user, after, limit)
+        self.index.following(&self.index.snapshot(), user, after, limit)
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
         consume_budget().await;
-        self.index.tweets(ids)
+        self.index.tweets(&self.index.snapshot(), ids)
     }
 
     async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
         consume_budget().await;
-        self.index.retweets(ids)
+        self.index.retweets(&self.index.snapshot(), ids)
     }
 
     async fn user_timeline(
@@ -100,7 +97,7 @@ impl Views for LocalViews {
         limit: usize,
     ) -> Result<Vec<TimelineItem>, ReadError> {
         consume_budget().await;
-        self.index.user_timeline(user, replies, before, limit)
+        self.index.user_timeline(&self.index.snapshot(), user, replies, before, limit)
     }
 
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
@@ -110,12 +107,12 @@ impl Views for LocalViews {
 
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         consume_budget().await;
-        self.index.relationships(viewer, users)
+        self.index.relationships(&self.index.snapshot(), viewer, users)
     }
 
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         consume_budget().await;
-        self.index.deleted_tweets(ids)
+        self.index.deleted_tweets(&self.index.snapshot(), ids)
     }
 
     fn progress(&self) -> &Progress {

@@ -1,5 +1,6 @@
 //! A copy of all records as of one closed time, on disk, to be read while the store goes on.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use feedmill_model::{Parameters, SHARDS, StoreError, Time, View};
 use super::record::Record;
 use super::save::{SavedSegment, failed};
 use super::{LocalHome, ScannedRecord, segment, texts};
+use crate::HomeRecord;
 
 /// All records as of the closed time at which they were copied. The file has no name: it is gone with this.
 pub struct HomeCopy {
@@ -56,6 +58,22 @@ impl HomeCopy {
     pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), StoreError> {
         let horizon = self.parameters.horizon(at);
         self.each(at, &mut |record| texts(view, horizon, &record, each))
+    }
+
+    /// The records of `viewers` as they are at `at`.
+    pub(in crate::local) fn records(
+        &self,
+        viewers: &HashSet<i64>,
+        at: Time,
+    ) -> Result<HashMap<i64, HomeRecord>, StoreError> {
+        let mut records = HashMap::new();
+        self.each(at, &mut |record| {
+            if viewers.contains(&record.viewer()) {
+                let (floor, hot, entries) = (record.floor, record.hot().to_vec(), record.entries().collect());
+                records.insert(record.viewer(), HomeRecord { floor, hot, entries });
+            }
+        })?;
+        Ok(records)
     }
 
     fn each(&self, at: Time, each: &mut dyn FnMut(ScannedRecord<'_>)) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@
 //! `\N`, a boolean `t` or `f`, a time its microseconds since 1970.
 
 use feedmill_model::{EntryKind, Fact, View, ViewRow};
+use fjall::Snapshot;
 
 use super::rows::RowView;
 use super::{LocalIndex, OrRead};
@@ -14,23 +15,28 @@ const SEPARATOR: &str = "\u{1f}";
 const NULL: &str = "\\N";
 
 impl LocalIndex {
-    /// Calls `each` with key and value of every row of `view`, in no particular order. Views that are not in this
+    /// Calls `each` with key and value of every row of `view` in the snapshot `at`, in no particular order. Views that are not in this
     /// store, those of home timelines, have none.
-    pub(in crate::local) fn scan(&self, view: View, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
+    pub(in crate::local) fn scan(
+        &self,
+        at: &Snapshot,
+        view: View,
+        each: &mut dyn FnMut(String, String),
+    ) -> Result<(), ReadError> {
         let rows = |view, each: &mut dyn FnMut(String, String)| {
             let mut pair = |row: ViewRow, count| {
                 if let Some((key, value)) = row_text(&row, count) {
                     each(key, value);
                 }
             };
-            self.rows.scan(&self.snapshot(), view, &mut pair).or_read("all rows of a view")
+            self.rows.scan(at, view, &mut pair).or_read("all rows of a view")
         };
         let facts = |like: Fact, each: &mut dyn FnMut(String, String)| {
             let mut pair = |fact: Fact| {
                 let (key, value) = fact_text(&fact);
                 each(key, value);
             };
-            self.facts.scan(&self.snapshot(), &like, &mut pair).or_read("all facts of a view")
+            self.facts.scan(at, &like, &mut pair).or_read("all facts of a view")
         };
         match view {
             View::FollowFacts => facts(Fact::Follow { follower: 0, following: 0, accepted: false }, each),

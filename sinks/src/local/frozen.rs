@@ -1,0 +1,144 @@
+//! The local stores as of one closed time, to be read while they go on.
+//!
+//! ```text
+//!   stores stand at T ─┬─ index: a snapshot of fjall ──────────┐
+//!                      └─ home: its records copied to a file ──┴─► FrozenViews ─► scans, and reads as they are served
+//!   stores go on ─► T + 1 …
+//! ```
+//!
+//! Why it is of one time: it is taken while no closed time is being applied, so that all phases stand at T. What
+//! housekeeping writes meanwhile (progress, counts that came down to zero and go) is in no view.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use feedmill_model::{EntryId, Position, StoreError, Time, View};
+use fjall::Snapshot;
+use tokio::task::consume_budget;
+
+use super::HomeCopy;
+use crate::{
+    CountedTweet, Edge, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, TimelineItem,
+    Views,
+};
+
+/// The local stores as of one closed time. Of home records it serves those of [`FrozenViews::keep_records`].
+pub struct FrozenViews {
+    index: Arc<LocalIndex>,
+    at: Snapshot,
+    home: HomeCopy,
+    records: HashMap<i64, HomeRecord>,
+    progress: Progress,
+}
+
+impl FrozenViews {
+    /// The stores of `index` and `home` as they are now, at `position`. No closed time may be applied meanwhile. The copy
+    /// of home timelines lies in the folder `dir`, and goes with this.
+    pub fn take(
+        index: &Arc<LocalIndex>,
+        home: &LocalHome,
+        position: Position,
+        dir: &Path,
+    ) -> Result<FrozenViews, StoreError> {
+        Ok(FrozenViews {
+            home: home.copy_to(dir)?,
+            at: index.snapshot(),
+            index: Arc::clone(index),
+            records: HashMap::new(),
+            progress: Progress::new(position),
+        })
+    }
+
+    /// As [`LocalViews::scan`].
+    pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
+        match view {
+            View::Active | View::VerifiedFollowing | View::Home => self.home.scan(view, at, each).map_err(unreadable),
+            _ => self.index.scan(&self.at, view, each),
+        }
+    }
+
+    /// Each viewer with the id above which the record is complete at `at`.
+    pub fn floors(&self, at: Time) -> Result<HashMap<i64, i64>, ReadError> {
+        let mut floors = HashMap::new();
+        let noted = self.home.floors(at, |viewer, floor| {
+            floors.insert(viewer, floor);
+        });
+        noted.map_err(unreadable)?;
+        Ok(floors)
+    }
+
+    /// Reads the records of `viewers` as they are at `at`, so that their timelines can be served.
+    pub fn keep_records(&mut self, viewers: &HashSet<i64>, at: Time) -> Result<(), ReadError> {
+        self.records = self.home.records(viewers, at).map_err(unreadable)?;
+        Ok(())
+    }
+}
+
+fn unreadable(error: StoreError) -> ReadError {
+    ReadError { store: "local", what: "the copy of home timelines", source: Box::new(error) }
+}
+
+#[async_trait]
+impl Views for FrozenViews {
+    async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
+        consume_budget().await;
+        self.index.user_by_name(&self.at, name)
+    }
+
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+        consume_budget().await;
+        self.index.profiles(&self.at, ids)
+    }
+
+    async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+        consume_budget().await;
+        self.index.followers(&self.at, user, after, limit)
+    }
+
+    async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+        consume_budget().await;
+        self.index.following(&self.at, user, after, limit)
+    }
+
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
+        consume_budget().await;
+        self.index.tweets(&self.at, ids)
+    }
+
+    async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
+        consume_budget().await;
+        self.index.retweets(&self.at, ids)
+    }
+
+    async fn user_timeline(
+        &self,
+        user: i64,
+        replies: bool,
+        before: Option<EntryId>,
+        limit: usize,
+    ) -> Result<Vec<TimelineItem>, ReadError> {
+        consume_budget().await;
+        self.index.user_timeline(&self.at, user, replies, before, limit)
+    }
+
+    async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
+        consume_budget().await;
+        Ok(self.records.get(&viewer).cloned())
+    }
+
+    async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
+        consume_budget().await;
+        self.index.relationships(&self.at, viewer, users)
+    }
+
+    async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
+        consume_budget().await;
+        self.index.deleted_tweets(&self.at, ids)
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+}
