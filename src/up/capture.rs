@@ -140,8 +140,13 @@ impl Capture {
         self.stations.stream().goes_on();
         let mut tick = patient(KEEPALIVE_INTERVAL);
         let mut poll = patient(POLL_INTERVAL);
-        let mut seen = from;
+        let (mut seen, mut heard) = (from, stream.heard());
         loop {
+            // In the middle of a large transaction the server says much, and nothing comes out of the stream.
+            if heard != stream.heard() {
+                heard = stream.heard();
+                self.stations.stream().goes_on();
+            }
             let waits = *self.wanted.borrow() > seen;
             let step = tokio::select! {
                 biased;

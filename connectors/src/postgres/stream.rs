@@ -26,6 +26,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use feedmill_model::{Lsn, SourceId, Timestamp, failpoint};
@@ -77,6 +78,7 @@ pub enum Event {
 pub struct Stream {
     events: mpsc::UnboundedReceiver<Queued>,
     control: StreamControl,
+    heard: Arc<AtomicU64>,
     /// `None` once its result has been told.
     task: Option<JoinHandle<Result<(), ReplicationError>>>,
 }
@@ -105,11 +107,13 @@ impl Stream {
         let (sender, events) = mpsc::unbounded_channel();
         let (durable, acknowledged) = watch::channel(Lsn(0));
         let control = StreamControl { durable: Arc::new(durable), wanted: Arc::new(Notify::new()) };
+        let heard = Arc::new(AtomicU64::new(0));
         let reader = Reader {
             connection,
             assembly: Assembly::new(Decoder::new(tables), spilling, from),
             sent_bytes: 0,
             heard: Instant::now(),
+            heard_count: Arc::clone(&heard),
             status_interval,
             silence_max,
             received: from,
@@ -119,7 +123,7 @@ impl Stream {
             sender,
             stalled: None,
         };
-        Ok(Stream { events, control, task: Some(tokio::spawn(reader.run())) })
+        Ok(Stream { events, control, heard, task: Some(tokio::spawn(reader.run())) })
     }
 
     /// The next event. A dropped call loses nothing.
@@ -137,6 +141,12 @@ impl Stream {
             Ok(Err(error)) => Err(error),
             _ => Err(ReplicationError::Ended),
         }
+    }
+
+    /// How often the server has said something. It grows also in the middle of a transaction, of which [`Self::next`]
+    /// tells only the end.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Everything before `lsn` is durable: the slot may move there. The server hears it within a second. A smaller
@@ -198,8 +208,9 @@ struct Reader {
     assembly: Assembly,
     /// How much the server sent since the last transaction was complete.
     sent_bytes: u32,
-    /// When the server last said anything.
+    /// When the server last said anything, and how often it has.
     heard: Instant,
+    heard_count: Arc<AtomicU64>,
     /// How often the server hears how far we are, at least.
     status_interval: Duration,
     /// How long the server may be silent.
@@ -229,6 +240,7 @@ impl Reader {
                 exchanged = self.connection.exchange(stalled.is_none()) => {
                     if exchanged.map_err(lost)? {
                         self.heard = Instant::now();
+                        self.heard_count.fetch_add(1, Ordering::Relaxed);
                     } else {
                         // What is sent in a stream is statuses.
                         failpoint!("acknowledge_after");
