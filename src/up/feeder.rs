@@ -111,6 +111,8 @@ pub fn feed(
         if batch.last {
             last = batch.position;
             progress.covers(last);
+        } else {
+            stations.dataflows().midway();
         }
         let changes = batch.changes.len() as u64;
         failpoint!("batch_handed_over_before");

@@ -51,6 +51,7 @@ pub fn look_at(stations: &Stations, log: Log, progress: Arc<Progress>, home: Arc
         if let Some(position) = log.position() {
             stations.log().reached(position);
         }
+        stations.quarantined(log.quarantine_len());
         for (phase, station) in
             [(Phase::Facts, stations.facts()), (Phase::Rows, stations.rows()), (Phase::Home, stations.home())]
         {

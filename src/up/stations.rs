@@ -14,6 +14,7 @@
 //!   too, `.counted(transactions, changes)` what went through it. An equal position is no movement.
 //! - `stations.stream().waiting("connection refused; trying again in 2 s")` when it cannot go on: it names the reason until
 //!   the station moves, or says `.goes_on()`.
+//! - `stations.dataflows().midway()` in a large transaction: it moves only at the end of it, and does not stand still.
 //! - `let _work = stations.home().at_work("applying time 7")` around what may take long; it ends with the guard.
 //! - `stations.copy().begin(Some(rows), "…")`, `.add(rows)`, `.end("…")` for what takes long and ends.
 //! - `stations.quarantined(rows)`, `.anomalies(count)`, `.disk_free(bytes)` for what raises an alarm.
@@ -155,7 +156,6 @@ impl Stations {
     }
 
     /// How many rows are in quarantine.
-    #[expect(dead_code, reason = "no row is put into quarantine yet")]
     pub fn quarantined(&self, rows: u64) {
         self.quarantined.store(rows, Ordering::Relaxed);
     }

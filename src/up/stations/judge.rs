@@ -4,7 +4,8 @@
 //! is before one that stands still piles up, and what is after it has nothing to do, so more than one may seem to stand:
 //! - one that is at work on the same thing all the while (a store that applies a time) is the one, and the stations whose
 //!   workers it keeps wait for it;
-//! - stores that stand without one of them being at work wait for the dataflows;
+//! - stores that stand without one of them being at work wait for the dataflows, which stand still unless they are being
+//!   given more: a large transaction comes in pieces, and is one time;
 //! - the stream, which hands over to the log, waits for it, and for a database that does not answer.
 
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ struct Verdict {
     reason: Option<String>,
     /// It is at work on the same thing for too long.
     stuck: bool,
+    /// It is in the middle of a large transaction, and has lately taken a part of it.
+    midway: bool,
 }
 
 impl Verdict {
@@ -64,6 +67,7 @@ pub(super) fn stages(seen: &[Seen], now: Instant) -> Vec<(Stage, Option<Instant>
 fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
     let old = |since: Instant| now.saturating_duration_since(since) >= STILL;
     let passed = before.and_then(|before| passed(before, station));
+    let midway = station.midway.is_some_and(|midway| !old(midway));
     let (state, since, reason, stuck) = match (&station.waits, &station.at_work, station.heard) {
         (Some((since, reason)), ..) => {
             // One that answers has stood since its last answer, whenever it was noticed.
@@ -78,18 +82,18 @@ fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
             (StageState::StandsStill, Some(heard), Some("there is no answer".to_owned()), false)
         }
         _ => match (passed, station.moved) {
-            (Some(passed), Some(moved)) if old(passed) && old(moved) => {
+            (Some(passed), Some(moved)) if old(passed) && old(moved) && !midway => {
                 let reason = "it does not take what the stage before it has".to_owned();
                 (StageState::StandsStill, Some(passed.max(moved)), Some(reason), false)
             }
             _ => {
                 let moved = station.moved_in_log;
                 let moving = moved.is_some_and(|moved| now.saturating_duration_since(moved) < MOVING);
-                (if moving { StageState::Moving } else { StageState::Idle }, moved, None, false)
+                (if moving || midway { StageState::Moving } else { StageState::Idle }, moved, None, false)
             }
         },
     };
-    Verdict { name: station.name, state, since, reason, stuck }
+    Verdict { name: station.name, state, since, reason, stuck, midway }
 }
 
 /// Leaves the one that the others wait for.
@@ -113,7 +117,7 @@ fn blame(verdicts: &mut [Verdict]) {
         for one in verdicts.iter_mut() {
             if STORES.contains(&one.name) && one.stands() {
                 one.waits_for(DATAFLOWS);
-            } else if one.name == DATAFLOWS {
+            } else if one.name == DATAFLOWS && !one.midway {
                 one.state = StageState::StandsStill;
                 one.since = Some(since);
                 one.reason = Some("the workers have closed no time of what they were given".to_owned());

@@ -29,6 +29,7 @@ struct Inner {
     moved: Option<Instant>,
     moved_in_log: Option<Instant>,
     heard: Option<Instant>,
+    midway: Option<Instant>,
     waits: Option<(Instant, String)>,
     at_work: BTreeMap<u64, (Instant, String)>,
     works_begun: u64,
@@ -92,6 +93,7 @@ impl Station {
         inner.position = Some(position);
         inner.moved = Some(now);
         inner.heard = Some(now);
+        inner.midway = None;
         inner.waits = None;
     }
 
@@ -107,6 +109,11 @@ impl Station {
         let mut inner = self.inner.lock();
         let since = inner.waits.take().map_or_else(Instant::now, |(since, _)| since);
         inner.waits = Some((since, reason.into()));
+    }
+
+    /// It has taken a part of a large transaction, at whose end it will move.
+    pub fn midway(&self) {
+        self.inner.lock().midway = Some(Instant::now());
     }
 
     /// Transactions and changes of rows went through it.
@@ -156,6 +163,7 @@ impl Station {
             moved: inner.moved,
             moved_in_log: inner.moved_in_log,
             heard: inner.heard,
+            midway: inner.midway,
             waits: inner.waits.clone(),
             at_work: oldest_work,
             speeds: speeds(&inner, now),
@@ -173,6 +181,7 @@ pub(super) struct Seen {
     pub moved: Option<Instant>,
     pub moved_in_log: Option<Instant>,
     pub heard: Option<Instant>,
+    pub midway: Option<Instant>,
     pub waits: Option<(Instant, String)>,
     pub at_work: Option<(Instant, String)>,
     pub speeds: Speeds,
