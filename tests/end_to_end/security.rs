@@ -81,3 +81,65 @@ async fn c59_a_role_without_privileges_beyond_its_own_over_tls_alone_and_a_wrong
         assert!(!printed.contains(PASSWORD) && !printed.contains("wr0ng"), "{printed}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_address_does_not_say_is_found_where_libpq_users_put_it() {
+    let home = tempfile::tempdir().unwrap();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let mut postgres = Postgres::new(&[]).await;
+    postgres.role("ada", "LOGIN REPLICATION").await;
+    let superuser = postgres.superuser("postgres").await;
+    superuser.batch_execute(&format!("ALTER ROLE feedmill PASSWORD '{PASSWORD}'")).await.unwrap();
+    drop(superuser);
+    switch_on(&postgres, &authority.sign("db", &["localhost"]), &authority);
+    let rules = ["hostssl all feedmill 127.0.0.1/32 scram-sha-256", "hostssl all ada 127.0.0.1/32 cert"];
+    postgres.authenticate(&rules);
+    postgres.stop_fast();
+    postgres.start().await;
+    let good = file(home.path(), "good.crt", &authority.certificate);
+    let wrong = file(home.path(), "wrong.crt", &other.certificate);
+    let (ada, port) = (authority.sign("ada", &[]), postgres.port);
+    std::fs::create_dir(home.path().join(".postgresql")).unwrap();
+    file(home.path(), ".pgpass", &format!("localhost:*:*:feedmill:{PASSWORD}\n"));
+    file(home.path(), ".postgresql/root.crt", &authority.certificate);
+    file(home.path(), ".postgresql/postgresql.crt", &ada.certificate);
+    file(home.path(), ".postgresql/postgresql.key", &ada.key);
+    let (good, wrong, here) = (good.to_str().unwrap(), wrong.to_str().unwrap(), home.path().to_str().unwrap());
+
+    let mut system = System::new(&[]);
+    for (role, options, variables, said) in [
+        (
+            "feedmill",
+            "?sslrootcert=system",
+            vec![("SSL_CERT_FILE", good), ("PGPASSWORD", PASSWORD), ("HOME", "/nowhere")],
+            "sslmode=verify-full",
+        ),
+        (
+            "feedmill",
+            "?sslrootcert=system",
+            vec![("SSL_CERT_FILE", wrong), ("PGPASSWORD", PASSWORD), ("HOME", "/nowhere")],
+            "is not by an authority in the certificates that this machine trusts",
+        ),
+        (
+            "feedmill",
+            "",
+            vec![("PGSSLMODE", "verify-ca"), ("PGSSLROOTCERT", good), ("PGPASSFILE", "/nowhere"), ("HOME", here)],
+            "password",
+        ),
+        ("feedmill", "", vec![("PGSSLMODE", "verify-full"), ("HOME", here)], "sslmode=verify-full"),
+        ("feedmill", "?sslmode=verify-ca", vec![("PGSSLMODE", "disable"), ("HOME", here)], "sslmode=verify-ca"),
+        ("ada", "?sslmode=verify-ca", vec![("HOME", here)], "sslmode=verify-ca"),
+        ("ada", "?sslmode=require", vec![("HOME", "/nowhere")], "valid client certificate"),
+    ] {
+        system.database_url = Some(format!("postgresql://{role}@localhost:{port}/feedmill{options}"));
+        let mut command = system.prepare(&["validate"]);
+        command.envs(variables.iter().copied());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let line = printed
+            .lines()
+            .find(|line| line.starts_with("encryption") || line.starts_with("connection ") && line.contains(" fail "));
+        let line = line.unwrap_or_else(|| panic!("{printed}"));
+        assert!(line.contains(said) && !printed.contains(PASSWORD), "{role} {options} {variables:?}: {printed}");
+    }
+}

@@ -252,15 +252,21 @@ async fn every_way_to_log_in() {
     }
 }
 
-/// Stands between clients and a server with a certificate of its own, and hands on what either says.
-async fn in_the_middle(server: u16, authority: &Authority, own: &Identity) -> u16 {
+/// Accepts clients with a certificate.
+fn acceptor(own: &Identity) -> TlsAcceptor {
     let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
-    let accept = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let mut accept = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    accept.alpn_protocols = vec![b"postgresql".to_vec()];
+    TlsAcceptor::from(Arc::new(accept))
+}
+
+/// Stands between clients and a server with a certificate of its own, and hands on what either says.
+async fn in_the_middle(server: u16, authority: &Authority, own: &Identity) -> u16 {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.certificate.as_bytes()).unwrap()).unwrap();
     let connect = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let (accept, connect) = (TlsAcceptor::from(Arc::new(accept)), TlsConnector::from(Arc::new(connect)));
+    let (accept, connect) = (acceptor(own), TlsConnector::from(Arc::new(connect)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -280,6 +286,42 @@ async fn in_the_middle(server: u16, authority: &Authority, own: &Identity) -> u1
         }
     });
     port
+}
+
+/// Takes TLS at once, without being asked before, and hands on in the clear. PostgreSQL does so itself from 17 on.
+async fn at_once(server: u16, own: &Identity) -> u16 {
+    let accept = acceptor(own);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let accept = accept.clone();
+            tokio::spawn(async move {
+                let mut client = accept.accept(client).await?;
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_can_begin_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let postgres = Postgres::new(&[]).await;
+    let port = at_once(postgres.port, &authority.sign("db", &["localhost"])).await;
+    // What the server itself sees is not encrypted: that ends before it.
+    for (authority, expected) in [(&authority, PLAIN), (&other, UNKNOWN)] {
+        let root = file(folder.path(), "root.crt", &authority.certificate);
+        let address = format!(
+            "host=localhost port={port} user=feedmill dbname=feedmill sslmode=verify-full sslnegotiation=direct \
+             sslrootcert={}",
+            root.display()
+        );
+        expect(&address, &connect(&address).await, expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

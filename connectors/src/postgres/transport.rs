@@ -222,7 +222,11 @@ impl Transport {
         let name = server.certified_name(mode).map_err(|error| source.not_encrypted(error))?;
         let stream = TlsConnector::from(Arc::new(client)).connect(name, tcp).await;
         let failed = |error| source.not_encrypted(TlsError::of_handshake(&server.name, settings, error));
-        Ok(Transport::Tls(Box::new(stream.map_err(failed)?)))
+        let stream = stream.map_err(failed)?;
+        if settings.direct && stream.get_ref().1.alpn_protocol().is_none() {
+            return Err(failed(io::Error::other("it speaks TLS, but does not say that it is PostgreSQL (by ALPN)")));
+        }
+        Ok(Transport::Tls(Box::new(stream)))
     }
 
     /// Whether nobody on the way can listen.
