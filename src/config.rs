@@ -95,6 +95,11 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_ALARM_LAG_SECONDS", value_name = "SECONDS", default_value_t = 60)]
     pub alarm_lag_seconds: u64,
 
+    /// Seconds between small writes into PostgreSQL's log that keep the slot moving; 0 for none: PostgreSQL's own
+    /// keepalives move it too
+    #[arg(long, env = "FEEDMILL_HEARTBEAT_SECONDS", value_name = "SECONDS", default_value_t = 0)]
+    pub heartbeat_seconds: u64,
+
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
     #[arg(
         long,

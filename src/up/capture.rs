@@ -38,6 +38,8 @@ const CUT_REACHED_MAX: Duration = Duration::from_secs(30);
 const OUTSTANDING_CHANGES_MAX: usize = 200_000;
 /// Waits between attempts to connect again grow from the first to the second.
 const RECONNECT_MS: (u64, u64) = (100, 10_000);
+/// While the database has to be mended, it is looked at this often.
+const MENDED_POLL: Duration = Duration::from_secs(5);
 
 /// A request to end a batch at a position.
 pub struct Cut {
@@ -104,7 +106,8 @@ enum Step {
 }
 
 impl Capture {
-    /// Captures until shutdown, connecting again whenever the connection is lost; fails on what no retry can cure.
+    /// Captures until shutdown, connecting again whenever the connection is lost. What must be mended in the database, a
+    /// column that is gone, say, is told and waited for, while what is there goes on being served. Fails on the rest.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut wait = RECONNECT_MS.0;
         let mut outstanding = Outstanding::default();
@@ -113,18 +116,25 @@ impl Capture {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            let cause = error.downcast_ref::<ReplicationError>();
-            if !cause.is_some_and(ReplicationError::is_transient) {
+            let Some(cause) = error.downcast_ref::<ReplicationError>() else { return Err(error) };
+            let pause = if cause.is_transient() {
+                let pause = Duration::from_millis(wait / 2 + rand::random_range(0..=wait / 2));
+                tracing::warn!("the replication connection was lost ({error:#}); trying again in {pause:?}");
+                wait = (wait * 2).min(RECONNECT_MS.1);
+                pause
+            } else if cause.is_mendable() {
+                tracing::error!(
+                    "nothing is captured until this is mended: {error:#}; looking again in {MENDED_POLL:?}"
+                );
+                MENDED_POLL
+            } else {
                 return Err(error);
-            }
-            let pause = Duration::from_millis(wait / 2 + rand::random_range(0..=wait / 2));
-            tracing::warn!("the replication connection was lost ({error:#}); trying again in {pause:?}");
+            };
             self.stations.stream().waiting(format!("{error:#}; trying again"));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => return Ok(()),
             }
-            wait = (wait * 2).min(RECONNECT_MS.1);
         }
     }
 

@@ -22,6 +22,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
 /// How often the source's clock is asked.
 const CLOCKS: Duration = Duration::from_secs(60);
+/// How long a heartbeat may take, at least.
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 
 /// Makes the partitions of coming quarters, now and every few hours.
 pub async fn keep_partitions(source: Source, end: CancellationToken) -> anyhow::Result<&'static str> {
@@ -77,6 +79,32 @@ pub async fn keep_clocks(source: Source, log: Log, end: CancellationToken) -> an
         () = end.cancelled() => {}
     }
     Ok("the comparison of clocks")
+}
+
+/// Writes a message into PostgreSQL's log now and then, so that there is something to read and to acknowledge.
+pub async fn keep_heart(source: Source, period: Duration, end: CancellationToken) -> anyhow::Result<&'static str> {
+    let mut again = interval(period);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let beat = async || {
+        let client = source.connect("feedmill-heartbeat").await?;
+        client.batch_execute("SELECT pg_logical_emit_message(false, 'feedmill', '')").await?;
+        anyhow::Ok(())
+    };
+    let keep = async {
+        loop {
+            again.tick().await;
+            match tokio::time::timeout(period.max(HEARTBEAT_MAX), beat()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("no heartbeat could be written: {error:#}"),
+                Err(_) => tracing::debug!("no heartbeat was written in time"),
+            }
+        }
+    };
+    tokio::select! {
+        () = keep => {}
+        () = end.cancelled() => {}
+    }
+    Ok("the heartbeat")
 }
 
 /// What housekeeping looks after.

@@ -279,6 +279,10 @@ async fn serve(
     }
     parts.spawn(housekeeping::keep_partitions(source.clone(), end.clone()));
     parts.spawn(housekeeping::keep_clocks(source.clone(), log.clone(), end.clone()));
+    if settings.heartbeat_seconds > 0 {
+        let period = Duration::from_secs(settings.heartbeat_seconds);
+        parts.spawn(housekeeping::keep_heart(source.clone(), period, end.clone()));
+    }
     let house = House {
         data: settings.data.clone(),
         log: log.clone(),

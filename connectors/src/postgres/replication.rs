@@ -197,6 +197,18 @@ impl ReplicationError {
     }
 }
 
+impl ReplicationError {
+    /// Whether somebody can mend it in the database while we wait: a table that is not as we read it, or a right or an
+    /// object that the server misses.
+    pub fn is_mendable(&self) -> bool {
+        match self {
+            ReplicationError::Decode(error) => error.is_mendable(),
+            ReplicationError::Server { error, .. } => !error.is_transient(),
+            _ => false,
+        }
+    }
+}
+
 impl From<ParseLsnError> for ReplicationError {
     fn from(error: ParseLsnError) -> Self {
         ReplicationError::Protocol(error.to_string())

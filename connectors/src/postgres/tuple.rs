@@ -97,6 +97,22 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// Whether it is a table that is not as we read it, which its owner can change.
+    pub fn is_mendable(&self) -> bool {
+        match self {
+            DecodeError::MissingColumn { .. }
+            | DecodeError::ColumnType { .. }
+            | DecodeError::ReplicaIdentity { .. } => true,
+            DecodeError::Truncated { .. }
+            | DecodeError::Unknown { .. }
+            | DecodeError::Order(_)
+            | DecodeError::Name
+            | DecodeError::Value { .. } => false,
+        }
+    }
+}
+
 /// A value of a tuple, borrowed from the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {
