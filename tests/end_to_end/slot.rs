@@ -118,11 +118,11 @@ async fn c06_a_slot_that_has_moved_on_without_us_is_refused() {
     system.interrupt();
     let sql = postgres.superuser("feedmill").await;
     let lost = format!(
-        "INSERT INTO tweets (id, user_id, content, conversation_id) SELECT id, {}, 'lost', id FROM feedmill_id() AS id; \
-         SELECT pg_replication_slot_advance('feedmill', pg_current_wal_lsn())",
+        "INSERT INTO tweets (id, user_id, content, conversation_id) SELECT id, {}, 'lost', id FROM feedmill_id() AS id",
         ada.id
     );
     sql.batch_execute(&lost).await.unwrap();
+    sql.batch_execute("SELECT pg_replication_slot_advance('feedmill', pg_current_wal_lsn())").await.unwrap();
     let printed = system.expect_start_failure().await;
     assert!(printed.contains("slot feedmill") && printed.contains("beyond"), "{printed}");
 }

@@ -111,7 +111,7 @@ struct Described {
 /// a new decoder.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
-    /// The tables as they are now.
+    /// The tables as they were after everything that is now sent was written; empty once that is over.
     tables: Tables,
     plans: Plans,
     /// The plans of transactions in progress.
@@ -125,6 +125,11 @@ impl Decoder {
     /// A decoder for a source of which the tables are `tables` now.
     pub(super) fn new(tables: Tables) -> Self {
         Decoder { tables, ..Decoder::default() }
+    }
+
+    /// What is known of the tables as they are now says nothing of what comes from here on.
+    pub(super) fn forget_tables(&mut self) {
+        self.tables.clear();
     }
 
     /// Decodes one message.

@@ -219,7 +219,12 @@ impl From<ParseLsnError> for ReplicationError {
 #[derive(Debug)]
 pub(super) enum Frame {
     /// A message of the output plugin.
-    Data(Bytes),
+    Data {
+        /// Where in the server's log what it tells of begins.
+        start: Lsn,
+        /// The message.
+        message: Bytes,
+    },
     /// How far the server has read its log for us.
     Keepalive {
         /// Everything committed before this was sent.
@@ -356,8 +361,10 @@ impl Replication {
             match (kind, body.first()) {
                 // CopyData holding XLogData: start, end and time stand before the payload.
                 (b'd', Some(b'w')) if body.len() >= 25 => {
-                    body.advance(25);
-                    return Ok(Some(Frame::Data(body)));
+                    body.advance(1);
+                    let start = Lsn(body.get_u64());
+                    body.advance(16);
+                    return Ok(Some(Frame::Data { start, message: body }));
                 }
                 (b'd', Some(b'k')) if body.len() >= 18 => {
                     body.advance(1);

@@ -103,7 +103,8 @@ impl Stream {
         from: Lsn,
         spilling: Spilling,
     ) -> Result<Self, ReplicationError> {
-        let Opened { connection, tables, status_interval, silence_max } = start::open(source, known, from).await?;
+        let Opened { connection, tables, tables_as_of, status_interval, silence_max } =
+            start::open(source, known, from).await?;
         let (sender, events) = mpsc::unbounded_channel();
         let (durable, acknowledged) = watch::channel(Lsn(0));
         let control = StreamControl { durable: Arc::new(durable), wanted: Arc::new(Notify::new()) };
@@ -111,6 +112,7 @@ impl Stream {
         let reader = Reader {
             connection,
             assembly: Assembly::new(Decoder::new(tables), spilling, from),
+            tables_as_of,
             sent_bytes: 0,
             heard: Instant::now(),
             heard_count: Arc::clone(&heard),
@@ -206,6 +208,8 @@ struct Queued {
 struct Reader {
     connection: Replication,
     assembly: Assembly,
+    /// What was read of the tables counts up to here.
+    tables_as_of: Lsn,
     /// How much the server sent since the last transaction was complete.
     sent_bytes: u32,
     /// When the server last said anything, and how often it has.
@@ -300,7 +304,10 @@ impl Reader {
     fn receive(&mut self) -> Result<Option<(Event, u32)>, ReplicationError> {
         while let Some(frame) = self.connection.frame()? {
             match frame {
-                Frame::Data(message) => {
+                Frame::Data { start, message } => {
+                    if start > self.tables_as_of {
+                        self.assembly.forget_tables();
+                    }
                     let message_bytes = u32::try_from(message.len()).unwrap_or(QUEUE_BYTES);
                     self.sent_bytes = self.sent_bytes.saturating_add(message_bytes);
                     if let Some(transaction) = self.assembly.add(&message)? {

@@ -1,7 +1,8 @@
 //! How the tuples of a table become rows.
 //!
 //! A row of the past is described by the names that its columns had then. So a column that was renamed and renamed back
-//! still has the wrong name in the rows between; its place tells what it is, if nothing but names has changed since.
+//! still has the wrong name in the rows between; its place tells what it is, if nothing but names has changed since. Only
+//! rows that are older than what was read of the tables are judged by it: a name that changes now is an error.
 
 use feedmill_model::Relation;
 use hashbrown::HashMap;

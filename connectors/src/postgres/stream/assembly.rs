@@ -94,6 +94,11 @@ impl Assembly {
         Ok(None)
     }
 
+    /// From here on tables may be other than they were when the stream began.
+    pub(super) fn forget_tables(&mut self) {
+        self.decoder.forget_tables();
+    }
+
     /// What a keepalive tells: nothing while a transaction is being sent whole, because part of what lies before its end
     /// is still to come. Of transactions in progress all of what was committed has come. One that was sent while the
     /// last Commit was being written names a place before its end.

@@ -46,6 +46,8 @@ pub(super) struct Opened {
     pub(super) connection: Replication,
     /// The tables as they are now.
     pub(super) tables: Tables,
+    /// What was written before this was written before `tables` was read.
+    pub(super) tables_as_of: Lsn,
     pub(super) status_interval: Duration,
     pub(super) silence_max: Duration,
 }
@@ -58,6 +60,7 @@ pub(super) async fn open(source: &Source, known: &SourceId, from: Lsn) -> Result
     let options =
         [("proto_version", "2"), ("streaming", "on"), ("binary", "true"), ("publication_names", publication.as_str())];
     let (status_interval, silence_max) = intervals(&mut connection).await?;
+    let tables_as_of = connection.wal_end().await?;
     let tables = tables(&mut connection).await?;
     let mut pause = Duration::from_millis(50);
     let (mut holder, mut since, mut ended) = (None, Instant::now(), false);
@@ -67,7 +70,7 @@ pub(super) async fn open(source: &Source, known: &SourceId, from: Lsn) -> Result
             Err(ReplicationError::Server { error, .. }) if error.code == OBJECT_IN_USE => {}
             started => {
                 started?;
-                return Ok(Opened { connection, tables, status_interval, silence_max });
+                return Ok(Opened { connection, tables, tables_as_of, status_interval, silence_max });
             }
         }
         let now = Holder::find(&mut connection, slot).await?;
