@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use feedmill_connectors::postgres::{Changes, Field, Operation, RowChange, Source, Spilling, Stream, Transaction};
 use feedmill_model::{Key, Lsn, Relation};
-use fixture::{Fixture, spilling, within};
+use fixture::{Fixture, start_stream, within};
 
 fn changes_of(transaction: &Transaction) -> Vec<RowChange> {
     transaction.changes.chunks().flat_map(|chunk| chunk.unwrap().into_owned()).collect()
@@ -31,7 +31,9 @@ async fn streaming(fixture: &Fixture, slot: &str, memory_bytes: usize) -> Stream
     config.options("-c logical_decoding_work_mem=64kB");
     let source = Source::from_config(config).unwrap();
     let start = fixture.replication().await.create_slot(slot, false).await.unwrap();
-    Stream::start(&source, slot, start.consistent_point, Spilling { memory_bytes, ..spilling() }).await.unwrap()
+    let known = fixture.replication().await.identify(slot).await.unwrap();
+    let spilling = Spilling { memory_bytes, ..Spilling::to(std::env::temp_dir()) };
+    Stream::start(&source, &known, start.consistent_point, spilling).await.unwrap()
 }
 
 #[tokio::test]
@@ -116,7 +118,7 @@ async fn keepalives_go_on_while_a_transaction_is_in_progress() {
     fixture.confirmed("stream_open", |confirmed| confirmed >= position).await;
     drop(stream);
     // The slot has moved beyond what the open transaction did, and yet all of it comes.
-    let mut stream = Stream::start(&fixture.source, "stream_open", position, spilling()).await.unwrap();
+    let mut stream = start_stream(&fixture.source, "stream_open", position).await.unwrap();
     open.commit().await.unwrap();
     assert_eq!(changes(&fixture.drain(&mut stream).await).len(), 5_000);
 }
@@ -152,8 +154,7 @@ async fn c04_what_is_acknowledged_is_what_is_durable_and_not_what_was_received()
     .await;
     fixture.confirmed("stream_durable", |confirmed| confirmed == transactions[0].end_lsn).await;
     drop(stream);
-    let mut stream =
-        Stream::start(&fixture.source, "stream_durable", transactions[0].end_lsn, spilling()).await.unwrap();
+    let mut stream = start_stream(&fixture.source, "stream_durable", transactions[0].end_lsn).await.unwrap();
     assert_eq!(fixture.drain(&mut stream).await, transactions[1..]);
 }
 
