@@ -29,7 +29,7 @@ fn changes(transactions: &[Transaction]) -> Vec<RowChange> {
 async fn streaming(fixture: &Fixture, slot: &str, memory_bytes: usize) -> Stream {
     let mut config = fixture.source.config().clone();
     config.options("-c logical_decoding_work_mem=64kB");
-    let source = Source::from_config(config).unwrap();
+    let source = Source::local(config);
     let start = fixture.replication().await.create_slot(slot, false).await.unwrap();
     let known = fixture.replication().await.identify(slot).await.unwrap();
     let spilling = Spilling { memory_bytes, ..Spilling::to(std::env::temp_dir()) };

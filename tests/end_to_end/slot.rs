@@ -77,8 +77,10 @@ async fn c03_nothing_is_acknowledged_before_it_is_durable() {
     let mut expected = Vec::new();
     for round in 0..3 {
         for n in 0..20 {
-            expected.insert(0, system.tweet(&ada, &format!("tweet {round}.{n}")).await.0);
-            // The log is asked after the slot, and only grows.
+            let (tweet, token) = system.tweet(&ada, &format!("tweet {round}.{n}")).await;
+            expected.insert(0, tweet);
+            // The log is asked after the slot, and only grows; it tells where it is from its first batch on.
+            assert_eq!(system.get_after(&token, "/api/timeline", Some(&ada)).await.status, 200);
             let confirmed = confirmed(&sql).await;
             let durable = system.metric("feedmill_log_lsn").await;
             assert!(confirmed.0 as f64 <= durable, "{confirmed} is acknowledged, but only {durable} is durable");
