@@ -88,19 +88,19 @@ async fn compare(args: &Args, cluster: &Cluster, dir: &Path) -> anyhow::Result<(
         "INSERT INTO likes (user_id, tweet_id) SELECT n % 10007, n FROM generate_series(1, {}) AS n",
         args.rows
     );
-    let work = work(&sql, "large", args, args.rows, &large).await?;
+    let work = prepare(&sql, "large", args, args.rows, &large).await?;
     turns(&format!("one transaction of {} rows", args.rows), &work, source, dir).await?;
     let small = format!(
         "DO $$ BEGIN FOR n IN 1..{} LOOP INSERT INTO likes (user_id, tweet_id) VALUES (-1 - n % 10007, n); COMMIT; \
          END LOOP; END $$",
         args.transactions
     );
-    let work = work(&sql, "small", args, args.transactions, &small).await?;
+    let work = prepare(&sql, "small", args, args.transactions, &small).await?;
     turns(&format!("{} transactions of one row", args.transactions), &work, source, dir).await
 }
 
 /// Makes the slots, and then what they are to tell.
-async fn work(sql: &Client, name: &str, args: &Args, rows: u32, statement: &str) -> anyhow::Result<Work> {
+async fn prepare(sql: &Client, name: &str, args: &Args, rows: u32, statement: &str) -> anyhow::Result<Work> {
     let slots: Vec<String> = (0..2 * args.rounds).map(|number| format!("{name}_{number}")).collect();
     let first = slots.first().context("--rounds is 0, but must be at least 1")?;
     let start = sql
