@@ -83,6 +83,10 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_COPY_CONNECTIONS", value_name = "N", default_value_t = default_copy_connections())]
     pub copy_connections: usize,
 
+    /// Seconds between saves of home timelines, which live in memory
+    #[arg(long, env = "FEEDMILL_SAVE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    pub save_seconds: u64,
+
     /// Minutes for which the change log keeps batches that every store has
     #[arg(long, env = "FEEDMILL_TAIL_MINUTES", value_name = "MINUTES", default_value_t = 60)]
     pub tail_minutes: u64,

@@ -6,9 +6,15 @@ use serde::{Deserialize, Serialize};
 
 /// Whether the system serves, and how it stands.
 pub trait Health: Send + Sync {
-    /// Whether the views may be read. Until then every request below `/api` is told to come again. Asked at each
-    /// request, so it must be cheap.
+    /// Whether the views have everything that was written before the start: what `/ready` says.
     fn serving(&self) -> bool;
+
+    /// Whether the views may be read, as of whatever time they are. Until then every request below `/api` is told to
+    /// come again. Asked at each request, as is [`Self::writable`], so they must be cheap.
+    fn readable(&self) -> bool;
+
+    /// Whether PostgreSQL may be written to. Until then every request below `/api` that is no read is told to come again.
+    fn writable(&self) -> bool;
 
     /// How everything stands now. It must not wait for anything that may itself stand still.
     fn report(&self) -> Report;
@@ -20,7 +26,7 @@ pub trait Health: Send + Sync {
 pub struct Report {
     /// In one word.
     pub status: Status,
-    /// Whether the views may be read.
+    /// Whether the views have everything that was written before the start.
     pub serving: bool,
     /// The stage that holds the others back, if one stands still.
     pub stands_still: Option<StandsStill>,

@@ -71,16 +71,17 @@ async fn bounded(context: &Context, response: impl Future<Output = Response>) ->
     }
 }
 
-/// Turns requests away until the views may be read.
+/// Turns reads away until the views may be read, and everything else until PostgreSQL may be written to.
 pub(crate) async fn once_serving(
     State(context): State<Shared>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if context.health.serving() {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if if reads { context.health.readable() } else { context.health.writable() } {
         return Ok(next.run(request).await);
     }
-    Err(Kind::Starting.because("The views are being loaded. /ready says how far that is."))
+    Err(Kind::Starting.because("The system starts. /ready says how far it is."))
 }
 
 /// The client's id of the request if it has a harmless one, so that its log and ours can be joined; else a new one.

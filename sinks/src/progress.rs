@@ -25,13 +25,9 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The stores start at `position`, where they were loaded.
-    pub fn new(position: Position) -> Self {
-        Progress {
-            batches: Mutex::new(VecDeque::from([position])),
-            reached: watch::Sender::new([position; 3]),
-            wanted: watch::Sender::new(Lsn(0)),
-        }
+    /// Facts, rows and home timelines start where they are: at these positions, whose `lsn` is 0 where there is nothing.
+    pub fn new(reached: [Position; 3]) -> Self {
+        Progress { batches: Mutex::default(), reached: watch::Sender::new(reached), wanted: watch::Sender::new(Lsn(0)) }
     }
 
     /// A batch is about to be handed to the dataflows.
@@ -39,7 +35,7 @@ impl Progress {
         self.batches.lock().push_back(position);
     }
 
-    /// The stores have applied every time before these frontiers.
+    /// The stores have applied every time before these frontiers. One that started later has more: it does not go back.
     pub fn applied(&self, applied: Applied) {
         let mut batches = self.batches.lock();
         let newest_before = |frontier: Time| {
@@ -50,7 +46,8 @@ impl Progress {
         self.reached.send_if_modified(|reached| {
             let before = *reached;
             for (reached, found) in reached.iter_mut().zip(found) {
-                *reached = found.unwrap_or(*reached);
+                let order = |position: Position| (position.time, position.lsn);
+                *reached = found.filter(|found| order(*found) > order(*reached)).unwrap_or(*reached);
             }
             before != *reached
         });
@@ -108,7 +105,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_phase_has_reached_the_newest_batch_before_its_frontier() {
-        let progress = Progress::new(at(10, 100));
+        let progress = Progress::new([at(10, 100); 3]);
+        progress.covers(at(10, 100));
         progress.covers(at(20, 200));
         progress.covers(at(30, 300));
         progress.applied(Applied { facts: 31, rows: 30, home: 20 });
@@ -120,5 +118,17 @@ mod tests {
         assert_eq!(*progress.wanted().borrow(), Lsn(101));
         progress.applied(Applied { facts: 31, rows: 31, home: 31 });
         assert!(progress.reached(Phase::Home, Lsn(300), Duration::ZERO).await);
+    }
+
+    #[test]
+    fn what_a_store_had_at_the_start_counts_until_the_dataflows_pass_it() {
+        let progress = Progress::new([at(20, 200), at(30, 300), at(10, 0)]);
+        progress.covers(at(10, 100));
+        progress.applied(Applied { facts: 11, rows: 11, home: 11 });
+        let reached = || [Phase::Facts, Phase::Rows, Phase::Home].map(|phase| progress.position(phase));
+        assert_eq!(reached(), [at(20, 200), at(30, 300), at(10, 100)]);
+        progress.covers(at(25, 250));
+        progress.applied(Applied { facts: 26, rows: 26, home: 26 });
+        assert_eq!(reached(), [at(25, 250), at(30, 300), at(25, 250)]);
     }
 }

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::meter::Meter;
 use super::stations::Stations;
+use super::stores;
 use super::{SLOT, now_ms};
 use crate::config::Settings;
 
@@ -46,8 +47,8 @@ pub struct Ready {
     pub end: Lsn,
 }
 
-/// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing the
-/// stores of rows: what was derived from an earlier log is not valid any more.
+/// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing
+/// the stores: what was derived from an earlier log is not valid any more.
 pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &Arc<Stations>) -> anyhow::Result<Ready> {
     let mut replication = Replication::connect(source, COPY_APPLICATION).await?;
     if log.state() == LogState::Ready {
@@ -67,10 +68,7 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
         tracing::info!("a first copy did not end: starting over");
         drop_slot(source, &mut replication).await?;
     }
-    let index = settings.data.join("index");
-    if index.exists() {
-        std::fs::remove_dir_all(&index).with_context(|| format!("could not remove the old {}", index.display()))?;
-    }
+    stores::remove(settings)?;
     // The snapshot lives until the next command on this connection.
     let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
     log.begin_copy(&identity)?;

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use feedmill_dataflows::Runtime;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Position, failpoint};
@@ -67,13 +67,6 @@ impl Drop for Held {
 
 /// Loads the state at `load` into the dataflows.
 pub fn load(log: &Log, runtime: &Runtime, load: Position, stations: &Stations) -> anyhow::Result<()> {
-    let newest = log.position();
-    ensure!(
-        newest.is_some_and(|newest| load.time <= newest.time),
-        "the stores are at time {}, beyond the change log, which is at {newest:?}: they are not of the same history. \
-         Remove the folder of the stores, and they are filled again",
-        load.time,
-    );
     stations.load().begin(Some(log.rows_about()), "rows of the change log into the dataflows");
     let mut rows = 0;
     for slice in log.state_at(load.time).context("could not load the state from the change log")? {

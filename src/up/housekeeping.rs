@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use feedmill_api::LogSize;
@@ -18,6 +18,12 @@ use super::stations::Stations;
 
 /// How often the stores are made durable, and the tail of the log that they no longer need is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// A save of home timelines takes at most this part of the time.
+const SAVING_PART: u32 = 10;
+/// The log keeps its tail for a save of home timelines, unless it is older than this: then a restart begins them anew.
+const SAVE_AGE_MS_MAX: u64 = 3_600_000;
+/// How long the last save may take: Ctrl-C ends within 5 seconds.
+const LAST_SAVE_MAX: Duration = Duration::from_millis(1_500);
 /// How often the partitions of coming quarters are made, when they are missing.
 const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
 /// How often the source's clock is asked.
@@ -139,11 +145,40 @@ impl House {
         }
     }
 
+    /// Saves home timelines every `pause`, and less often where a save takes long.
+    pub async fn save_home(self, pause: Duration, end: CancellationToken) -> anyhow::Result<&'static str> {
+        let mut wait = pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = end.cancelled() => return Ok("the saves of home timelines"),
+            }
+            let (house, end) = (self.clone(), end.clone());
+            let started = Instant::now();
+            tokio::task::spawn_blocking(move || house.save(&end)).await?;
+            wait = pause.max(started.elapsed() * SAVING_PART);
+        }
+    }
+
+    fn save(&self, end: &CancellationToken) {
+        match self.home.save(|| self.index.durable().map(drop), || !end.is_cancelled()) {
+            Ok(Some(saved)) => self.stations.home().saved(saved.position.lsn),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(
+                "home timelines could not be saved: {error}. They go on being served; a restart begins at the save before, \
+                 and the change log grows until one succeeds"
+            ),
+        }
+    }
+
     fn clean(&self) -> anyhow::Result<()> {
         let durable = self.index.durable().context("could not make the stores durable")?;
         let kept = now_ms().saturating_sub(u64::try_from(self.tail.as_millis()).unwrap_or(u64::MAX));
         if let Some(durable) = durable {
-            self.log.compact(durable.time.min(kept)).context("could not drop the old tail of the change log")?;
+            let saved = self.home.saved().map_or(durable.time, |saved| saved.time);
+            let saved = saved.max(durable.time.saturating_sub(SAVE_AGE_MS_MAX));
+            let needed = durable.time.min(saved);
+            self.log.compact(needed.min(kept)).context("could not drop the old tail of the change log")?;
             self.stations.facts().saved(durable.lsn);
             self.stations.rows().saved(durable.lsn);
         }
@@ -157,6 +192,15 @@ impl House {
         }
         Ok(())
     }
+}
+
+/// Makes the stores durable when nothing is applied any more. Home timelines that cannot be saved in time are brought up
+/// to date from the last save by the next start.
+pub fn save_at_stop(index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> {
+    index.durable().context("could not make the stores durable")?;
+    let deadline = Instant::now() + LAST_SAVE_MAX;
+    let saved = home.save(|| index.durable().map(drop), || Instant::now() < deadline);
+    saved.map(drop).context("could not save home timelines")
 }
 
 /// Bytes that are free where `folder` lies.

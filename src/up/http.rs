@@ -1,6 +1,5 @@
 //! The HTTP server: answers from the first moment on, and hands everything to the API once that is there.
 
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,13 +7,14 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// `starting` until there is an `api`.
-pub fn front(starting: Router, api: Arc<OnceLock<Router>>) -> Router {
+/// `starting` until there is an `api`, and then the last one.
+pub fn front(starting: Router, api: watch::Receiver<Option<Router>>) -> Router {
     Router::new().fallback(async move |request: Request| {
-        let router = api.get().unwrap_or(&starting).clone();
+        let router = api.borrow().as_ref().unwrap_or(&starting).clone();
         // The error of a router's service is that there is none.
         router.oneshot(request).await.into_response()
     })

@@ -1,10 +1,12 @@
 //! `feedmill up`: everything on one machine.
 //!
 //! ```text
-//!   folder (locked) ─ PostgreSQL ─ schema ─ change log (first copy) ─ stores ─ dataflows (load) ─ capture ─ API
+//!   folder (locked) ─ HTTP ─ change log, stores: reads ─ PostgreSQL ─ schema ─ identity, or first copy: writes
+//!                                                         ─ dataflows (load) ─ capture ─ caught up: ready
 //! ```
 //!
-//! Each part is started when what it needs stands, and stopped in the reverse order. If one of them fails, all are
+//! What was derived is read as soon as the stores are open, as of the age that it is. Each part is started when what it
+//! needs stands, and stopped in the reverse order. If one of them fails, all are
 //! stopped and the process ends with its error: what is durable makes the next start go on from there.
 
 mod banner;
@@ -19,18 +21,19 @@ mod popular;
 mod reporting;
 mod requests;
 mod stations;
+mod stores;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
-use feedmill_dataflows::{Config, Runtime, Stores};
-use feedmill_ingest::{Log, Options, run_writer};
-use feedmill_model::{Fact, Lsn, Phase, Position, RowSink, ViewRow};
-use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Progress};
+use feedmill_dataflows::{Config, Runtime};
+use feedmill_ingest::{Log, run_writer};
+use feedmill_model::{Lsn, Phase};
+use feedmill_sinks::{LocalViews, Progress};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -48,6 +51,7 @@ use popular::Watched;
 use reporting::Reporting;
 use requests::Requests;
 use stations::{Limits, Stations};
+use stores::Stores;
 
 /// Name of the replication slot.
 pub const SLOT: &str = "feedmill";
@@ -70,21 +74,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let _lock = lock(&settings.data)?;
     let shutdown = CancellationToken::new();
     on_signal(shutdown.clone())?;
-    let folder = settings.data.join("postgres");
-    let cluster = match &settings.database_url {
-        Some(_) => None,
-        // Dropped half-way it leaves what the next start completes.
-        None => tokio::select! {
-            cluster = Cluster::start(&folder, CLUSTER_START_MAX) => Some(cluster?),
-            () = shutdown.cancelled() => return Ok(()),
-        },
-    };
-    let source = match (&settings.database_url, &cluster) {
-        (Some(url), _) => url.parse::<Source>()?,
-        (None, Some(cluster)) => cluster.source().clone(),
-        (None, None) => bail!("there is neither a database URL nor a private cluster"),
-    };
-    let outcome = serve(&settings, &source, cluster.as_ref(), shutdown).await;
+    let mut cluster = None;
+    let outcome = serve(&settings, &mut cluster, shutdown).await;
     let stopped = match cluster {
         Some(cluster) => cluster.stop(CLUSTER_STOP_MAX).await.context("could not stop PostgreSQL"),
         None => Ok(()),
@@ -155,13 +146,8 @@ fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything but PostgreSQL.
-async fn serve(
-    settings: &Settings,
-    source: &Source,
-    cluster: Option<&Cluster>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+/// Everything; `cluster` is the private PostgreSQL, once it runs.
+async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let metrics = observer::install_metrics()?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!("could not listen on {}: is another program there? Name another address with --listen", settings.listen)
@@ -171,36 +157,76 @@ async fn serve(
         lag_seconds: settings.alarm_lag_seconds,
     }));
     let requests = Requests::new(Arc::clone(&stations));
-    let front = Arc::new(OnceLock::new());
+    let (front, api) = watch::channel(None);
     let mut parts: JoinSet<anyhow::Result<&'static str>> = JoinSet::new();
     let end = shutdown.child_token();
     let address = listener.local_addr()?;
     let starting = feedmill_api::starting(Arc::clone(&stations) as _, metrics.clone());
-    parts.spawn(http::serve(listener, http::front(starting, Arc::clone(&front)), DRAIN_MAX, end.clone()));
+    parts.spawn(http::serve(listener, http::front(starting, api), DRAIN_MAX, end.clone()));
     parts.spawn(control::serve(settings.data.clone(), requests.handler(), end.clone()));
     parts.spawn(observer::observe(Arc::clone(&stations), end.clone()));
-    parts.spawn(observer::watch_slot(source.clone(), SLOT, Arc::clone(&stations), end.clone()));
+    tracing::info!("listening on http://{address}");
 
+    let folder = settings.data.join("postgres");
+    let source = &match &settings.database_url {
+        Some(url) => url.parse::<Source>()?,
+        None => Cluster::source_in(&folder)?,
+    };
     let parameters = settings.parameters();
+    let app = |views: &Arc<LocalViews>, log: &Log| {
+        anyhow::Ok(feedmill_api::app(feedmill_api::State {
+            views: Arc::clone(views) as _,
+            pool: feedmill_api::pool(
+                source,
+                "feedmill-api",
+                feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
+            )?,
+            source: stores::source_of(log)?,
+            keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
+            parameters: parameters.clone(),
+            settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
+            metrics: metrics.clone(),
+            health: Arc::clone(&stations) as _,
+        }))
+    };
+    // What is here already is read from now on, while PostgreSQL and the dataflows start.
+    let (log, opened) = tokio::select! {
+        opened = stores::open(settings) => opened?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let opened = opened.map(|stores| Served::new(stores, &log));
+    if let Some(served) = &opened {
+        front.send_replace(Some(app(&served.views, &log)?));
+        if served.stores.are_filled() {
+            stations.allow_reads();
+        }
+    }
     let start = async {
+        if settings.database_url.is_none() {
+            // Dropped half-way it leaves what the next start completes.
+            *cluster = Some(Cluster::start(&folder, CLUSTER_START_MAX).await?);
+        }
+        parts.spawn(observer::watch_slot(source.clone(), SLOT, Arc::clone(&stations), end.clone()));
         schema::prepare(source).await.context("could not prepare the schema")?;
-        let (folder, bulk_rows) = (settings.data.join("log"), settings.bulk_rows);
-        let open = move || Log::open(&folder, Options { bulk_rows, ..Options::default() });
-        let log = tokio::task::spawn_blocking(open).await??;
         housekeeping::compare_clocks(source, &log).await?;
         let ready = copy::ready(source, &log, settings, &stations).await?;
-        let index = settings.data.join("index");
-        let index = tokio::task::spawn_blocking(move || LocalIndex::open(&index)).await??;
-        anyhow::Ok((log, ready, Arc::new(index)))
+        let served = match opened {
+            Some(served) => served,
+            None => Served::new(stores::open_stores(settings).await?, &log),
+        };
+        let home = Arc::clone(&served.stores.home);
+        tokio::task::spawn_blocking(move || home.load()).await?;
+        anyhow::Ok((ready, served))
     };
-    let (log, ready, index) = tokio::select! {
+    let (ready, Served { stores, progress, views }) = tokio::select! {
         started = start => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    let home = Arc::new(LocalHome::new(parameters.clone()));
-    let load = start_of(&index, &log)?;
-    let progress = Arc::new(Progress::new(Position { lsn: Lsn(0), ..load }));
-    let views = Arc::new(LocalViews::new(Arc::clone(&index), Arc::clone(&home), Arc::clone(&progress)));
+    // Its tokens are of the source, which a first copy has found, or a resync.
+    front.send_replace(Some(app(&views, &log)?));
+    stations.allow_writes();
+    let load = stores.start(&log)?;
+    let Stores { index, home } = stores;
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
     let hold = Arc::new(Hold::default());
     let (incoming, received) = mpsc::channel(INCOMING_MAX);
@@ -209,7 +235,7 @@ async fn serve(
 
     let runtime = Arc::new(Runtime::start(
         Config { workers: settings.workers, parameters: parameters.clone() },
-        Stores {
+        feedmill_dataflows::Stores {
             facts: Arc::new(Reporting::new(Arc::clone(&index), &stations, Stations::facts)),
             rows: Arc::new(Reporting::new(Arc::clone(&watched), &stations, Stations::rows)),
             home: Arc::new(Reporting::new(Arc::clone(&home), &stations, Stations::home)),
@@ -224,7 +250,8 @@ async fn serve(
     observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), Arc::clone(&runtime));
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
-    parts.spawn(catch_up(Arc::clone(&progress), load.lsn, ready.end, Arc::clone(&stations), end.clone()));
+    let (loaded, is_loaded) = watch::channel(false);
+    parts.spawn(catch_up(Arc::clone(&progress), is_loaded, load.lsn, ready.end, Arc::clone(&stations), end.clone()));
 
     {
         // Whoever feeds the dataflows may wait for room in them: this lets go.
@@ -240,6 +267,9 @@ async fn serve(
         let stations = Arc::clone(&stations);
         parts.spawn_blocking(move || {
             let fed = feeder::load(&log, &runtime, load, &stations)
+                .inspect(|()| {
+                    loaded.send_replace(true);
+                })
                 .and_then(|()| feeder::feed(&log, &runtime, &progress, &hold, load, &stations, &end));
             // The dataflows know best why they took no more.
             runtime.join()?;
@@ -291,6 +321,7 @@ async fn serve(
         tail: Duration::from_secs(settings.tail_minutes * 60),
         stations: Arc::clone(&stations),
     };
+    parts.spawn(house.clone().save_home(Duration::from_secs(settings.save_seconds), end.clone()));
     parts.spawn(house.keep(end.clone()));
     requests.verifier(Verifier::new(
         source.clone(),
@@ -300,30 +331,32 @@ async fn serve(
         parameters.clone(),
         settings.data.join("verify"),
     ));
-    let app = feedmill_api::app(feedmill_api::State {
-        views,
-        pool: feedmill_api::pool(
-            source,
-            "feedmill-api",
-            feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
-        )?,
-        source: ready.identity,
-        keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
-        parameters,
-        settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
-        metrics,
-        health: stations,
-    });
-    // Nobody else sets it.
-    let _ = front.set(app);
-    banner::print(settings, address, cluster)?;
+    banner::print(settings, address, cluster.as_ref())?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
-    outcome.and(index.durable().map(drop).context("could not make the stores durable"))
+    let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&index, &home)).await?;
+    outcome.and(saved)
+}
+
+/// The stores as they are read.
+struct Served {
+    stores: Stores,
+    progress: Arc<Progress>,
+    views: Arc<LocalViews>,
+}
+
+impl Served {
+    fn new(stores: Stores, log: &Log) -> Self {
+        let progress = Arc::new(Progress::new(stores.positions(log.position().unwrap_or_default())));
+        let (index, home) = (Arc::clone(&stores.index), Arc::clone(&stores.home));
+        let views = Arc::new(LocalViews::new(index, home, Arc::clone(&progress)));
+        Served { stores, progress, views }
+    }
 }
 
 /// Waits until everything is served that was committed before this start.
 async fn catch_up(
     progress: Arc<Progress>,
+    mut is_loaded: watch::Receiver<bool>,
     from: Lsn,
     to: Lsn,
     stations: Arc<Stations>,
@@ -332,12 +365,17 @@ async fn catch_up(
     let bytes = |lsn: Lsn| lsn.0.saturating_sub(from.0);
     stations.catch_up().begin(Some(bytes(to)), format!("up to {to}, which was the end of the log at the start"));
     let mut reached = progress.watch();
-    let caught_up = reached.wait_for(|[_, _, home]| {
-        stations.catch_up().set(bytes(home.lsn.min(to)));
-        home.lsn >= to
-    });
+    let caught_up = async {
+        // Stores that had it all already serve new writes only once the dataflows are loaded.
+        is_loaded.wait_for(|loaded| *loaded).await.ok()?;
+        let caught_up = reached.wait_for(|[_, _, home]| {
+            stations.catch_up().set(bytes(home.lsn.min(to)));
+            home.lsn >= to
+        });
+        caught_up.await.ok().map(drop)
+    };
     let caught_up = tokio::select! {
-        caught_up = caught_up => caught_up.is_ok(),
+        caught_up = caught_up => caught_up.is_some(),
         () = end.cancelled() => false,
     };
     if caught_up {
@@ -387,16 +425,6 @@ async fn supervise(
             end.cancel();
         }
     }
-}
-
-/// Where the stores are: the dataflows load the state of that position. Stores that have nothing start at the log's.
-fn start_of(index: &LocalIndex, log: &Log) -> anyhow::Result<Position> {
-    let newest =
-        log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
-    let facts = RowSink::<Fact>::progress(index);
-    let rows = RowSink::<ViewRow>::progress(index);
-    // A store that has nothing is loaded at whatever time the other stands at.
-    Ok(facts.into_iter().chain(rows).flatten().min_by_key(|position| position.time).unwrap_or(newest))
 }
 
 /// The file of the keys that sign tokens.

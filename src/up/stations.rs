@@ -62,6 +62,8 @@ pub struct Stations {
     anomalies: AtomicU64,
     disk_free: AtomicU64,
     alarms: Alarms,
+    readable: AtomicBool,
+    writable: AtomicBool,
     serving: AtomicBool,
 }
 
@@ -86,6 +88,8 @@ impl Stations {
             anomalies: AtomicU64::new(0),
             disk_free: AtomicU64::new(u64::MAX),
             alarms: Alarms::new(limits),
+            readable: AtomicBool::new(false),
+            writable: AtomicBool::new(false),
             serving: AtomicBool::new(false),
         }
     }
@@ -170,8 +174,19 @@ impl Stations {
         self.disk_free.store(bytes, Ordering::Relaxed);
     }
 
-    /// From now on the views may be read.
+    /// From now on the views may be read, whatever their age.
+    pub fn allow_reads(&self) {
+        self.readable.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on PostgreSQL takes writes.
+    pub fn allow_writes(&self) {
+        self.writable.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on the views have what was written before the start.
     pub fn serve(&self) {
+        self.allow_reads();
         if !self.serving.swap(true, Ordering::Relaxed) {
             tracing::info!("serving");
         }
@@ -235,6 +250,14 @@ impl Stations {
 impl Health for Stations {
     fn serving(&self) -> bool {
         self.serving.load(Ordering::Relaxed)
+    }
+
+    fn readable(&self) -> bool {
+        self.readable.load(Ordering::Relaxed)
+    }
+
+    fn writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
     }
 
     fn report(&self) -> Report {

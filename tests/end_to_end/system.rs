@@ -122,6 +122,21 @@ impl System {
         self.pid()
     }
 
+    /// Starts it, and waits until it listens. It may not answer anything yet but that.
+    pub async fn listen(&mut self) {
+        let logged = self.log().len();
+        self.launch();
+        let mut url = None;
+        self.until("it listens", async |system: &System| {
+            let log = system.log();
+            let line = log.get(logged..).and_then(|log| log.split("listening on ").nth(1));
+            url = line.and_then(|line| line.split_once('\n')).map(|(url, _)| url.to_owned());
+            url.is_some()
+        })
+        .await;
+        self.url = url.unwrap();
+    }
+
     /// Starts it, where it must refuse: it ends with exit code 1, and this gives what it printed to standard error.
     pub async fn expect_start_failure(&self) -> String {
         assert!(self.process.is_none(), "it runs already");

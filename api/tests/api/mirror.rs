@@ -51,7 +51,7 @@ impl Mirror {
     pub fn new() -> Self {
         Mirror {
             relations: RwLock::default(),
-            progress: Progress::new(Position { time: now_ms() - 10, lsn: Lsn(0) }),
+            progress: Progress::new([Position { time: now_ms() - 10, lsn: Lsn(0) }; 3]),
             mood: AtomicU8::new(Mood::Well as u8),
         }
     }

@@ -71,6 +71,14 @@ impl Health for Switch {
         self.0.load(Ordering::SeqCst)
     }
 
+    fn readable(&self) -> bool {
+        self.serving()
+    }
+
+    fn writable(&self) -> bool {
+        self.serving()
+    }
+
     fn report(&self) -> Report {
         let step = |name: &str, done, detail: &str| Step {
             name: name.to_owned(),

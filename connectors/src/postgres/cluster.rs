@@ -278,6 +278,11 @@ impl Cluster {
         Ok(Cluster { source, superuser, pid, version: binaries.version, child })
     }
 
+    /// The database of the cluster under `dir`, whether it runs or not.
+    pub fn source_in(dir: &Path) -> Result<Source, ClusterError> {
+        Ok(Layout::new(dir)?.source(NAME, NAME))
+    }
+
     /// Feedmill's database, as its role: it may log in and replicate, and owns its database, and is no superuser.
     pub fn source(&self) -> &Source {
         &self.source

@@ -47,7 +47,7 @@ impl FrozenViews {
             at: index.snapshot(),
             index: Arc::clone(index),
             records: HashMap::new(),
-            progress: Progress::new(position),
+            progress: Progress::new([position; 3]),
         })
     }
 

@@ -64,7 +64,7 @@ impl Subject for Local {
 
     fn views(&self, store: &Arc<LocalIndex>) -> Arc<dyn Views> {
         let home = Arc::new(LocalHome::new(Parameters::default()));
-        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new(Position::default()))))
+        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 3]))))
     }
 }
 
@@ -98,7 +98,7 @@ fn a_large_closed_time_is_applied_whole() {
     let views = LocalViews::new(
         store,
         Arc::new(LocalHome::new(Parameters::default())),
-        Arc::new(Progress::new(Position::default())),
+        Arc::new(Progress::new([Position::default(); 3])),
     );
     views.scan(View::Followers, 1, &Parameters::default(), &mut |_, _| rows += 1).unwrap();
     assert_eq!(rows, 100_000);
@@ -117,7 +117,7 @@ fn scans_print_what_the_sql_of_the_views_prints() {
     let parameters = Parameters::default();
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let time = world.apply_home(&*home, &world.whole(), &parameters);
-    let views = LocalViews::new(store, home.clone(), Arc::new(Progress::new(Position::default())));
+    let views = LocalViews::new(store, home.clone(), Arc::new(Progress::new([Position::default(); 3])));
     let scan = |view: View| {
         let mut pairs = Vec::new();
         views.scan(view, time, &parameters, &mut |key, value| pairs.push((key, value))).unwrap();

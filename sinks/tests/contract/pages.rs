@@ -33,7 +33,7 @@ impl Stores {
     }
 
     fn views(&self, home: LocalHome) -> LocalViews {
-        LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new(position(1))))
+        LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new([position(1); 3])))
     }
 }
 

@@ -1,0 +1,139 @@
+//! The change log and the stores, opened before anything else so that reads are served at once, as of the age they are.
+//!
+//! ```text
+//!   log ─────┐
+//!   index ───┼─ in parallel ─► reads are served ─► PostgreSQL, schema, identity ─► load, tail ─► ready
+//!   home ────┘
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use feedmill_ingest::{Log, LogState, Options};
+use feedmill_model::{Fact, HomeSink, Lsn, Position, RowSink, SourceId, ViewRow};
+use feedmill_sinks::{LocalHome, LocalIndex};
+use tokio::task::spawn_blocking;
+
+use crate::config::Settings;
+
+/// Facts, rows and home timelines.
+#[derive(Clone)]
+pub struct Stores {
+    /// Facts and rows.
+    pub index: Arc<LocalIndex>,
+    /// Home timelines.
+    pub home: Arc<LocalHome>,
+}
+
+fn index_folder(settings: &Settings) -> PathBuf {
+    settings.data.join("index")
+}
+
+fn home_folder(settings: &Settings) -> PathBuf {
+    settings.data.join("home")
+}
+
+/// Opens the log, and the stores beside it if there are any and they are of that log.
+pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> {
+    let started = Instant::now();
+    let (folder, bulk_rows) = (settings.data.join("log"), settings.bulk_rows);
+    let known = folder.exists() && index_folder(settings).exists();
+    let log = spawn_blocking(move || Log::open(&folder, Options { bulk_rows, ..Options::default() }));
+    let stores = async { if known { open_stores(settings).await.map(Some) } else { Ok(None) } };
+    let (log, stores) = tokio::join!(log, stores);
+    let (log, stores) = (log??, stores?);
+    // A copy that did not end begins with removing the stores.
+    let stores = stores.filter(|_| log.state() == LogState::Ready);
+    if stores.is_some() {
+        tracing::info!("opened the change log and the stores in {:?}", started.elapsed());
+    }
+    Ok((log, stores))
+}
+
+/// Opens the stores, or makes them.
+pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
+    let (folder, parameters) = (home_folder(settings), settings.parameters());
+    let home = Arc::new(spawn_blocking(move || LocalHome::open(&folder, parameters)).await?);
+    let folder = index_folder(settings);
+    let index = spawn_blocking(move || LocalIndex::open(&folder)).await??;
+    Ok(Stores { index: Arc::new(index), home })
+}
+
+/// Removes the stores, of which none may be open.
+pub fn remove(settings: &Settings) -> anyhow::Result<()> {
+    for folder in [index_folder(settings), home_folder(settings)] {
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)
+                .with_context(|| format!("could not remove the old {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The least and the greatest of what shards have reached; `None` if one has nothing.
+fn range(progress: Vec<Option<Position>>) -> Option<(Position, Position)> {
+    let progress = progress.into_iter().collect::<Option<Vec<Position>>>()?;
+    let by_time = |position: &&Position| position.time;
+    Some((*progress.iter().min_by_key(by_time)?, *progress.iter().max_by_key(by_time)?))
+}
+
+impl Stores {
+    /// How far facts, rows and home timelines are; `None` for one that has nothing.
+    fn reached(&self) -> [Option<(Position, Position)>; 3] {
+        [
+            range(RowSink::<Fact>::progress(&*self.index)),
+            range(RowSink::<ViewRow>::progress(&*self.index)),
+            range(self.home.progress()),
+        ]
+    }
+
+    /// Whether they can be read: home timelines that are not there are merged from rows.
+    pub fn are_filled(&self) -> bool {
+        matches!(self.reached(), [Some(_), Some(_), _])
+    }
+
+    /// Where the views are that are read: facts, rows, home timelines. The position of a store that has nothing is the
+    /// time of `otherwise`, and no LSN.
+    pub fn positions(&self, otherwise: Position) -> [Position; 3] {
+        let [facts, rows, home] = self.reached();
+        let least = |reached: Option<(Position, Position)>| reached.map(|(least, _)| least);
+        let nothing = Position { lsn: Lsn(0), ..least(rows).unwrap_or(otherwise) };
+        [facts, rows, home].map(|reached| least(reached).unwrap_or(nothing))
+    }
+
+    /// Where the dataflows load the state of the log and go on from: the least that a store has. Stores that have
+    /// nothing are loaded at whatever time the others stand at; if none has anything, at the newest.
+    ///
+    /// Home timelines of which the log does not have the tail any more begin anew.
+    pub fn start(&self, log: &Log) -> anyhow::Result<Position> {
+        let newest =
+            log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
+        if let Some(saved) = self.home.position().filter(|saved| saved.time < log.tail_after()) {
+            tracing::warn!(
+                "home timelines were saved at time {}, and the change log does not have all that came after it: they are \
+                 filled anew as posts come",
+                saved.time
+            );
+            self.home.clear();
+        }
+        let reached = self.reached();
+        let greatest = reached.iter().flatten().map(|(_, greatest)| *greatest).max_by_key(|greatest| greatest.time);
+        if let Some(greatest) = greatest {
+            ensure!(
+                greatest.time <= newest.time,
+                "the stores are at time {}, beyond the change log, which is at {newest:?}: they are not of the same \
+                 history. Remove the folders `index` and `home` in the data folder, and they are filled again",
+                greatest.time,
+            );
+        }
+        let least = reached.iter().flatten().map(|(least, _)| *least).min_by_key(|least| least.time);
+        Ok(least.unwrap_or(newest))
+    }
+}
+
+/// The source of a log that is ready.
+pub fn source_of(log: &Log) -> anyhow::Result<SourceId> {
+    log.source().context("the change log does not say of which source it is; this is a defect of Feedmill's")
+}
