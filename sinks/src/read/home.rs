@@ -120,7 +120,7 @@ impl<'a> HomeCandidates<'a> {
         let mut sources = Vec::new();
         if let Some(record) = record.filter(|_| before > first_above) {
             let hot = record.hot.iter().filter(|account| within.is_none_or(|within| within.contains(account)));
-            sources.extend(hot.map(|account| Source::timeline(*account, false, Some(before), floor)));
+            sources.extend(hot.map(|account| Source::timeline(*account, false, Some(before), Some(floor))));
             sources.push(Source::pushed(&record.entries, Some(before)));
         }
         let below = Below { viewer, before: before.min(first_above), following_max };
@@ -133,7 +133,7 @@ impl Below {
         let mut accounts = following(views, self.viewer, self.following_max).await?;
         accounts.retain(|account| *account != self.viewer);
         accounts.push(self.viewer);
-        let timeline = |account: i64| Source::timeline(account, false, Some(self.before), i64::MIN);
+        let timeline = |account: i64| Source::timeline(account, false, Some(self.before), None);
         Merge::open(views, accounts.into_iter().map(timeline).collect()).await
     }
 }

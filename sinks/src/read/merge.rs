@@ -40,16 +40,16 @@ pub(super) struct Source {
     user: i64,
     replies: bool,
     before: Option<EntryId>,
-    /// Only entries with an id above this belong.
-    above: i64,
+    /// Only entries with an id above this belong; all, where it is `None`.
+    above: Option<i64>,
     fetch: usize,
     ended: bool,
     ready: VecDeque<Candidate>,
 }
 
 impl Source {
-    /// The entries (`replies`: the replies) of `user` before `before` with an id above `above`.
-    pub(super) fn timeline(user: i64, replies: bool, before: Option<EntryId>, above: i64) -> Self {
+    /// The entries (`replies`: the replies) of `user` before `before` with an id above `above`, if that is given.
+    pub(super) fn timeline(user: i64, replies: bool, before: Option<EntryId>, above: Option<i64>) -> Self {
         Source { user, replies, before, above, fetch: FETCH_FIRST, ended: false, ready: VecDeque::new() }
     }
 
@@ -61,7 +61,7 @@ impl Source {
         };
         let entries = entries.iter().map(|entry| entry.entry());
         let ready = entries.filter(|entry| before.is_none_or(|before| *entry < before)).map(candidate).collect();
-        Source { ended: true, ready, ..Source::timeline(0, false, None, i64::MIN) }
+        Source { ended: true, ready, ..Source::timeline(0, false, None, None) }
     }
 
     async fn fill(&mut self, views: &dyn Views) -> Result<(), ReadError> {
@@ -70,12 +70,13 @@ impl Source {
         }
         let items = views.user_timeline(self.user, self.replies, self.before, self.fetch).await?;
         self.before = items.last().map(|item| item.entry).or(self.before);
-        self.ended = items.len() < self.fetch || items.last().is_some_and(|item| item.entry.id <= self.above);
+        let above = self.above;
+        let belongs = |item: &TimelineItem| above.is_none_or(|above| item.entry.id > above);
+        self.ended = items.len() < self.fetch || items.last().is_some_and(|item| !belongs(item));
         self.fetch = (self.fetch * 4).min(FETCH_MAX);
         let by = Some(self.user);
         let candidate = |item: TimelineItem| Candidate { entry: item.entry, by, tweet: Some(item.tweet) };
-        let above = items.into_iter().filter(|item| item.entry.id > self.above);
-        self.ready.extend(above.map(candidate));
+        self.ready.extend(items.into_iter().filter(belongs).map(candidate));
         Ok(())
     }
 }

@@ -50,7 +50,7 @@ pub async fn user_page(
     if !relationship.may_read(viewer == Some(user)) {
         return Ok(Access::Hidden);
     }
-    let timeline = |replies| Source::timeline(user, replies, cursor, i64::MIN);
+    let timeline = |replies| Source::timeline(user, replies, cursor, None);
     let mut sources = vec![timeline(false)];
     sources.extend(replies.then(|| timeline(true)));
     let mut merge = Merge::open(views, sources).await?;
