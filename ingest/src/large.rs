@@ -204,6 +204,7 @@ impl Shared {
             self.persist()?;
             let _ = link_tail.send(());
             joined(tail.join())?;
+            failpoint!("large_parts_after");
 
             let greatest_entry = meta.greatest_entry.max(tally.greatest_entry);
             let floor = tally.floor(self.bulk_rows, position.time, greatest_entry);
@@ -219,11 +220,13 @@ impl Shared {
 
             self.apply_effects(position.time)?;
             self.persist()?;
+            failpoint!("large_rows_before");
             {
                 let _visible = self.visible.lock();
                 let _ = link_rows.send(());
                 joined(rows.join())?;
             }
+            failpoint!("large_rows_after");
             drop(settling);
             self.observe(position, changes, bytes);
             tracing::info!(
@@ -246,6 +249,7 @@ impl Shared {
         tracing::info!("writing the rows of a batch of {} parts that a crash cut short", head.parts);
         self.apply_effects(newest.time)?;
         self.persist()?;
+        failpoint!("large_settle_before");
         let failed = storage("write rows of a large batch to");
         let mut rows = self.rows.start_ingestion().map_err(&failed)?;
         let parts = (1..head.parts).map(|number| self.published_part(newest.time, number).map(Arc::new));
