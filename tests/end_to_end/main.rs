@@ -24,6 +24,7 @@ mod network;
 mod partitions;
 #[allow(dead_code, reason = "a part of the harness: tests that are being written use what no test uses yet")]
 mod postgres;
+mod proxy;
 mod quarantine;
 mod replay;
 mod restart;
