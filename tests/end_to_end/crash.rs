@@ -1,5 +1,6 @@
 //! Kills at every named place of the code, and at random moments: afterwards every view equals its SQL.
 
+mod durability;
 mod points;
 mod sitting;
 mod workload;
@@ -76,7 +77,7 @@ async fn kill_at_each(needs: &[Needs]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c43_a_kill_at_each_failpoint_of_writes_leaves_every_view_equal_to_its_sql() {
-    kill_at_each(&[Needs::Writes, Needs::Huge]).await;
+    kill_at_each(&[Needs::Writes, Needs::Huge, Needs::Settling]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

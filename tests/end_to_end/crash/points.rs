@@ -11,6 +11,8 @@ pub enum Needs {
     Writes,
     /// A transaction that is more than one write of a store.
     Huge,
+    /// A start after a crash that left a large transaction without its rows.
+    Settling,
     /// That the stores are made durable and the tail of the log is dropped, which happens every few seconds.
     Housekeeping,
     /// A first copy.
@@ -34,6 +36,10 @@ const fn point(name: &'static str, passes_max: u32, needs: Needs) -> Point {
 pub const POINTS: &[Point] = &[
     point("log_append_before", 80, Needs::Writes),
     point("log_append_after", 80, Needs::Writes),
+    point("large_parts_after", 1, Needs::Writes),
+    point("large_rows_before", 1, Needs::Writes),
+    point("large_rows_after", 1, Needs::Writes),
+    point("large_settle_before", 0, Needs::Settling),
     point("position_write_before", 80, Needs::Writes),
     point("position_write_after", 80, Needs::Writes),
     point("acknowledge_before", 10, Needs::Writes),
@@ -49,8 +55,8 @@ pub const POINTS: &[Point] = &[
     point("sink_progress_after", 2, Needs::Housekeeping),
     point("compaction_before", 0, Needs::Housekeeping),
     point("compaction_after", 0, Needs::Housekeeping),
-    point("copy_chunk_before", 5, Needs::Copy),
-    point("copy_chunk_after", 5, Needs::Copy),
+    point("copy_chunk_before", 3, Needs::Copy),
+    point("copy_chunk_after", 3, Needs::Copy),
     point("copy_done_before", 0, Needs::Copy),
     point("copy_done_after", 0, Needs::Copy),
 ];

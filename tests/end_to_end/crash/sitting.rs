@@ -43,6 +43,7 @@ pub enum End {
 }
 
 /// What happens in a round.
+#[derive(Clone, Copy)]
 pub struct Plan {
     pub end: End,
     /// Dataflow workers of the process that is killed, and of the one that goes on.
@@ -130,6 +131,11 @@ impl Sitting {
         if matches!(plan.end, End::At(Point { needs: Needs::Copy, .. }, _)) {
             // As the manual says: whoever removes it gets a new copy.
             std::fs::remove_dir_all(self.system.data().join("log")).unwrap();
+        }
+        if matches!(plan.end, End::At(Point { needs: Needs::Settling, .. }, _)) {
+            let before = POINTS.iter().find(|point| point.name == "large_rows_before").unwrap();
+            let before = Plan { end: End::At(*before, 0), crash: None, second_kill: None, ..*plan };
+            self.write_and_die(&before, rng).await;
         }
         self.write_and_die(plan, rng).await;
         // PostgreSQL takes writes meanwhile.
