@@ -112,7 +112,7 @@ pub fn feed(
         runtime.feed(batch)?;
         failpoint!("batch_handed_over_after");
         stations.dataflows().reached(last);
-        stations.dataflows().counted(0, changes);
+        stations.dataflows().changed(changes);
     }
     Ok(())
 }

@@ -93,12 +93,20 @@ impl Verifier {
     /// Source and stores at one position. What is written meanwhile becomes visible when this returns.
     async fn frozen(&self) -> anyhow::Result<Frozen> {
         let snapshot = self.snapshot().await?;
+        let positioned = snapshot.since.elapsed();
         let time = self.reached(&snapshot).await?;
+        let reached = snapshot.since.elapsed();
         let (views, folder) = (Arc::clone(&self.views), self.folder.clone());
         let views = tokio::task::spawn_blocking(move || views.freeze(&folder)).await?;
         let Snapshot { name, _slot, held, since, .. } = snapshot;
         drop(held);
         let held = since.elapsed();
+        tracing::info!(
+            "verify has held what is written for {held:?}: {positioned:?} until the source was at one position, then \
+             {:?} until the stores were, and {:?} for their snapshots",
+            reached.saturating_sub(positioned),
+            held.saturating_sub(reached),
+        );
         metrics::histogram!("feedmill_verify_hold_seconds").record(held);
         let views = views.context("could not take a snapshot of the stores")?;
         // The exported snapshot lives until the slot's connection ends, and then in this one.

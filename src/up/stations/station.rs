@@ -123,6 +123,11 @@ impl Station {
         *counts.changes.get_or_insert(0) += changes;
     }
 
+    /// Changes of rows went through it, and it does not know of how many transactions.
+    pub fn changed(&self, changes: u64) {
+        *self.inner.lock().counts.changes.get_or_insert(0) += changes;
+    }
+
     /// So many entries have entered or left home timelines since the start.
     pub fn delivered(&self, deliveries: u64) {
         self.inner.lock().counts.deliveries = Some(deliveries);
