@@ -11,8 +11,7 @@
 //!
 //! How to report:
 //! - `stations.stream().moved(lsn)` where a part stands in the source's log, `.reached(position)` where it knows the time
-//!   too, `.counted(transactions, changes)` or `.changed(changes)` what went
-//!   through it. An equal position is no movement.
+//!   too, `.counted(transactions, changes)` or `.changed(changes)` what went through it. An equal position is no movement.
 //! - `stations.stream().waiting("connection refused; trying again in 2 s")` when it cannot go on: it names the reason until
 //!   the station moves, or says `.goes_on()`.
 //! - `stations.dataflows().midway()` in a large transaction: it moves only at the end of it, and does not stand still.
