@@ -79,6 +79,11 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_POOL_SIZE", value_name = "N", default_value_t = 16)]
     pub pool_size: usize,
 
+    /// What to do when the database no longer continues what was read from it: it was restored, promoted or replaced,
+    /// or the replication slot is gone, lost or has moved
+    #[arg(long, env = "FEEDMILL_ON_MISMATCH", value_name = "POLICY", value_enum, default_value_t = OnMismatch::Stop)]
+    pub on_mismatch: OnMismatch,
+
     /// Connections over which the source is copied
     #[arg(long, env = "FEEDMILL_COPY_CONNECTIONS", value_name = "N", default_value_t = default_copy_connections())]
     pub copy_connections: usize,
@@ -116,6 +121,16 @@ pub struct Settings {
     /// How it is logged
     #[arg(long, env = "FEEDMILL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// What to do on a mismatch of the database and what was read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnMismatch {
+    /// End, and say what was found and what mends it.
+    Stop,
+    /// Compare every row with the database as it is now, and take over the difference.
+    Resync,
 }
 
 /// Form of the log's lines.

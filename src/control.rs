@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::resync::Compared;
 use crate::verify::Report;
 
 /// What can be asked of the running process.
@@ -31,6 +32,11 @@ pub enum Request {
     Verify {
         /// At most so many timelines are compared as served.
         sample: Option<usize>,
+    },
+    /// Compare the change log with the database and take over the difference.
+    Resync {
+        /// Only these; all if there is none.
+        tables: Vec<String>,
     },
 }
 
@@ -47,6 +53,8 @@ pub enum Answer {
         /// In seconds.
         seconds: f64,
     },
+    /// How one table compares.
+    Compared(Compared),
     /// All was done.
     Done,
     /// It could not be done.

@@ -5,6 +5,7 @@ mod control;
 mod exclusion;
 mod import;
 mod load;
+mod resync;
 mod status;
 mod up;
 mod validate;
@@ -71,6 +72,13 @@ enum Command {
         #[command(flatten)]
         args: validate::ValidateArgs,
     },
+    /// Compare the change log of a running system with the database and take over the difference
+    Resync {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: resync::ResyncArgs,
+    },
     /// Show the settings in force
     Config {
         #[command(flatten)]
@@ -121,6 +129,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Command::Status { settings, args } => runtime.block_on(status::run(args, &resolve(settings)?)),
         Command::Verify { settings, args } => runtime.block_on(verify::run(args, &resolve(settings)?)),
         Command::Validate { settings, args } => runtime.block_on(validate::run(args, &resolve(settings)?)),
+        Command::Resync { settings, args } => runtime.block_on(resync::run(args, &resolve(settings)?)),
         Command::Config { settings } => resolve(settings)?.print().map(done),
     };
     // What still blocks (a password being hashed, a terminal being read) must not keep the process.

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use feedmill_model::{Lsn, Phase, SourceId};
+use tokio::sync::watch;
 
 use crate::keys::Keys;
 use crate::problem::{Kind, Problem};
@@ -30,14 +31,14 @@ const TOKEN_BYTES: usize = 12 + 1 + 43;
 /// Makes and reads tokens.
 pub(crate) struct ConsistencyTokens {
     keys: Keys,
-    /// What tokens are authenticated for, beside their position.
-    purpose: Vec<u8>,
+    /// The source whose positions they tell.
+    source: watch::Receiver<SourceId>,
 }
 
 impl ConsistencyTokens {
-    /// Tokens for positions of `source`.
-    pub fn new(keys: Keys, source: &SourceId) -> Self {
-        ConsistencyTokens { keys, purpose: format!("feedmill consistency token\0{source}\0").into_bytes() }
+    /// Tokens for positions of `source`, whichever it is at the moment.
+    pub fn new(keys: Keys, source: watch::Receiver<SourceId>) -> Self {
+        ConsistencyTokens { keys, source }
     }
 
     /// The token for everything that was committed before `lsn`; `None` if the library refuses to sign.
@@ -65,7 +66,8 @@ impl ConsistencyTokens {
     }
 
     fn message(&self, position: &[u8]) -> Vec<u8> {
-        [&self.purpose, position].concat()
+        let purpose = format!("feedmill consistency token\0{}\0", *self.source.borrow());
+        [purpose.as_bytes(), position].concat()
     }
 }
 
@@ -118,15 +120,18 @@ mod tests {
     fn a_token_holds_its_position_for_its_source_alone() {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
-        let tokens = ConsistencyTokens::new(keys.clone(), &source(1));
+        let (now, is) = watch::channel(source(1));
+        let tokens = ConsistencyTokens::new(keys.clone(), is);
         for lsn in [Lsn(0), Lsn(0x16_B374_D848), Lsn(u64::MAX)] {
             let token = tokens.token(lsn).unwrap();
             assert_eq!(token.len(), TOKEN_BYTES);
             assert_eq!(tokens.position(&token), Some(lsn));
             for other in [source(2), SourceId { timeline: 2, ..source(1) }, SourceId { slot: "x".into(), ..source(1) }]
             {
-                assert_eq!(ConsistencyTokens::new(keys.clone(), &other).position(&token), None);
+                now.send_replace(other);
+                assert_eq!(tokens.position(&token), None);
             }
+            now.send_replace(source(1));
         }
     }
 
@@ -134,7 +139,7 @@ mod tests {
     fn no_altered_token_passes() {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
-        let tokens = ConsistencyTokens::new(keys.clone(), &source(1));
+        let tokens = ConsistencyTokens::new(keys.clone(), watch::channel(source(1)).1);
         let token = tokens.token(Lsn(100)).unwrap();
         for at in 0..token.len() {
             let mut altered = token.clone().into_bytes();

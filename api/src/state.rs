@@ -6,6 +6,7 @@ use std::time::Duration;
 use feedmill_model::{Parameters, SourceId};
 use feedmill_sinks::Views;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
 
 use crate::activity::Activity;
 use crate::consistency::ConsistencyTokens;
@@ -59,8 +60,8 @@ pub struct State {
     pub views: Arc<dyn Views>,
     /// Where writes go; see [`pool`](crate::pool).
     pub pool: Pool,
-    /// The source that the views follow.
-    pub source: SourceId,
+    /// The source that the views follow. It changes when the database is restored or fails over.
+    pub source: watch::Receiver<SourceId>,
     /// What signs tokens.
     pub keys: Keys,
     /// The settings that define the views.
@@ -96,7 +97,7 @@ impl State {
         let database = Database::new(self.pool);
         Arc::new(Context {
             views: self.views,
-            tokens: ConsistencyTokens::new(self.keys.clone(), &self.source),
+            tokens: ConsistencyTokens::new(self.keys.clone(), self.source),
             keys: self.keys,
             passwords: Passwords::new(self.settings.passwords_at_once, self.settings.passwords_waiting_max),
             activity: Activity::start(database.clone()),

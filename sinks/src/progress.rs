@@ -84,6 +84,16 @@ impl Progress {
         matches!(tokio::time::timeout(limit, wait).await, Ok(Ok(_)))
     }
 
+    /// Positions in the source's log are of another history from now on: those that are known lie before all of them, and
+    /// nobody waits any more.
+    pub fn begin_history(&self) {
+        let mut batches = self.batches.lock();
+        let before = |position: &mut Position| position.lsn = Lsn(0);
+        batches.iter_mut().for_each(before);
+        self.reached.send_modify(|reached| reached.iter_mut().for_each(before));
+        self.wanted.send_replace(Lsn(0));
+    }
+
     /// Changes whenever a store has reached a new position: facts, rows, home.
     pub fn watch(&self) -> watch::Receiver<[Position; 3]> {
         self.reached.subscribe()

@@ -20,6 +20,7 @@ use anyhow::Context;
 use feedmill_connectors::postgres::{Event, ReplicationError, Source, Spilling, Stream, Transaction};
 use feedmill_ingest::Incoming;
 use feedmill_model::{Lsn, SourceId};
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -49,10 +50,12 @@ pub struct Cut {
     pub position: oneshot::Receiver<Lsn>,
     /// Told once the batch's end is on its way to the log.
     pub done: oneshot::Sender<()>,
+    /// Capture stands there until the other end is dropped.
+    pub resume: oneshot::Receiver<()>,
 }
 
 /// What capture needs.
-pub struct Capture {
+pub struct Capture<'a> {
     /// The database.
     pub source: Source,
     /// The source as the change log knows it, and with it the slot.
@@ -66,7 +69,7 @@ pub struct Capture {
     /// The greatest position that a reader waits for.
     pub wanted: watch::Receiver<Lsn>,
     /// Requests to end a batch.
-    pub cuts: mpsc::Receiver<Cut>,
+    pub cuts: &'a mut mpsc::Receiver<Cut>,
     /// Where it reports how far it is.
     pub stations: Arc<Stations>,
     /// Ends it.
@@ -105,7 +108,7 @@ enum Step {
     Shutdown,
 }
 
-impl Capture {
+impl Capture<'_> {
     /// Captures until shutdown, connecting again whenever the connection is lost. What must be mended in the database, a
     /// column that is gone, say, is told and waited for, while what is there goes on being served. Fails on the rest.
     pub async fn run(mut self) -> anyhow::Result<()> {
@@ -213,7 +216,7 @@ impl Capture {
         }
     }
 
-    async fn cut(&mut self, stream: &mut Stream, cut: Cut, outstanding: &mut Outstanding) -> anyhow::Result<()> {
+    async fn cut(&mut self, stream: &mut Stream, mut cut: Cut, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let deadline = Instant::now() + CUT_PAUSE_MAX;
         if cut.paused.send(()).is_err() {
             return Ok(());
@@ -247,6 +250,13 @@ impl Capture {
             if beyond {
                 self.forward(Event::Keepalive { end: position }, outstanding).await?;
                 let _ = cut.done.send(());
+                if cut.resume.try_recv().is_err_and(|error| error == TryRecvError::Empty) {
+                    self.stations.stream().waiting("rows are being compared with the database (resync)");
+                    tokio::select! {
+                        _ = &mut cut.resume => self.stations.stream().goes_on(),
+                        () = self.shutdown.cancelled() => return Ok(()),
+                    }
+                }
                 return self.forward(event, outstanding).await;
             }
             self.forward(event, outstanding).await?;

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use feedmill_connectors::postgres::{COPY_APPLICATION, Copied, Copier, CopyPart, Replication, Source};
 use feedmill_ingest::{Log, LogState};
 use feedmill_model::{Lsn, Relation, SourceId};
@@ -23,10 +23,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::meter::Meter;
+use super::partitions::Partitions;
 use super::stations::Stations;
-use super::stores;
-use super::{SLOT, now_ms};
-use crate::config::Settings;
+use super::{SLOT, now_ms, renew, stores};
+use crate::config::{OnMismatch, Settings};
 
 /// How long an earlier copy's server process may take to end, and how often it is looked at.
 const HOLDER_ENDS_MAX: Duration = Duration::from_secs(5);
@@ -36,19 +36,18 @@ const CHUNKS_MAX: usize = 4;
 /// Pages of a part: 16 MiB, so that the connections end at about the same time.
 const PART_PAGES: u32 = 2_048;
 
-/// What mends a log that no longer fits its source.
-const AGAIN: &str = "remove the folder `log` in the data folder and start again: everything is copied anew";
-
 /// What a start finds.
 pub struct Ready {
     /// The source.
     pub identity: SourceId,
     /// The end of its log at the start: what was written until then is to be served before anything is.
     pub end: Lsn,
+    /// The log was brought to a new snapshot: the positions that the stores have are of another history.
+    pub renewed: bool,
 }
 
-/// Copies the source if the log is not ready; checks that it is the same source if it is. A copy begins by removing
-/// the stores: what was derived from an earlier log is not valid any more.
+/// Copies the source if the log is not ready. If it is, checks that it is the same source, and else does what
+/// `--on-mismatch` says. A copy begins by removing the stores: what was derived from an earlier log is not valid any more.
 pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &Arc<Stations>) -> anyhow::Result<Ready> {
     let mut replication = Replication::connect(source, COPY_APPLICATION).await?;
     if log.state() == LogState::Ready {
@@ -57,10 +56,13 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
         match replication.check_continues(&known, position).await {
             Ok(()) => {
                 stations.copy().end(format!("the change log is at {position}"));
-                return Ok(Ready { identity: known, end: replication.wal_end().await? });
+                return Ok(Ready { identity: known, end: replication.wal_end().await?, renewed: false });
             }
-            Err(error) if error.is_mismatch() => bail!("{error}. To go on, {AGAIN}"),
-            Err(error) => return Err(error.into()),
+            Err(error) if error.is_mismatch() && settings.on_mismatch == OnMismatch::Resync => {
+                let renewed = renew::renew(source, log, settings, stations, &error).await?;
+                return Ok(Ready { identity: renewed.identity, end: renewed.position.lsn, renewed: true });
+            }
+            Err(error) => return Err(renew::explained(error)),
         }
     }
     let identity = replication.identify(SLOT).await?;
@@ -74,16 +76,22 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
     log.begin_copy(&identity)?;
     let take = {
         let log = log.clone();
-        move |rows| Ok(log.copy_rows(rows)?)
+        move |Copied { rows, unusable }| {
+            for row in unusable {
+                tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
+            }
+            Ok(log.copy_rows(rows)?)
+        }
     };
-    let rows = copy(source, &start.snapshot, &Relation::ALL, settings.copy_connections, stations, take).await?;
+    let copied = copy(source, &start.snapshot, &Relation::ALL, settings.copy_connections, stations, take).await?;
     let (log, point) = (log.clone(), start.consistent_point);
     let position = tokio::task::spawn_blocking(move || log.finish_copy(point, now_ms())).await??;
-    tracing::info!("copied {rows} rows as of {}", position.lsn);
-    stations.copy().end(format!("{rows} rows as of {}", position.lsn));
-    stations.copy().end(format!("{rows} rows as of {}", position.lsn));
+    copied.partitions.save(&settings.data)?;
+    tracing::info!("copied {} rows as of {}", copied.rows, position.lsn);
+    stations.copy().end(format!("{} rows as of {}", copied.rows, position.lsn));
+    stations.copy().end(format!("{} rows as of {}", copied.rows, position.lsn));
     drop(replication);
-    Ok(Ready { identity, end: point })
+    Ok(Ready { identity, end: point, renewed: false })
 }
 
 /// Drops the slot, which must be one of ours that nobody reads.
@@ -123,20 +131,29 @@ struct Shared<T> {
     take: T,
 }
 
+/// What was copied.
+pub struct Copy {
+    /// How many rows.
+    pub rows: u64,
+    /// The partitions that there were.
+    pub partitions: Partitions,
+}
+
 /// Copies `relations` as they were at `snapshot` over several connections. `take` is given their rows, on as many threads,
-/// and may block. Returns how many there were.
-async fn copy<T>(
+/// and may block.
+pub async fn copy<T>(
     source: &Source,
     snapshot: &str,
     relations: &[Relation],
     connections: usize,
     stations: &Arc<Stations>,
     take: T,
-) -> anyhow::Result<u64>
+) -> anyhow::Result<Copy>
 where
-    T: Fn(Vec<feedmill_model::Row>) -> anyhow::Result<()> + Send + Sync + 'static,
+    T: Fn(Copied) -> anyhow::Result<()> + Send + Sync + 'static,
 {
     let first = Copier::open(source, snapshot).await?;
+    let partitions = Partitions::read(first.client()).await?;
     let mut parts = Vec::new();
     for relation in relations {
         parts.extend(first.parts(*relation, PART_PAGES).await?);
@@ -162,25 +179,22 @@ where
         }
     }
     shared.meter.end();
-    Ok(rows)
+    Ok(Copy { rows, partitions })
 }
 
 /// One connection: copies parts until there are no more.
 async fn work<T>(copier: Copier, shared: Arc<Shared<T>>) -> anyhow::Result<u64>
 where
-    T: Fn(Vec<feedmill_model::Row>) -> anyhow::Result<()> + Send + Sync + 'static,
+    T: Fn(Copied) -> anyhow::Result<()> + Send + Sync + 'static,
 {
     let (sender, mut chunks) = mpsc::channel::<Copied>(CHUNKS_MAX);
     let write = {
         let shared = Arc::clone(&shared);
         tokio::task::spawn_blocking(move || {
-            while let Some(Copied { rows, unusable }) = chunks.blocking_recv() {
-                for row in unusable {
-                    tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
-                }
-                let count = rows.len();
-                (shared.take)(rows)?;
-                shared.meter.add(count);
+            while let Some(chunk) = chunks.blocking_recv() {
+                let rows = chunk.rows.len() + chunk.unusable.len();
+                (shared.take)(chunk)?;
+                shared.meter.add(rows);
             }
             anyhow::Ok(())
         })

@@ -11,16 +11,20 @@
 
 mod banner;
 mod capture;
-mod copy;
+pub mod copy;
+pub mod cut;
 mod feeder;
 mod housekeeping;
 mod http;
+mod intake;
 mod meter;
 mod observer;
+pub mod partitions;
 mod popular;
+mod renew;
 mod reporting;
 mod requests;
-mod stations;
+pub mod stations;
 mod stores;
 
 use std::fs::{File, TryLockError};
@@ -31,22 +35,23 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_dataflows::{Config, Runtime};
-use feedmill_ingest::{Log, run_writer};
-use feedmill_model::{Lsn, Phase};
+use feedmill_ingest::Log;
+use feedmill_model::{Lsn, Phase, Position, SourceId};
 use feedmill_sinks::{LocalViews, Progress};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use capture::{CUT_PAUSE_MAX, Cut};
+pub use capture::Cut;
 pub use feeder::{Held, Hold};
 
 use crate::config::Settings;
 use crate::control;
+use crate::resync::Resyncer;
 use crate::verify::Verifier;
-use capture::Capture;
 use housekeeping::House;
+use intake::Intake;
 use popular::Watched;
 use reporting::Reporting;
 use requests::Requests;
@@ -61,8 +66,6 @@ const CLUSTER_START_MAX: Duration = Duration::from_secs(300);
 const DRAIN_MAX: Duration = Duration::from_millis(1_500);
 const PARTS_END_MAX: Duration = Duration::from_secs(2);
 const CLUSTER_STOP_MAX: Duration = Duration::from_secs(2);
-/// Transactions and keepalives between capture and the writer of the change log.
-const INCOMING_MAX: usize = 4_096;
 
 /// Milliseconds since 1970, by this machine's clock.
 pub fn now_ms() -> u64 {
@@ -173,7 +176,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         None => Cluster::source_in(&folder)?,
     };
     let parameters = settings.parameters();
-    let app = |views: &Arc<LocalViews>, log: &Log| {
+    let app = |views: &Arc<LocalViews>, identity: watch::Receiver<SourceId>| {
         anyhow::Ok(feedmill_api::app(feedmill_api::State {
             views: Arc::clone(views) as _,
             pool: feedmill_api::pool(
@@ -181,7 +184,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
                 "feedmill-api",
                 feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
             )?,
-            source: stores::source_of(log)?,
+            source: identity,
             keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
             parameters: parameters.clone(),
             settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
@@ -196,7 +199,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     };
     let opened = opened.map(|stores| Served::new(stores, &log));
     if let Some(served) = &opened {
-        front.send_replace(Some(app(&served.views, &log)?));
+        front.send_replace(Some(app(&served.views, watch::channel(stores::source_of(&log)?).1)?));
         if served.stores.are_filled() {
             stations.allow_reads();
         }
@@ -223,14 +226,18 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         () = shutdown.cancelled() => return Ok(()),
     };
     // Its tokens are of the source, which a first copy has found, or a resync.
-    front.send_replace(Some(app(&views, &log)?));
+    let (identity, is_identity) = watch::channel(ready.identity);
+    front.send_replace(Some(app(&views, is_identity)?));
     stations.allow_writes();
-    let load = stores.start(&log)?;
+    let mut load = stores.start(&log)?;
+    if ready.renewed {
+        progress.begin_history();
+        load = Position { lsn: Lsn(0), ..load };
+    }
     let Stores { index, home } = stores;
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
     let hold = Arc::new(Hold::default());
-    let (incoming, received) = mpsc::channel(INCOMING_MAX);
-    let (durable, is_durable) = watch::channel(log.position().map_or(Lsn(0), |position| position.lsn));
+    let durable = Arc::new(watch::Sender::new(log.position().map_or(Lsn(0), |position| position.lsn)));
     let (cut, cuts) = mpsc::channel(1);
 
     let runtime = Arc::new(Runtime::start(
@@ -280,25 +287,30 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
             .map(|()| "the feeder of the dataflows")
         });
     }
-    {
-        let log = log.clone();
-        parts.spawn_blocking(move || {
-            run_writer(&log, received, &durable, now_ms)?;
-            Ok("the writer of the change log")
-        });
-    }
-    let capture = Capture {
+    let intake = Intake {
         source: source.clone(),
-        known: ready.identity.clone(),
-        spill: settings.data.join("spill"),
-        incoming,
-        durable: is_durable,
-        wanted: progress.wanted(),
+        log: log.clone(),
+        settings: settings.clone(),
+        durable: Arc::clone(&durable),
+        identity,
+        progress: Arc::clone(&progress),
         cuts,
         stations: Arc::clone(&stations),
         shutdown: end.clone(),
     };
-    parts.spawn(async move { capture.run().await.map(|()| "capture") });
+    parts.spawn(intake.run());
+    let resyncer = Arc::new(Resyncer {
+        source: source.clone(),
+        log: log.clone(),
+        cuts: cut.clone(),
+        durable: durable.subscribe(),
+        data: settings.data.clone(),
+        connections: settings.copy_connections,
+        stations: Arc::clone(&stations),
+        one_at_a_time: Mutex::default(),
+    });
+    parts.spawn(partitions::watch(source.clone(), settings.data.clone(), Arc::clone(&resyncer), end.clone()));
+    requests.resyncer(resyncer);
     {
         let (source, views, end) = (source.clone(), Arc::clone(&views), end.clone());
         let hot_followers = parameters.hot_followers;

@@ -8,24 +8,31 @@ use tokio::sync::mpsc;
 
 use super::stations::Stations;
 use crate::control::{Answer, Handler, Request};
+use crate::resync::Resyncer;
 use crate::verify::Verifier;
 
 /// Who answers what. Some of it is there only after a part of the start.
 pub struct Requests {
     stations: Arc<Stations>,
     verifier: OnceLock<Verifier>,
+    resyncer: OnceLock<Arc<Resyncer>>,
 }
 
 impl Requests {
     /// Nothing but the status can be asked yet.
     pub fn new(stations: Arc<Stations>) -> Arc<Self> {
-        Arc::new(Requests { stations, verifier: OnceLock::new() })
+        Arc::new(Requests { stations, verifier: OnceLock::new(), resyncer: OnceLock::new() })
     }
 
     /// From now on views can be compared.
     pub fn verifier(&self, verifier: Verifier) {
         // There is one start, and so one verifier.
         let _ = self.verifier.set(verifier);
+    }
+
+    /// From now on the change log can be compared.
+    pub fn resyncer(&self, resyncer: Arc<Resyncer>) {
+        let _ = self.resyncer.set(resyncer);
     }
 
     /// Answers requests of the control socket.
@@ -47,6 +54,11 @@ impl Requests {
                 let verifier =
                     self.verifier.get().context("the system starts; `feedmill status` says how far it is")?;
                 verifier.run(sample, answers).await
+            }
+            Request::Resync { tables } => {
+                let resyncer =
+                    self.resyncer.get().context("the system starts; `feedmill status` says how far it is")?;
+                resyncer.answer(&tables, answers).await
             }
         }
     }

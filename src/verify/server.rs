@@ -5,21 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use feedmill_connectors::postgres::{Replication, Source};
+use anyhow::{Context, ensure};
+use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::definition;
-use feedmill_model::{Lsn, Parameters, Phase, Time, View};
+use feedmill_model::{Parameters, Phase, Time, View};
 use feedmill_sinks::{FrozenViews, LocalViews, Views};
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
 use super::{Report, compare, served};
 use crate::control::Answer;
-use crate::up::{CUT_PAUSE_MAX, Cut, Held, Hold};
+use crate::up::cut::{self, Beyond, CutSnapshot};
+use crate::up::{Cut, Held, Hold};
 
-/// Attempts to find a position at which no other transaction is under way for long.
-const ATTEMPTS: usize = 5;
 /// How long the stores may take to reach the position.
 const REACH_MAX: Duration = Duration::from_secs(120);
 /// Timelines with pushed entries that are compared as served, unless `--sample` says otherwise.
@@ -37,16 +35,8 @@ pub struct Verifier {
     one_at_a_time: Mutex<()>,
 }
 
-/// The source as of a position: while this lives, the snapshot can be used.
-struct Snapshot {
-    position: Lsn,
-    name: String,
-    _slot: Replication,
-    /// The dataflows take no batch beyond the position; dropping this lets them go on.
-    held: Held,
-    /// Since when nothing that is written becomes visible.
-    since: Instant,
-}
+/// The source as of a position; the dataflows take no batch beyond it while the guard lives.
+type Snapshot = CutSnapshot<Held>;
 
 /// Source and stores, both as of one position.
 struct Frozen {
@@ -92,15 +82,15 @@ impl Verifier {
 
     /// Source and stores at one position. What is written meanwhile becomes visible when this returns.
     async fn frozen(&self) -> anyhow::Result<Frozen> {
-        let snapshot = self.snapshot().await?;
+        let hold = |position| self.hold.at(position);
+        let snapshot = cut::take(&self.source, &self.cuts, "verify", Beyond::GoesOn, hold).await?;
         let positioned = snapshot.since.elapsed();
         let time = self.reached(&snapshot).await?;
         let reached = snapshot.since.elapsed();
         let (views, folder) = (Arc::clone(&self.views), self.folder.clone());
         let views = tokio::task::spawn_blocking(move || views.freeze(&folder)).await?;
-        let Snapshot { name, _slot, held, since, .. } = snapshot;
-        drop(held);
-        let held = since.elapsed();
+        drop(snapshot.guard);
+        let held = snapshot.since.elapsed();
         tracing::info!(
             "verify has held what is written for {held:?}: {positioned:?} until the source was at one position, then \
              {:?} until the stores were, and {:?} for their snapshots",
@@ -110,58 +100,7 @@ impl Verifier {
         metrics::histogram!("feedmill_verify_hold_seconds").record(held);
         let views = views.context("could not take a snapshot of the stores")?;
         // The exported snapshot lives until the slot's connection ends, and then in this one.
-        Ok(Frozen { client: self.open(&name).await?, views, time, held })
-    }
-
-    /// A snapshot of the source at a position at which the change log has a batch end.
-    async fn snapshot(&self) -> anyhow::Result<Snapshot> {
-        for attempt in 0..ATTEMPTS {
-            if let Some(snapshot) = self.attempt(attempt).await? {
-                return Ok(snapshot);
-            }
-        }
-        let holder = self.oldest_transaction().await?;
-        bail!(
-            "no position was found within {ATTEMPTS} attempts of {CUT_PAUSE_MAX:?}, because a transaction has been under \
-             way all the time ({holder}); end it, or try again"
-        )
-    }
-
-    async fn attempt(&self, attempt: usize) -> anyhow::Result<Option<Snapshot>> {
-        let mut replication = Replication::connect(&self.source, "feedmill-verify").await?;
-        let (paused, is_paused) = oneshot::channel();
-        let (give_position, position) = oneshot::channel();
-        let (done, is_done) = oneshot::channel();
-        self.cuts.send(Cut { paused, position, done }).await.ok().context("capture has ended")?;
-        if !matches!(timeout(REACH_MAX, is_paused).await, Ok(Ok(()))) {
-            bail!("capture does not answer; `/health` says what stands still");
-        }
-        let since = Instant::now();
-        let name = format!("feedmill_verify_{}_{attempt}", std::process::id());
-        // Capture gives the attempt up after the same time, and goes on.
-        let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(&name, true)).await else {
-            // The server would go on waiting for the transaction, and keep the slot.
-            let client = self.source.connect("feedmill-verify").await?;
-            client.execute("SELECT pg_terminate_backend($1)", &[&replication.pid()]).await?;
-            return Ok(None);
-        };
-        let slot = slot.context("could not make a temporary slot for a snapshot")?;
-        let position = slot.consistent_point;
-        let held = self.hold.at(position);
-        let snapshot = Snapshot { position, name: slot.snapshot, _slot: replication, held, since };
-        if give_position.send(position).is_err() {
-            return Ok(None);
-        }
-        Ok(matches!(timeout(REACH_MAX, is_done).await, Ok(Ok(()))).then_some(snapshot))
-    }
-
-    async fn oldest_transaction(&self) -> anyhow::Result<String> {
-        let client = self.source.connect("feedmill-verify").await?;
-        let query =
-            "SELECT format('pid %s, user %s, application %s, since %s', pid, usename, application_name, xact_start)
-                     FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1";
-        let row = client.query_opt(query, &[]).await?;
-        Ok(row.map_or(Ok("it has just ended".to_owned()), |row| row.try_get(0))?)
+        Ok(Frozen { client: self.open(&snapshot.name).await?, views, time, held })
     }
 
     /// Waits until all stores stand at the position; gives their time.

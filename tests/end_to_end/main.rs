@@ -28,6 +28,7 @@ mod proxy;
 mod quarantine;
 mod replay;
 mod restart;
+mod resync;
 mod rows;
 mod security;
 mod slot;

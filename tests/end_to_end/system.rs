@@ -25,6 +25,7 @@ pub struct System {
     /// What happens at which failpoint, as the variable `FAILPOINTS` says it; from the next start.
     pub failpoints: Option<String>,
     process: Option<Child>,
+    listen: String,
     /// Where it listens.
     pub url: String,
     pub http: reqwest::Client,
@@ -69,6 +70,7 @@ impl System {
             database_url: None,
             failpoints: None,
             process: None,
+            listen: "127.0.0.1:0".to_owned(),
             url: String::new(),
             http: reqwest::Client::new(),
         }
@@ -109,11 +111,21 @@ impl System {
         Ok(())
     }
 
+    /// Starts it, and waits only until it answers at all: it may still be copying.
+    #[cfg(feature = "failpoints")]
+    pub async fn listen_at_once(&mut self) {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        self.listen = free.to_string();
+        self.url = format!("http://{free}");
+        self.launch();
+        self.until("it answers", async |system| system.get("/health", None).await.status == 200).await;
+    }
+
     /// Starts the process, and waits for nothing.
     pub fn launch(&mut self) -> Pid {
         assert!(self.process.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
-        let mut command = self.prepare(&["up", "--listen", "127.0.0.1:0"]);
+        let mut command = self.prepare(&["up", "--listen", &self.listen]);
         if let Some(failpoints) = &self.failpoints {
             command.env("FAILPOINTS", failpoints);
         }

@@ -6,6 +6,7 @@ use feedmill_api::Settings;
 use feedmill_model::SourceId;
 use futures::future::join;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::world::{World, ask, identity, patient, request};
 
@@ -60,7 +61,7 @@ async fn a_token_that_was_not_given_out_for_this_database_is_refused() {
     for forged in ["", "x", "16/B374D848", &token[1..], &format!("{token}x"), &token.replace('.', ""), &ada.token] {
         world.get_after(forged, "/api/users/ada", None).await.is_problem(400, "invalid-consistency-token");
     }
-    let restored = world.instance(|state| state.source = SourceId { timeline: 2, ..identity() });
+    let restored = world.instance(|state| state.source = watch::channel(SourceId { timeline: 2, ..identity() }).1);
     let mut request = request("GET", "/api/users/ada", None, None);
     request.headers_mut().insert("x-consistency-token", token.parse().unwrap());
     ask(&restored, request).await.is_problem(400, "invalid-consistency-token");

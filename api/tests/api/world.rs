@@ -15,7 +15,7 @@ use feedmill_model::{Parameters, SourceId};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_postgres::Client;
 use tower::ServiceExt;
 
@@ -183,7 +183,7 @@ impl World {
         let router = app(State {
             views: mirror.clone(),
             pool: pool(&source, "test", PoolLimits { size: 4, wait: LIMIT, ..PoolLimits::default() }).unwrap(),
-            source: identity(),
+            source: watch::channel(identity()).1,
             keys: Keys::load_or_create(&keys.path().join("keys")).unwrap(),
             parameters: Parameters::default(),
             settings,
@@ -198,7 +198,7 @@ impl World {
         let mut state = State {
             views: self.mirror.clone(),
             pool: pool(&self.source, "test", PoolLimits { size: 2, ..PoolLimits::default() }).unwrap(),
-            source: identity(),
+            source: watch::channel(identity()).1,
             keys: self.keys(),
             parameters: Parameters::default(),
             settings: Settings { narrowing_wait: Duration::ZERO, ..patient() },
