@@ -80,7 +80,8 @@ async fn main() -> anyhow::Result<()> {
 async fn compare(args: &Args, cluster: &Cluster, dir: &Path) -> anyhow::Result<()> {
     let source = cluster.source();
     schema::prepare(source).await?;
-    let sql = cluster.superuser().connect("ingest-bench").await?;
+    let database = source.config().get_dbname().unwrap_or("feedmill");
+    let sql = cluster.superuser().with_database(database).connect("ingest-bench").await?;
     // Likes without the tweets and accounts that they refer to.
     sql.batch_execute("SET session_replication_role = replica; SET synchronous_commit = off").await?;
     println!("{:<44} {:>12} {:>12} {:>8}", "", "rows/s", "CPU µs/row", "ratio");
