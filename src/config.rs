@@ -109,6 +109,10 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_HEARTBEAT_SECONDS", value_name = "SECONDS", default_value_t = 0)]
     pub heartbeat_seconds: u64,
 
+    /// Mebibytes of the disk that stay free: below that nothing more is taken from PostgreSQL, until there is room
+    #[arg(long, env = "FEEDMILL_DISK_RESERVE_MB", value_name = "MB", default_value_t = 256)]
+    pub disk_reserve_mb: u64,
+
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
     #[arg(
         long,

@@ -28,6 +28,8 @@ use crate::verify::Report;
 pub enum Request {
     /// Tell where everything stands.
     Status,
+    /// Tell of rows in quarantine, or do something with them.
+    Quarantine(crate::quarantine::Ask),
     /// Compare every view with its SQL.
     Verify {
         /// At most so many timelines are compared as served.
@@ -46,6 +48,8 @@ pub enum Request {
 pub enum Answer {
     /// Where everything stands.
     Status(Box<feedmill_api::Report>),
+    /// A row in quarantine, or what became of it.
+    Quarantined(Box<crate::quarantine::Told>),
     /// How one view compares.
     View(Report),
     /// For how long a comparison has held up what was written.

@@ -5,6 +5,7 @@ mod control;
 mod exclusion;
 mod import;
 mod load;
+mod quarantine;
 mod resync;
 mod status;
 mod up;
@@ -57,6 +58,13 @@ enum Command {
         settings: Settings,
         #[command(flatten)]
         args: status::StatusArgs,
+    },
+    /// Look at rows that cannot be used, try them again, or forget them
+    Quarantine {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: quarantine::QuarantineArgs,
     },
     /// Compare every view of a running system with its SQL definition
     Verify {
@@ -127,6 +135,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             runtime.block_on(async { load::run(args, up::running_source(&settings)?, &settings).await }).map(done)
         }
         Command::Status { settings, args } => runtime.block_on(status::run(args, &resolve(settings)?)),
+        Command::Quarantine { settings, args } => runtime.block_on(quarantine::run(args, &resolve(settings)?)),
         Command::Verify { settings, args } => runtime.block_on(verify::run(args, &resolve(settings)?)),
         Command::Validate { settings, args } => runtime.block_on(validate::run(args, &resolve(settings)?)),
         Command::Resync { settings, args } => runtime.block_on(resync::run(args, &resolve(settings)?)),

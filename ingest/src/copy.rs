@@ -37,6 +37,7 @@ impl Log {
     /// Takes rows of the first copy. They may come from several threads, and need not be durable when this returns.
     pub fn copy_rows(&self, rows: Vec<Row>) -> Result<(), LogError> {
         let shared = &self.shared;
+        shared.check_room(rows.len())?;
         let encoded = |row: &Row| Ok((row_key(&row.key()), encode(row, "a row")?));
         let mut encoded: Vec<(RowKey, Vec<u8>)> = rows.iter().map(encoded).collect::<Result<_, LogError>>()?;
         // The engine inserts neighbours much faster than strangers.

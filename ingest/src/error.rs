@@ -63,9 +63,24 @@ pub enum LogError {
     /// A large transaction that waits on disk cannot be read.
     #[error(transparent)]
     Spill(#[from] SpillError),
-    /// The temporary file of a large batch failed.
-    #[error("could not {tried} a file for a large batch in {}: {source}. Look at the disk (errors, space)", dir.display())]
-    Sorting {
+    /// There is no room on the disk for what is copied.
+    #[error(
+        "the disk of {path} is nearly full: {} MiB are free, and {} MiB must be for the copy to go on. Make room and start \
+         again: the copy begins anew. --disk-reserve-mb says how much is kept free",
+        free >> 20,
+        need >> 20
+    )]
+    NoRoom {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        need: u64,
+    },
+    /// The file system failed beside the storage engine.
+    #[error("could not {tried} the change log in {}: {source}. Look at the disk (errors, space)", dir.display())]
+    File {
         /// What was tried.
         tried: &'static str,
         /// The folder.

@@ -39,6 +39,7 @@ use crate::meta::{LogState, Meta};
 use crate::quarantine::Effect;
 use crate::resolve::{Resolved, resolve};
 use crate::ring::Ring;
+use crate::room::NoRoom;
 use crate::{LogError, Reader, StateAt, clock, tail};
 
 /// Under which key the meta keyspace holds its value.
@@ -61,11 +62,19 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// Changes above which a batch goes over the disk, and is read in pieces.
     pub large_changes: usize,
+    /// Bytes of the disk that are kept free: below that nothing more is taken.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { bulk_rows: 100_000, cache_bytes: 64 << 20, memtable_bytes: 64 << 20, large_changes: 65_536 }
+        Options {
+            bulk_rows: 100_000,
+            cache_bytes: 64 << 20,
+            memtable_bytes: 64 << 20,
+            large_changes: 65_536,
+            reserve_bytes: 256 << 20,
+        }
     }
 }
 
@@ -84,6 +93,9 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     pub bulk_rows: usize,
     pub large_changes: usize,
+    pub reserve_bytes: u64,
+    /// What the writer waits for.
+    pub no_room: Mutex<Option<NoRoom>>,
     /// Rows in quarantine.
     pub quarantined: AtomicU64,
     /// The latest time that a row of the copy under way says it was made.
@@ -122,6 +134,8 @@ impl Log {
             dir: dir.to_owned(),
             bulk_rows: options.bulk_rows,
             large_changes: options.large_changes,
+            reserve_bytes: options.reserve_bytes,
+            no_room: Mutex::new(None),
             ahead_ms: AtomicU64::new(0),
             current: Mutex::new(Meta::EMPTY),
             writing: Mutex::new(()),

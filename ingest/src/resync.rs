@@ -83,6 +83,7 @@ impl Log {
 impl Resync {
     /// Takes rows of the snapshot. They must lie in its ranges, and may come from several threads.
     pub fn stage_rows(&self, rows: &[Row]) -> Result<(), LogError> {
+        self.log.shared.check_room(rows.len())?;
         let full = {
             let mut buffer = self.buffer.lock();
             for row in rows {

@@ -122,7 +122,7 @@ pub(crate) struct Runs {
 impl Runs {
     /// An empty file in `dir`.
     pub fn create(dir: &Path) -> Result<Self, LogError> {
-        let file = tempfile::tempfile_in(dir).map_err(failed("make", dir))?;
+        let file = tempfile::tempfile_in(dir).map_err(failed("make a temporary file of", dir))?;
         Ok(Runs { file: Arc::new(file), dir: dir.to_owned(), end: AtomicU64::new(0), runs: Mutex::default() })
     }
 
@@ -131,7 +131,7 @@ impl Runs {
         let records = buffer.sorted();
         let length = records.len() as u64;
         let start = self.end.fetch_add(length, Ordering::Relaxed);
-        self.file.write_all_at(&records, start).map_err(failed("write", &self.dir))?;
+        self.file.write_all_at(&records, start).map_err(failed("write a temporary file of", &self.dir))?;
         self.runs.lock().push((number, start, start + length));
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Cursor {
         let more = left.min(BLOCK_BYTES.max(bytes - held));
         self.block.resize(held + more, 0);
         let place = self.block.get_mut(held..).unwrap_or_default();
-        self.file.read_exact_at(place, self.start).map_err(failed("read", &self.dir))?;
+        self.file.read_exact_at(place, self.start).map_err(failed("read a temporary file of", &self.dir))?;
         self.start += more as u64;
         if self.block.len() < bytes {
             return Err(LogError::Corrupt { what: "a file for a large transaction".to_owned() });
@@ -228,7 +228,7 @@ impl Cursor {
 
 fn failed(tried: &'static str, dir: &Path) -> impl FnOnce(io::Error) -> LogError {
     let dir = dir.to_owned();
-    move |source| LogError::Sorting { tried, dir, source }
+    move |source| LogError::File { tried, dir, source }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! One write for whatever has come while the last one was on its way to the disk: one transaction when it is quiet, so
 //! that it is visible soon; many when there is a backlog, so that an fsync is shared. A keepalive ends the group: the
 //! batch covers exactly what was committed before its position.
+//!
+//! While the disk is nearly full nothing is written, and so nothing more is read from the source: see [`crate::room`].
 
 use std::time::Instant;
 
@@ -27,7 +29,7 @@ pub enum Incoming {
     Covered(Lsn),
 }
 
-/// Writes until `incoming` ends and all that was in it is durable. `durable` is told what is, after it is. `now_ms` is
+/// Writes until `incoming` ends and all that was in it is durable, or until it ends while there is no room. `durable` is told what is, after it is. `now_ms` is
 /// this machine's clock, in milliseconds since 1970.
 pub fn run_writer(
     log: &Log,
@@ -39,6 +41,10 @@ pub fn run_writer(
     let changes_max = GROUP_CHANGES_MAX.min(log.bulk_rows());
     let mut groups = Groups { incoming, changes_max, carried: None };
     while let Some(group) = groups.next() {
+        let changes = group.transactions.iter().map(|transaction| transaction.changes.len()).sum();
+        if !log.wait_for_room(changes, || groups.incoming.is_closed())? {
+            return Ok(());
+        }
         let started = Instant::now();
         let position = log.append(&group.transactions, group.covers.unwrap_or_default(), now_ms())?;
         metrics::histogram!("feedmill_log_append_seconds").record(started.elapsed().as_secs_f64());

@@ -24,12 +24,16 @@ use rand_chacha::ChaCha8Rng;
 
 /// Set for the process that is to be killed: the folder of its log.
 const CHILD: &str = "FEEDMILL_TEST_CRASH_DIR";
+/// Set for it if each of its transactions is to be a large batch.
+const LARGE: &str = "FEEDMILL_TEST_CRASH_LARGE";
 const NOW: u64 = 1_700_000_000_000;
 /// Rows of each transaction, which must stay together.
 const ROWS: i64 = 7;
 
 fn options() -> Options {
-    Options { memtable_bytes: 64 << 10, ..Options::default() }
+    // Told to the process that is to be killed, which inherits it.
+    let large_changes = if std::env::var_os(LARGE).is_some() { 2 } else { 65_536 };
+    Options { memtable_bytes: 64 << 10, large_changes, ..Options::default() }
 }
 
 /// Transaction number `number` gives `ROWS` users a name of its own.
@@ -55,7 +59,18 @@ fn copied(dir: &Path) -> Log {
 /// All batches after the copy.
 fn batches(log: &Log) -> Result<Vec<Arc<Batch>>, LogError> {
     let mut reader = log.reader(log.tail_after())?;
-    std::iter::from_fn(|| reader.next(Duration::ZERO).transpose()).collect()
+    let mut batches: Vec<Arc<Batch>> = Vec::new();
+    while let Some(piece) = reader.next(Duration::ZERO)? {
+        match batches.last_mut().filter(|batch| !batch.last) {
+            Some(batch) => {
+                let whole = Arc::make_mut(batch);
+                whole.changes.extend(piece.changes.iter().cloned());
+                whole.last = piece.last;
+            }
+            None => batches.push(piece),
+        }
+    }
+    Ok(batches)
 }
 
 fn state(log: &Log) -> Result<Vec<Row>, LogError> {
@@ -94,15 +109,23 @@ fn child() {
 
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
+    kill_again_and_again(&[1, 40, 150, 400], |command| command);
+}
+
+/// A large batch is several writes, of which one publishes it: wherever between them the end comes, it is there whole or
+/// not at all, and rows that are behind are brought up.
+#[test]
+fn large_batches_that_were_acknowledged_survive_a_kill() {
+    kill_again_and_again(&[1, 2, 3, 5, 8, 13, 21, 34], |command| command.env(LARGE, "1"));
+}
+
+fn kill_again_and_again(after: &[usize], with: impl Fn(&mut Command) -> &mut Command) {
     let dir = tempfile::tempdir().unwrap();
     drop(copied(dir.path()));
-    for lines in [1, 40, 150, 400] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+    for &lines in after {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["--exact", "child", "--nocapture"]).env(CHILD, dir.path()).stdout(Stdio::piped());
+        let mut child = with(command).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut acknowledged =
             output.filter_map(|line| line.strip_prefix("acknowledged ").map(|lsn| lsn.parse::<u64>().unwrap()));

@@ -197,6 +197,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         opened = stores::open(settings) => opened?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    requests.log(log.clone());
     let opened = opened.map(|stores| Served::new(stores, &log));
     if let Some(served) = &opened {
         front.send_replace(Some(app(&served.views, watch::channel(stores::source_of(&log)?).1)?));
@@ -340,6 +341,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         cut,
         hold,
         Arc::clone(&views),
+        log.clone(),
         parameters.clone(),
         settings.data.join("verify"),
     ));

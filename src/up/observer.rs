@@ -6,13 +6,14 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use feedmill_api::{Report, Slot, StageState};
 use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::Runtime;
-use feedmill_ingest::Log;
+use feedmill_ingest::{Log, NoRoom};
 use feedmill_model::{Lsn, Phase, Position};
 use feedmill_sinks::{LocalHome, Progress};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -47,9 +48,17 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 
 /// Reads where log, stores and dataflows stand whenever somebody asks.
 pub fn look_at(stations: &Stations, log: Log, progress: Arc<Progress>, home: Arc<LocalHome>, runtime: Arc<Runtime>) {
+    let waited = AtomicBool::new(false);
     stations.look(move |stations| {
         if let Some(position) = log.position() {
             stations.log().reached(position);
+        }
+        if let Some(NoRoom { free, need }) = log.waits_for_room() {
+            let (free, need) = (free >> 20, need >> 20);
+            stations.log().waiting(format!("the disk is nearly full: {free} MiB are free, and {need} MiB must be"));
+            waited.store(true, Ordering::Relaxed);
+        } else if waited.swap(false, Ordering::Relaxed) {
+            stations.log().goes_on();
         }
         stations.quarantined(log.quarantine_len());
         for (phase, station) in

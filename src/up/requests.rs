@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use feedmill_api::Health;
+use feedmill_ingest::Log;
 use tokio::sync::mpsc;
 
 use super::stations::Stations;
@@ -11,9 +12,13 @@ use crate::control::{Answer, Handler, Request};
 use crate::resync::Resyncer;
 use crate::verify::Verifier;
 
+/// Why something cannot be answered yet.
+const STARTS: &str = "the system starts; `feedmill status` says how far it is";
+
 /// Who answers what. Some of it is there only after a part of the start.
 pub struct Requests {
     stations: Arc<Stations>,
+    log: OnceLock<Log>,
     verifier: OnceLock<Verifier>,
     resyncer: OnceLock<Arc<Resyncer>>,
 }
@@ -21,7 +26,13 @@ pub struct Requests {
 impl Requests {
     /// Nothing but the status can be asked yet.
     pub fn new(stations: Arc<Stations>) -> Arc<Self> {
-        Arc::new(Requests { stations, verifier: OnceLock::new(), resyncer: OnceLock::new() })
+        Arc::new(Requests { stations, log: OnceLock::new(), verifier: OnceLock::new(), resyncer: OnceLock::new() })
+    }
+
+    /// From now on rows in quarantine can be asked for.
+    pub fn log(&self, log: Log) {
+        // There is one start, and so one log.
+        let _ = self.log.set(log);
     }
 
     /// From now on views can be compared.
@@ -50,14 +61,16 @@ impl Requests {
                 let report = self.stations.report();
                 answers.send(Answer::Status(Box::new(report))).await.context("whoever asked has gone away")
             }
+            Request::Quarantine(ask) => {
+                let log = self.log.get().context(STARTS)?;
+                crate::quarantine::answer(log, ask, answers).await
+            }
             Request::Verify { sample } => {
-                let verifier =
-                    self.verifier.get().context("the system starts; `feedmill status` says how far it is")?;
+                let verifier = self.verifier.get().context(STARTS)?;
                 verifier.run(sample, answers).await
             }
             Request::Resync { tables } => {
-                let resyncer =
-                    self.resyncer.get().context("the system starts; `feedmill status` says how far it is")?;
+                let resyncer = self.resyncer.get().context(STARTS)?;
                 resyncer.answer(&tables, answers).await
             }
         }

@@ -38,9 +38,11 @@ fn home_folder(settings: &Settings) -> PathBuf {
 /// Opens the log, and the stores beside it if there are any and they are of that log.
 pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> {
     let started = Instant::now();
-    let (folder, bulk_rows) = (settings.data.join("log"), settings.bulk_rows);
+    let folder = settings.data.join("log");
+    let reserve_bytes = settings.disk_reserve_mb << 20;
+    let options = Options { bulk_rows: settings.bulk_rows, reserve_bytes, ..Options::default() };
     let known = folder.exists() && index_folder(settings).exists();
-    let log = spawn_blocking(move || Log::open(&folder, Options { bulk_rows, ..Options::default() }));
+    let log = spawn_blocking(move || Log::open(&folder, options));
     let stores = async { if known { open_stores(settings).await.map(Some) } else { Ok(None) } };
     let (log, stores) = tokio::join!(log, stores);
     let (log, stores) = (log??, stores?);

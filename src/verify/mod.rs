@@ -15,6 +15,7 @@
 //! meanwhile: for the time of the hold, which is told, they wait in the change log. The comparison itself holds nobody up.
 
 mod compare;
+mod quarantine;
 mod served;
 mod server;
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::definition;
+use feedmill_ingest::Log;
 use feedmill_model::{Parameters, Phase, Time, View};
 use feedmill_sinks::{FrozenViews, LocalViews, Views};
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
+use super::quarantine::Aside;
 use super::{Report, compare, served};
 use crate::control::Answer;
 use crate::up::cut::{self, Beyond, CutSnapshot};
@@ -29,6 +31,7 @@ pub struct Verifier {
     cuts: mpsc::Sender<Cut>,
     hold: Arc<Hold>,
     views: Arc<LocalViews>,
+    log: Log,
     parameters: Parameters,
     /// Where the copy of home timelines lies while it is compared.
     folder: PathBuf,
@@ -43,6 +46,7 @@ struct Frozen {
     client: Client,
     views: FrozenViews,
     time: Time,
+    aside: Aside,
     held: Duration,
 }
 
@@ -53,17 +57,21 @@ impl Verifier {
         cuts: mpsc::Sender<Cut>,
         hold: Arc<Hold>,
         views: Arc<LocalViews>,
+        log: Log,
         parameters: Parameters,
         folder: PathBuf,
     ) -> Self {
-        Verifier { source, cuts, hold, views, parameters, folder, one_at_a_time: Mutex::new(()) }
+        Verifier { source, cuts, hold, views, log, parameters, folder, one_at_a_time: Mutex::new(()) }
     }
 
     /// Compares every view, and sends a report for each.
     pub async fn run(&self, sample: Option<usize>, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
         let _one = self.one_at_a_time.try_lock().context("another verify is running; try again when it has ended")?;
-        let Frozen { client, mut views, time, held } = self.frozen().await?;
+        let Frozen { client, mut views, time, aside, held } = self.frozen().await?;
         let send = async |answer| answers.send(answer).await.context("whoever asked has gone away");
+        if let Some(report) = aside.hide(&client).await? {
+            send(Answer::View(report)).await?;
+        }
         for view in View::ALL {
             if view != View::Home {
                 let sql = definition(view, time, &self.parameters);
@@ -87,6 +95,7 @@ impl Verifier {
         let positioned = snapshot.since.elapsed();
         let time = self.reached(&snapshot).await?;
         let reached = snapshot.since.elapsed();
+        let aside = Aside::at(&self.log, time)?;
         let (views, folder) = (Arc::clone(&self.views), self.folder.clone());
         let views = tokio::task::spawn_blocking(move || views.freeze(&folder)).await?;
         drop(snapshot.guard);
@@ -100,7 +109,7 @@ impl Verifier {
         metrics::histogram!("feedmill_verify_hold_seconds").record(held);
         let views = views.context("could not take a snapshot of the stores")?;
         // The exported snapshot lives until the slot's connection ends, and then in this one.
-        Ok(Frozen { client: self.open(&snapshot.name).await?, views, time, held })
+        Ok(Frozen { client: self.open(&snapshot.name).await?, views, time, aside, held })
     }
 
     /// Waits until all stores stand at the position; gives their time.
@@ -124,7 +133,7 @@ impl Verifier {
         let client = self.source.connect("feedmill-verify").await?;
         // The name comes from the server, and is made of hexadecimal digits and dashes.
         let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{snapshot}';
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}';
              SET LOCAL jit = off; SET LOCAL work_mem = '128MB'; SET LOCAL statement_timeout = 0"
         );
         client.batch_execute(&begin).await.context("could not use the exported snapshot")?;

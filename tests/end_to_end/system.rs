@@ -57,7 +57,7 @@ impl System {
     /// Starts a system in a new folder on the database `feedmill` of a server.
     pub async fn start_on(postgres: &Postgres, settings: &[&str]) -> System {
         let mut system = System::new(settings);
-        system.database_url = Some(postgres.url());
+        system.use_database(postgres);
         system.go().await;
         system
     }
@@ -74,6 +74,11 @@ impl System {
             url: String::new(),
             http: reqwest::Client::new(),
         }
+    }
+
+    /// Has it run on the database `feedmill` of a server.
+    pub fn use_database(&mut self, postgres: &Postgres) {
+        self.database_url = Some(postgres.url());
     }
 
     /// Starts it (again, after it was stopped or killed), and waits until it is ready.

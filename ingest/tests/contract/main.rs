@@ -13,7 +13,9 @@ mod append;
 mod copy;
 mod history;
 mod model;
+mod quarantine;
 mod read;
+mod resync;
 mod writer;
 
 use std::path::Path;
@@ -108,6 +110,12 @@ macro_rules! contracts {
                 the_state_is_of_one_moment_while_appends_go_on,
                 the_state_comes_in_bounded_slices,
             ],
+            quarantine: [
+                an_unusable_row_is_out_of_the_log_until_it_is_mended,
+                a_row_changes_again_and_again_in_one_batch,
+                the_future_waits_for_its_time,
+            ],
+            resync: [a_resync_is_the_difference, a_resync_of_a_range_leaves_the_rest],
             writer: [the_writer_acknowledges_what_is_durable, the_writer_ends_with_the_error],
             history: [any_history_is_kept],
         );)*
