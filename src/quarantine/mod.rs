@@ -6,7 +6,8 @@ pub use server::answer;
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use anyhow::{bail, ensure};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
@@ -15,44 +16,62 @@ use crate::control::{self, Answer, Request};
 /// What `feedmill quarantine` takes beside the settings.
 #[derive(Args, Clone, Debug)]
 pub struct QuarantineArgs {
-    #[command(subcommand)]
-    command: QuarantineCommand,
+    /// What to do
+    #[arg(value_enum)]
+    action: Action,
+
+    /// Which rows, as `list` prints them: tweets/17, likes/3/17
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+
+    /// Retry every row
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+
+    /// List at most N rows
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    limit: usize,
+
+    /// List the rows after this one
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
 
     /// How it is printed
-    #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
+    #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
 
-#[derive(Subcommand, Clone, Debug)]
-enum QuarantineCommand {
+/// What can be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Action {
     /// List the rows, with the reason of each
-    List {
-        /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 1_000)]
-        limit: usize,
-        /// Begin after the row with this id
-        #[arg(long, value_name = "ID")]
-        after: Option<String>,
-    },
+    List,
     /// Show all that is known of a row
-    Show {
-        /// As `list` prints it: tweets/17, likes/3/17
-        id: String,
-    },
+    Show,
     /// Try rows again: those that can be used by now are a batch of their own
-    Retry {
-        /// As `list` prints them
-        #[arg(required_unless_present = "all")]
-        ids: Vec<String>,
-        /// Every row
-        #[arg(long, conflicts_with = "ids")]
-        all: bool,
-    },
+    Retry,
     /// Forget a row: it stays out of every view until it changes in PostgreSQL
-    Drop {
-        /// As `list` prints it
-        id: String,
-    },
+    Drop,
+}
+
+impl QuarantineArgs {
+    fn ask(&self) -> anyhow::Result<Ask> {
+        let one = || match self.ids.as_slice() {
+            [id] => Ok(id.clone()),
+            _ => bail!("name one row, as `feedmill quarantine list` prints it"),
+        };
+        ensure!(self.action != Action::List || self.ids.is_empty(), "`list` takes no ids; `show` shows a row");
+        ensure!(!self.all || self.action == Action::Retry, "--all is for `retry`");
+        Ok(match self.action {
+            Action::List => Ask::List { after: self.after.clone(), limit: self.limit },
+            Action::Show => Ask::Show(one()?),
+            Action::Retry => {
+                ensure!(self.all || !self.ids.is_empty(), "name the rows to try again, or say --all");
+                Ask::Retry(self.ids.clone())
+            }
+            Action::Drop => Ask::Drop(one()?),
+        })
+    }
 }
 
 /// Form of the output.
@@ -107,13 +126,7 @@ pub struct Told {
 
 /// Prints what the running process answers. The exit code is 1 if a row that was tried again still cannot be used.
 pub async fn run(args: QuarantineArgs, settings: &Settings) -> anyhow::Result<ExitCode> {
-    let (ask, whole) = match args.command {
-        QuarantineCommand::List { limit, after } => (Ask::List { after, limit }, false),
-        QuarantineCommand::Show { id } => (Ask::Show(id), true),
-        QuarantineCommand::Retry { ids, .. } => (Ask::Retry(ids), false),
-        QuarantineCommand::Drop { id } => (Ask::Drop(id), false),
-    };
-    let retried = matches!(ask, Ask::Retry(_));
+    let (ask, action) = (args.ask()?, args.action);
     let (mut rows, mut held) = (0, 0);
     control::ask(&settings.data, &Request::Quarantine(ask), |answer| {
         let Answer::Quarantined(row) = answer else { return };
@@ -121,7 +134,9 @@ pub async fn run(args: QuarantineArgs, settings: &Settings) -> anyhow::Result<Ex
         held += usize::from(row.state == "held");
         match args.format {
             Format::Json => println!("{}", serde_json::to_string(&row).unwrap_or_default()),
-            Format::Table if whole => println!("{}", serde_json::to_string_pretty(&row).unwrap_or_default()),
+            Format::Table if action == Action::Show => {
+                println!("{}", serde_json::to_string_pretty(&row).unwrap_or_default())
+            }
             Format::Table => print_line(&row),
         }
     })
@@ -129,7 +144,7 @@ pub async fn run(args: QuarantineArgs, settings: &Settings) -> anyhow::Result<Ex
     if args.format == Format::Table && rows == 0 {
         println!("no row is in quarantine");
     }
-    Ok(if retried && held > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if action == Action::Retry && held > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn print_line(row: &Told) {
