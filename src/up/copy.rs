@@ -77,10 +77,8 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
     let take = {
         let log = log.clone();
         move |Copied { rows, unusable }| {
-            for row in unusable {
-                tracing::error!(key = ?row.key, "a row of {} cannot be read: {}", row.relation.table(), row.reason);
-            }
-            Ok(log.copy_rows(rows)?)
+            log.copy_rows(rows)?;
+            Ok(log.copy_unusable(unusable)?)
         }
     };
     let copied = copy(source, &start.snapshot, &Relation::ALL, settings.copy_connections, stations, take).await?;

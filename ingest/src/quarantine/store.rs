@@ -109,6 +109,9 @@ impl Log {
         if shared.current.lock().state != LogState::Copying {
             return Err(LogError::NotCopying);
         }
+        if rows.is_empty() {
+            return Ok(());
+        }
         let _writing = shared.writing.lock();
         let mut write = shared.db.batch();
         let first = self.quarantine_len();
