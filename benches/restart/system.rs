@@ -76,7 +76,7 @@ impl System {
             let answer = http.get(&url).bearer_auth(&token).send().await.ok()?;
             let lag = answer.headers().get("x-feedmill-lag-ms")?.to_str().ok()?.parse().ok()?;
             let body: serde_json::Value = answer.json().await.ok()?;
-            Some(Page { tweets: body["tweets"].as_array()?.len(), age: Duration::from_millis(lag) })
+            Some(Page { tweets: body.get("tweets")?.as_array()?.len(), age: Duration::from_millis(lag) })
         })
         .await
     }

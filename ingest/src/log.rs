@@ -47,7 +47,9 @@ const META: &[u8] = b"meta";
 /// Under which key the rows tell the time that they are of. No relation has this number.
 pub(crate) const ROWS_TIME: &[u8] = &[0];
 /// What a start has to read again: at the default of the engine, 512 MiB, it takes ten seconds.
-const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of batches in memory before they are written as a table.
+const TAIL_MEMTABLE_BYTES: u64 = 16 << 20;
 /// Parts of the tail that are dropped in one write.
 const DROP_AT_A_TIME: usize = 1_024;
 
@@ -71,7 +73,7 @@ impl Default for Options {
         Options {
             bulk_rows: 100_000,
             cache_bytes: 64 << 20,
-            memtable_bytes: 64 << 20,
+            memtable_bytes: 16 << 20,
             large_changes: 65_536,
             reserve_bytes: 256 << 20,
         }
@@ -125,9 +127,10 @@ impl Log {
         let builder = Database::builder(dir).cache_size(options.cache_bytes).max_journaling_size(JOURNAL_BYTES_MAX);
         let db = builder.open().map_err(open)?;
         let rows = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
+        let tail = || KeyspaceCreateOptions::default().max_memtable_size(TAIL_MEMTABLE_BYTES);
         let shared = Shared {
             rows: db.keyspace("rows", rows).map_err(open)?,
-            tail: db.keyspace("tail", KeyspaceCreateOptions::default).map_err(open)?,
+            tail: db.keyspace("tail", tail).map_err(open)?,
             quarantine: db.keyspace("quarantine", KeyspaceCreateOptions::default).map_err(open)?,
             meta: db.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?,
             db,

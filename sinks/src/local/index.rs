@@ -45,10 +45,11 @@ const ROWS_PROGRESS: u8 = 2;
 const BATCH_ROWS: usize = 65_536;
 /// Blocks of tables in memory, for all keyspaces. The file cache of the system holds more.
 const CACHE_BYTES: u64 = 128 << 20;
-/// A keyspace's rows in memory before they become a table; there are ten keyspaces.
-const MEMTABLE_BYTES: u64 = 16 << 20;
-/// Journals on disk; above it the keyspaces that hold the oldest back are written out.
-const JOURNAL_BYTES: u64 = 256 << 20;
+/// A keyspace's rows in memory before they become a table; there are ten keyspaces. A start puts what had not become one
+/// into memory again, some 50 MB a second, before the first read.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+/// Journals on disk, which a start has to read; above it the keyspaces that hold the oldest back are written out.
+const JOURNAL_BYTES: u64 = 64 << 20;
 
 /// Why a local store could not be opened.
 #[derive(Debug, thiserror::Error)]
