@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::postgres::Postgres;
 use crate::system::{Account, System, ids};
 
-/// What may be written as a time of a row, and how it is served. RFC 3339 has the years 0000 to 9999 (of the last day of which some zones are in 10000).
+/// What may be written as a time of a row, and how it is served. RFC 3339 has the years 0000 to 9999, and on the last day
+/// of that it is 10000 already in some zones.
 const TIMES: [(&str, Option<&str>); 12] = [
     ("infinity", None),
     ("-infinity", None),
