@@ -128,7 +128,9 @@ async fn c14_restarts_and_stalls_of_the_network_are_outlived_and_the_lag_is_visi
     system.go().await;
     let ada = system.register("ada").await;
     let id: i64 = ada.id.parse().unwrap();
-    let mut expected = vec![system.tweet(&ada, "first").await.0];
+    let (first, token) = system.tweet(&ada, "first").await;
+    let mut expected = vec![first];
+    assert_eq!(system.home(&ada, Some(&token)).await, expected);
     let post = async |postgres: &Postgres| {
         let insert = "INSERT INTO tweets (id, user_id, content, conversation_id)
                       SELECT n, $1, 'meanwhile', n FROM feedmill_id() AS n RETURNING id";

@@ -2,7 +2,7 @@
 
 use feedmill_model::Phase;
 
-use super::candidates::{profile, relationship};
+use super::candidates::{profile, profiles, relationship};
 use super::{Access, Page, Served, served};
 use crate::{Edge, Profile, ReadError, Views};
 
@@ -64,7 +64,7 @@ async fn list_page(
     edges.truncate(limit);
     let next = edges.last().copied().filter(|_| more);
     let users: Vec<i64> = std::iter::once(user).chain(edges.into_iter().map(|edge| edge.id)).collect();
-    let mut profiles = views.profiles(&users).await?.into_iter();
+    let mut profiles = profiles(views, &users).await?.into_iter();
     let mut relationships = views.relationships(viewer, &users).await?.into_iter();
     let (Some(Some(_)), Some(owner)) = (profiles.next(), relationships.next().filter(|owner| !owner.deleted)) else {
         return Ok(Access::NotFound);

@@ -2,14 +2,24 @@
 //!
 //! Rows first, facts last: what a fact forbids cannot have come in between. An entry whose row is not there any more is
 //! left out.
+//!
+//! Workers apply a closed time side by side, each in its shards, so a timeline may name a tweet or an account of which the
+//! row follows a moment later. A row that is missing is read again until the stores have ended that time: a transaction is
+//! never shown without the half that another worker applies.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
 
-use feedmill_model::{EntryId, EntryKind};
+use feedmill_model::{EntryId, EntryKind, Phase};
+use futures::future::BoxFuture;
 
 use super::merge::{Candidate, Merge};
 use super::{CANDIDATES_PER_ITEM, TimelineTweet};
 use crate::{CountedTweet, Profile, ReadError, Relationship, Views};
+
+/// How long a row may be missing while a closed time is being applied, and how often it is looked for.
+const ROW_WAITS: usize = 20;
+const ROW_WAIT: Duration = Duration::from_millis(10);
 
 /// Who looks, and at what.
 #[derive(Debug)]
@@ -123,7 +133,7 @@ async fn judge(
     let tweets = Tweets::read(views, ids).await?;
     let retweeters = named.iter().flatten().filter_map(|named| named.retweeter);
     let users: BTreeSet<i64> = tweets.authors().chain(retweeters).collect();
-    let profiles = keyed(&users, views.profiles(&to_vec(&users)).await?);
+    let profiles = keyed(&users, profiles(views, &to_vec(&users)).await?);
     let relationships = keyed(&users, views.relationships(audience.viewer(), &to_vec(&users)).await?);
     let deleted = tweets.deleted(views).await?;
 
@@ -180,7 +190,7 @@ struct Tweets(BTreeMap<i64, Option<CountedTweet>>);
 
 impl Tweets {
     async fn read(views: &dyn Views, ids: BTreeSet<i64>) -> Result<Self, ReadError> {
-        let rows = views.tweets(&to_vec(&ids)).await?;
+        let rows = rows(views, &to_vec(&ids), |views, ids| views.tweets(ids)).await?;
         Ok(Tweets(keyed(&ids, rows)))
     }
 
@@ -202,6 +212,35 @@ fn to_vec(ids: &BTreeSet<i64>) -> Vec<i64> {
 /// Answers by the ids that were asked for.
 fn keyed<T>(ids: &BTreeSet<i64>, answers: Vec<T>) -> BTreeMap<i64, T> {
     ids.iter().copied().zip(answers).collect()
+}
+
+/// Reads rows of some kind by their ids.
+type Read<T> = for<'a> fn(&'a dyn Views, &'a [i64]) -> BoxFuture<'a, Result<Vec<Option<T>>, ReadError>>;
+
+/// The rows of these ids; those that are missing are read again while the stores are at work on a closed time.
+async fn rows<T>(views: &dyn Views, ids: &[i64], read: Read<T>) -> Result<Vec<Option<T>>, ReadError> {
+    let mut rows = read(views, ids).await?;
+    for wait in 0..ROW_WAITS {
+        let missing: Vec<i64> = ids.iter().zip(&rows).filter_map(|(id, row)| row.is_none().then_some(*id)).collect();
+        let progress = views.progress();
+        // What a worker has begun the others may not have reported yet: so one wait in any case.
+        let at_work = wait == 0 || progress.position(Phase::Rows).time < progress.position(Phase::Facts).time;
+        if missing.is_empty() || !at_work {
+            break;
+        }
+        // However it ends, what is there now is read.
+        let _ = tokio::time::timeout(ROW_WAIT, progress.watch().changed()).await;
+        let mut again = read(views, &missing).await?.into_iter();
+        for row in rows.iter_mut().filter(|row| row.is_none()) {
+            *row = again.next().flatten();
+        }
+    }
+    Ok(rows)
+}
+
+/// Rows and counts of users, as [`Views::profiles`] gives them.
+pub(super) async fn profiles(views: &dyn Views, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+    rows(views, ids, |views, ids| views.profiles(ids)).await
 }
 
 /// Rows and counts of one user.
