@@ -51,7 +51,7 @@ impl FrozenViews {
         })
     }
 
-    /// As [`LocalViews::scan`].
+    /// As [`crate::LocalViews::scan`].
     pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
         match view {
             View::Active | View::VerifiedFollowing | View::Home => self.home.scan(view, at, each).map_err(unreadable),
