@@ -7,7 +7,6 @@ use feedmill_sinks::read::{
     Access, HomeCursor, TimelineTweet, followers_page, following_page, home_page, profile_by_name, tweet, user_page,
 };
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Profile, Progress, Views};
-use futures::executor::block_on;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -178,4 +177,9 @@ fn pages_are_sent_between_threads() {
     sent(home_page(&views, &parameters, 1, HomeCursor::default(), 1));
     sent(user_page(&views, None, 1, true, None, 1));
     sent(followers_page(&views, None, 1, None, 1));
+}
+
+/// Pages may wait, so they need a clock.
+fn block_on<F: Future>(page: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(page)
 }
