@@ -13,25 +13,17 @@ use crate::ring::Ring;
 use crate::{Log, LogError, bulk, clock, quarantine};
 
 impl Log {
-    /// Begins a first copy: what was there is gone.
+    /// Begins a first copy, durably. The log must be empty; one of which a copy was cut short is so once it is opened
+    /// again.
     pub fn begin_copy(&self, source: &SourceId) -> Result<(), LogError> {
         let shared = &self.shared;
-        let _writing = shared.writing.lock();
-        let before = shared.current.lock().clone();
-        let tail_after = before.position.map_or(before.tail_after, |position| position.time);
-        let meta = Meta { state: LogState::Copying, source: Some(source.clone()), tail_after, ..Meta::EMPTY };
-        // The state first: a crash after it finds a copy that did not end.
-        let write = shared.durable_write();
-        shared.commit(write, meta, "begin a copy into")?;
-        *shared.ring.lock() = Ring::new(tail_after);
-        shared.latest_copied.store(i64::MIN, Ordering::Relaxed);
-        for keyspace in [&shared.rows, &shared.tail, &shared.quarantine] {
-            // The engine does it over again at every start while it stands in the journal, so not without need.
-            if !keyspace.is_empty().map_err(storage("read the rows of"))? {
-                keyspace.clear().map_err(storage("clear the rows of"))?;
-            }
+        let _turn = shared.turn()?;
+        if shared.holds_anything()? {
+            return Err(LogError::NotEmpty { path: shared.dir.clone() });
         }
-        shared.recount_quarantined()
+        let meta = Meta { state: LogState::Copying, source: Some(source.clone()), ..Meta::EMPTY };
+        // The state first: a crash after it finds a copy that did not end.
+        shared.commit(shared.durable_write(), meta, "begin a copy into")
     }
 
     /// Takes rows of the first copy. They may come from several threads, and need not be durable when this returns.
@@ -66,7 +58,7 @@ impl Log {
     /// quarantine. Every call of [`Self::copy_rows`] must have returned.
     pub fn finish_copy(&self, lsn: Lsn, now_ms: u64) -> Result<Position, LogError> {
         let shared = &self.shared;
-        let _writing = shared.writing.lock();
+        let _turn = shared.turn()?;
         let copied = shared.current.lock().clone();
         if copied.state != LogState::Copying {
             return Err(LogError::NotCopying);

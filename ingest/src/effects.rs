@@ -1,9 +1,12 @@
-//! What a large batch does to the quarantine, on disk until the batch is published.
+//! What a large batch does to the quarantine, on disk until the batch is published. If it never is, nothing of the batch
+//! stays behind in the tail.
 //!
 //! ```text
 //!   tail:  time, 0x8000_0000 ─► effects   written before the batch is published, when nobody looks for them
 //!          time, 0x8000_0001 ─► effects   applied after it is; once more, with the same outcome, after a crash
 //! ```
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use feedmill_model::Time;
 use fjall::PersistMode;
@@ -20,10 +23,11 @@ const FIRST: u32 = 1 << 31;
 /// Effects of one part.
 const PART_EFFECTS: usize = 256;
 
-/// Collects the effects of a batch.
+/// Collects the effects of a batch. Dropped before the batch is published, it takes along what the tail has of it.
 pub(crate) struct Effects<'a> {
     shared: &'a Shared,
     time: Time,
+    published: AtomicBool,
     pending: Mutex<Pending>,
 }
 
@@ -34,7 +38,8 @@ struct Pending {
 
 impl<'a> Effects<'a> {
     pub fn new(shared: &'a Shared, time: Time) -> Self {
-        Effects { shared, time, pending: Mutex::new(Pending { effects: Vec::new(), part: FIRST }) }
+        let pending = Mutex::new(Pending { effects: Vec::new(), part: FIRST });
+        Effects { shared, time, published: AtomicBool::new(false), pending }
     }
 
     /// Adds one; of several with one id the last counts.
@@ -42,6 +47,11 @@ impl<'a> Effects<'a> {
         let mut pending = self.pending.lock();
         pending.effects.push(effect);
         if pending.effects.len() >= PART_EFFECTS { self.write(&mut pending) } else { Ok(()) }
+    }
+
+    /// The write that publishes the batch is about to be made: from now on only an open can tell whether it was.
+    pub fn publish(&self) {
+        self.published.store(true, Ordering::Relaxed);
     }
 
     /// Writes what is left. The write that publishes the batch makes it durable: both lie in one journal.
@@ -58,6 +68,17 @@ impl<'a> Effects<'a> {
             pending.part = pending.part.saturating_add(1);
         }
         Ok(())
+    }
+}
+
+impl Drop for Effects<'_> {
+    fn drop(&mut self) {
+        if *self.published.get_mut() {
+            return;
+        }
+        if let Err(error) = self.shared.drop_parts_from(self.time) {
+            tracing::warn!("a batch that failed has left something, which the next start drops: {error}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use feedmill_connectors::postgres::SpillError;
-use feedmill_model::{Key, Lsn, Time};
+use feedmill_model::{Lsn, Time};
 
 /// Why the change log could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -91,18 +91,34 @@ pub enum LogError {
     /// There is no finished copy to append to or to read.
     #[error("the change log holds no finished copy of the source: copy it first")]
     NotReady,
+    /// A copy is to go where rows are already.
+    #[error(
+        "the change log in {path} holds rows already, and a copy goes into an empty one: this is a defect of Feedmill's. A \
+         restart goes on with what is there; to copy anew, remove the folder"
+    )]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// What a snapshot was taken for has changed meanwhile.
+    #[error(
+        "the change log went on from {from} to {to} while it was compared with a snapshot as of {from}: nothing was taken \
+         over. Compare again"
+    )]
+    MovedOn {
+        /// Where the log was when the snapshot was begun.
+        from: Lsn,
+        /// Where it is.
+        to: Lsn,
+    },
+    /// A batch is published, and its rows could not be written.
+    #[error(
+        "the rows of a large batch could not be written into the change log: start again, which writes them. Nothing is lost"
+    )]
+    Unsettled,
     /// Rows of a copy come while none was begun.
     #[error("no copy into the change log was begun: rows can only be copied between its begin and its end")]
     NotCopying,
-    /// The source left out a column of a row because it had not changed, and the row is not here.
-    #[error(
-        "the source changed {key:?} and did not send all of its columns, and the change log lacks the row they should \
-         come from: it is not complete. Was the table published only after the copy? Copy again"
-    )]
-    Incomplete {
-        /// Which row.
-        key: Key,
-    },
     /// This machine's clock was set back.
     #[error(
         "no time is minted for the batch up to {lsn}: it would be {time}, more than an hour ahead of this machine's clock, \

@@ -14,7 +14,8 @@
 //! at the next open. From 2 on it is there, with all its parts. Between 2 and 4 the rows are as of the batch before, and
 //! say so; an open that finds them so does 3 and 4 over again from the parts, which gives the same however often it is
 //! done. In 4 the rows and their time become visible at once, as one set of tables. Nobody reads rows between 2 and 4:
-//! appends wait for their turn, and so does whoever wants the state.
+//! appends wait for their turn, and so does whoever wants the state; if something fails there, both are refused from then
+//! on, until an open has done it over again. What fails before 2 takes what was written with it, and the log goes on.
 //!
 //! Why the memory is bounded: a buffer of changes is sorted and written when it is full, the merge holds a block of each
 //! run, and what comes out of it goes into tables directly, which the engine writes block by block; neither its journal
@@ -50,21 +51,13 @@ const CHUNKS_MAX: usize = 4;
 impl Shared {
     /// Appends transactions as one batch at `position`. Whoever calls holds the right to write.
     pub fn append_large(&self, transactions: &[Transaction], position: Position, before: Meta) -> Result<(), LogError> {
-        let last = before.ready()?;
         let runs = Runs::create(&self.dir)?;
         let effects = Effects::new(self, position.time);
         let meta = Meta { position: Some(position), ..before };
-        let appended = match self.sort(transactions, &runs, &effects, position) {
-            Ok(Some(cleared)) => self.append_runs(&runs, cleared, &effects, position, meta),
-            Ok(None) => self.append_resolved(transactions, &effects, position, meta),
-            Err(error) => Err(error),
-        };
-        if appended.is_err() {
-            // As far as it can be done: what is left, the next open drops.
-            let newest = self.current.lock().position.unwrap_or(last);
-            let _ = self.drop_unpublished(newest);
+        match self.sort(transactions, &runs, &effects, position)? {
+            Some(cleared) => self.append_runs(&runs, cleared, &effects, position, meta),
+            None => self.append_resolved(transactions, &effects, position, meta),
         }
-        appended
     }
 
     /// Appends what runs hold as one batch.
@@ -211,7 +204,9 @@ impl Shared {
             let head = Head { previous, position, floor, parts, large: true };
             let mut write = self.durable_write();
             write.insert(&self.tail, tail_key(position.time, 0), encode(&(head, Vec::<Change>::new()), "a batch")?);
-            let settling = self.settling.lock();
+            let mut unsettled = self.unsettled.lock();
+            *unsettled = true;
+            effects.publish();
             self.commit(write, Meta { greatest_entry, ..meta }, "append a large batch to")?;
             failpoint!("log_append_after");
             self.ring.lock().pass(position.time);
@@ -227,7 +222,8 @@ impl Shared {
                 joined(rows.join())?;
             }
             failpoint!("large_rows_after");
-            drop(settling);
+            *unsettled = false;
+            drop(unsettled);
             self.observe(position, changes, bytes);
             tracing::info!(
                 "a batch of {changes} changes: merged in {merged:.1?}, published after {published:.1?}, rows after {:.1?}",
@@ -239,7 +235,10 @@ impl Shared {
 
     /// After a crash: drops what was not published, and does over again what was published and is not in the rows.
     pub fn settle(&self, newest: Position) -> Result<(), LogError> {
-        self.drop_unpublished(newest)?;
+        // Parts beyond the position are those of a batch that was never published.
+        if let Some(beyond) = newest.time.checked_add(1) {
+            self.drop_parts_from(beyond)?;
+        }
         let rows = self.rows.get(ROWS_TIME).map_err(storage("read the rows of"))?;
         let head = tail::head(&self.tail, newest.time)?;
         let Some(head) = head.filter(|head| head.large && rows.as_deref() == Some(&head.previous.to_be_bytes()[..]))
@@ -273,10 +272,9 @@ impl Shared {
         Ok(chunk)
     }
 
-    /// Parts beyond the position are those of a batch that was never published.
-    fn drop_unpublished(&self, newest: Position) -> Result<(), LogError> {
-        let Some(beyond) = newest.time.checked_add(1) else { return Ok(()) };
-        for part in self.tail.range(tail_key(beyond, 0)..) {
+    /// Drops what the tail has of batches from `time` on.
+    pub fn drop_parts_from(&self, time: Time) -> Result<(), LogError> {
+        for part in self.tail.range(tail_key(time, 0)..) {
             let key = part.key().map_err(storage("read the tail of"))?;
             self.tail.remove(key).map_err(storage("drop what was not published from"))?;
         }

@@ -18,6 +18,7 @@ mod merge;
 mod meta;
 mod quarantine;
 mod reader;
+mod remains;
 mod resolve;
 mod resync;
 mod ring;

@@ -30,7 +30,7 @@ use std::time::Instant;
 use feedmill_connectors::postgres::{Changes, RowChange, Transaction};
 use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp, failpoint};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::bulk::Tally;
 use crate::error::storage;
@@ -40,7 +40,7 @@ use crate::quarantine::Effect;
 use crate::resolve::{Resolved, resolve};
 use crate::ring::Ring;
 use crate::room::NoRoom;
-use crate::{LogError, Reader, StateAt, clock, tail};
+use crate::{LogError, Reader, StateAt, clock, remains, tail};
 
 /// Under which key the meta keyspace holds its value.
 const META: &[u8] = b"meta";
@@ -107,8 +107,9 @@ pub(crate) struct Shared {
     pub current: Mutex<Meta>,
     /// Held while something is written, so that one write follows the other.
     pub writing: Mutex<()>,
-    /// Held while a batch is published and its rows are not in the row store: whoever reads rows as of a time waits.
-    pub settling: Mutex<()>,
+    /// Held while a batch is published and its rows are not in the row store, and `true` as long: whoever reads rows as
+    /// of a time waits. It stays `true` when they could not be written, until the next open writes them.
+    pub unsettled: Mutex<bool>,
     /// Held while the engine takes a write, and while a snapshot is taken: when the engine flushes a table at that moment,
     /// it moves its snapshots on past a write of which it has only a part.
     pub visible: Mutex<()>,
@@ -118,38 +119,20 @@ pub(crate) struct Shared {
 }
 
 impl Log {
-    /// Opens the log in `dir`, or makes an empty one.
+    /// Opens the log in `dir`, or makes an empty one. What a copy that was cut short has left is removed.
     pub fn open(dir: &Path, options: Options) -> Result<Self, LogError> {
-        let open = |source| match source {
-            fjall::Error::Locked => LogError::Locked { path: dir.to_owned() },
-            source => LogError::Open { path: dir.to_owned(), source },
-        };
-        let builder = Database::builder(dir).cache_size(options.cache_bytes).max_journaling_size(JOURNAL_BYTES_MAX);
-        let db = builder.open().map_err(open)?;
-        let rows = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
-        let tail = || KeyspaceCreateOptions::default().max_memtable_size(TAIL_MEMTABLE_BYTES);
-        let shared = Shared {
-            rows: db.keyspace("rows", rows).map_err(open)?,
-            tail: db.keyspace("tail", tail).map_err(open)?,
-            quarantine: db.keyspace("quarantine", KeyspaceCreateOptions::default).map_err(open)?,
-            meta: db.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?,
-            db,
-            dir: dir.to_owned(),
-            bulk_rows: options.bulk_rows,
-            large_changes: options.large_changes,
-            reserve_bytes: options.reserve_bytes,
-            no_room: Mutex::new(None),
-            ahead_ms: AtomicU64::new(0),
-            current: Mutex::new(Meta::EMPTY),
-            writing: Mutex::new(()),
-            settling: Mutex::new(()),
-            quarantined: AtomicU64::new(0),
-            latest_copied: AtomicI64::new(i64::MIN),
-            visible: Mutex::new(()),
-            ring: Mutex::new(Ring::new(0)),
-            appended: Condvar::new(),
-        };
+        let cut_short = remains::remove_marked(dir)?;
+        let shared = Shared::open(dir, &options)?;
+        if let Some(meta) = cut_short {
+            shared.commit(shared.durable_write(), meta, "begin a copy into")?;
+            remains::unmark(dir)?;
+        }
         let meta = shared.meta_in(&shared.snapshot())?;
+        if meta.state == LogState::Copying && shared.holds_anything()? {
+            drop(shared);
+            remains::mark(dir, &meta)?;
+            return Self::open(dir, options);
+        }
         shared.recount_quarantined()?;
         if let Some(position) = meta.position {
             shared.settle(position)?;
@@ -208,11 +191,11 @@ impl Log {
     /// milliseconds since 1970.
     ///
     /// Transactions at or before the log's position are held already, and skipped. Fails when the clock cannot be right
-    /// ([`LogError::ClockBack`], [`LogError::ClockAhead`]), and when the transactions cannot follow on what is here
-    /// ([`LogError::Incomplete`]).
+    /// ([`LogError::ClockBack`], [`LogError::ClockAhead`]). A row of which columns were not sent, and that is not here to
+    /// take them from, goes into quarantine.
     pub fn append(&self, transactions: &[Transaction], covers: Lsn, now_ms: u64) -> Result<Position, LogError> {
         let shared = &self.shared;
-        let _writing = shared.writing.lock();
+        let _turn = shared.turn()?;
         failpoint!("log_append_before");
         let before = shared.current.lock().clone();
         let last = before.ready()?;
@@ -255,6 +238,61 @@ impl Log {
 }
 
 impl Shared {
+    fn open(dir: &Path, options: &Options) -> Result<Self, LogError> {
+        let open = |source| match source {
+            fjall::Error::Locked => LogError::Locked { path: dir.to_owned() },
+            source => LogError::Open { path: dir.to_owned(), source },
+        };
+        let builder = Database::builder(dir).cache_size(options.cache_bytes).max_journaling_size(JOURNAL_BYTES_MAX);
+        let db = builder.open().map_err(open)?;
+        let rows = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
+        let tail = || KeyspaceCreateOptions::default().max_memtable_size(TAIL_MEMTABLE_BYTES);
+        Ok(Shared {
+            rows: db.keyspace("rows", rows).map_err(open)?,
+            tail: db.keyspace("tail", tail).map_err(open)?,
+            quarantine: db.keyspace("quarantine", KeyspaceCreateOptions::default).map_err(open)?,
+            meta: db.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?,
+            db,
+            dir: dir.to_owned(),
+            bulk_rows: options.bulk_rows,
+            large_changes: options.large_changes,
+            reserve_bytes: options.reserve_bytes,
+            no_room: Mutex::new(None),
+            ahead_ms: AtomicU64::new(0),
+            current: Mutex::new(Meta::EMPTY),
+            writing: Mutex::new(()),
+            unsettled: Mutex::new(false),
+            quarantined: AtomicU64::new(0),
+            latest_copied: AtomicI64::new(i64::MIN),
+            visible: Mutex::new(()),
+            ring: Mutex::new(Ring::new(0)),
+            appended: Condvar::new(),
+        })
+    }
+
+    /// The right to write, one after the other. There is none any more once the rows of a published batch could not be
+    /// written: whatever came next would rest on those before.
+    pub fn turn(&self) -> Result<MutexGuard<'_, ()>, LogError> {
+        let turn = self.writing.lock();
+        if *self.unsettled.lock() { Err(LogError::Unsettled) } else { Ok(turn) }
+    }
+
+    /// Whether there are rows, batches, or rows in quarantine.
+    pub fn holds_anything(&self) -> Result<bool, LogError> {
+        for keyspace in [&self.rows, &self.tail, &self.quarantine] {
+            if !keyspace.is_empty().map_err(storage("read the rows of"))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Everything as of one moment at which the rows are those of the newest batch.
+    pub fn settled_snapshot(&self) -> Result<Snapshot, LogError> {
+        let unsettled = self.unsettled.lock();
+        if *unsettled { Err(LogError::Unsettled) } else { Ok(self.snapshot()) }
+    }
+
     /// Everything as of one moment between two writes.
     pub fn snapshot(&self) -> Snapshot {
         let _visible = self.visible.lock();
@@ -360,7 +398,7 @@ impl Shared {
 
     /// Drops a bounded number of the oldest batches before `before`; `false` when there are no more.
     fn drop_some(&self, before: Time) -> Result<bool, LogError> {
-        let _writing = self.writing.lock();
+        let _turn = self.turn()?;
         let meta = self.current.lock().clone();
         let Some(newest) = meta.position else { return Ok(false) };
         let Some(first) = meta.tail_after.checked_add(1).filter(|first| *first < before.min(newest.time)) else {

@@ -175,10 +175,9 @@ impl<'a> Merge<'a> {
         let mut aside = None;
         if let Now::Fill(unchanged) = fold.now {
             let mut row = fold.row()?;
-            let before = match (old, &held) {
-                (Some(old), _) => Some(decode_row(old, fold.row_key.relation)?),
-                (None, Some(held)) => held.readable.clone(),
-                (None, None) => return Err(LogError::Incomplete { key: fold.row_key }),
+            let before = match old {
+                Some(old) => Some(decode_row(old, fold.row_key.relation)?),
+                None => held.as_ref().and_then(|held| held.readable.clone()),
             };
             match before {
                 Some(before) => {
@@ -301,7 +300,6 @@ impl Fold {
                 let unchanged = u32::from_le_bytes(*unchanged);
                 match self.now {
                     Now::Store => self.hold(Now::Fill(unchanged), row),
-                    Now::Gone => return Err(LogError::Incomplete { key: self.row_key }),
                     Now::Set => {
                         let mut row = decode_row(row, self.row_key.relation)?;
                         row.fill_unchanged(unchanged, &self.row()?);
@@ -316,10 +314,11 @@ impl Fold {
                             self.now = Now::Set;
                         }
                     }
-                    Now::Aside => {
+                    Now::Gone | Now::Aside => {
                         let row = decode_row(row, self.row_key.relation)?;
                         let entry = quarantine::without_columns(&row, position);
                         self.value = encode(&entry, "a row in quarantine")?;
+                        self.now = Now::Aside;
                     }
                 }
             }

@@ -3,7 +3,8 @@
 //! ```text
 //!   a change that cannot be read ─────────────┐                       ┌─ a later change of the row that can be used
 //!   a tweet or retweet of the future ─────────┼─► quarantine ─► gone ─┼─ retry, once it can be used
-//!   columns that did not change of such a row ┘                       └─ drop
+//!   columns that did not change of such a row,│                       └─ drop
+//!   or of one that is not here ───────────────┘
 //! ```
 //!
 //! An entry is written, and goes, together with the batch that sets it aside or mends it, so it is there exactly once
@@ -184,9 +185,12 @@ pub(crate) fn of_the_future(row: Row, operation: Operation, reason: String, posi
     Quarantined { row: row_sent, readable: Some(row), position }
 }
 
-/// A row of which some columns were not sent, because they are those of a row that is in quarantine itself.
+/// A row of which some columns were not sent, and the row that has them is in quarantine itself, or is not here.
 pub(crate) fn without_columns(row: &Row, position: Position) -> Quarantined {
-    let reason = "columns that did not change were not sent, and what they hold is in quarantine itself".to_owned();
+    let reason =
+        "columns that did not change were not sent, and the row that has them is in quarantine itself, or was \
+                  not published when the table was copied"
+            .to_owned();
     let row_sent = Unusable {
         relation: row.relation(),
         operation: Operation::Update,

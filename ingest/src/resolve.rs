@@ -108,14 +108,13 @@ impl Overlay<'_> {
         match (before, held) {
             (Some(before), _) => row.fill_unchanged(unchanged, &before),
             (None, Some(Quarantined { readable: Some(before), .. })) => row.fill_unchanged(unchanged, &before),
-            (None, Some(_)) => {
+            (None, _) if unchanged != 0 => {
                 self.set(key, None)?;
                 let entry = quarantine::without_columns(&row, self.position);
                 self.hold(QuarantineId::Key(key), entry);
                 return Ok(());
             }
-            (None, None) if unchanged != 0 => return Err(LogError::Incomplete { key }),
-            (None, None) => {}
+            (None, _) => {}
         }
         self.set(key, Some(row))
     }

@@ -55,6 +55,8 @@ impl RelationRange {
 /// A snapshot that is being staged. Dropping it leaves the log as it was.
 pub struct Resync {
     log: Log,
+    /// Where the log was when it was begun.
+    begun: Position,
     source: SourceId,
     ranges: Vec<RelationRange>,
     runs: Runs,
@@ -67,9 +69,10 @@ impl Log {
     /// Begins to take a new snapshot of `ranges`, which must not overlap, of `source`. Rows of the log that lie in them
     /// and are not staged are gone when it is finished; all others stay. The log must hold a finished copy.
     pub fn begin_resync(&self, source: &SourceId, ranges: &[RelationRange]) -> Result<Resync, LogError> {
-        self.shared.current.lock().ready()?;
+        let begun = self.shared.current.lock().ready()?;
         Ok(Resync {
             log: self.clone(),
+            begun,
             source: source.clone(),
             ranges: ranges.to_vec(),
             runs: Runs::create(&self.shared.dir)?,
@@ -100,15 +103,19 @@ impl Resync {
     }
 
     /// Makes the difference one batch at a new time, durably. `lsn` is the position of the snapshot in the source's log,
-    /// from which capture goes on; `None` leaves the log where it is, for a snapshot of a part that capture goes on
-    /// beside. `now_ms` is this machine's clock, in milliseconds since 1970.
+    /// from which capture goes on; `None` for a snapshot as of where the log was when it was begun, and still is. `now_ms`
+    /// is this machine's clock, in milliseconds since 1970.
     ///
-    /// Fails when the clock cannot be right ([`LogError::ClockBack`], [`LogError::ClockAhead`]).
+    /// Fails when the clock cannot be right ([`LogError::ClockBack`], [`LogError::ClockAhead`]), and when the log went on
+    /// meanwhile ([`LogError::MovedOn`]): the snapshot would undo what was written since.
     pub fn finish(self, lsn: Option<Lsn>, now_ms: u64) -> Result<Position, LogError> {
         let shared = &self.log.shared;
-        let _writing = shared.writing.lock();
+        let _turn = shared.turn()?;
         let before = shared.current.lock().clone();
         let last = before.ready()?;
+        if lsn.is_none() && last.lsn != self.begun.lsn {
+            return Err(LogError::MovedOn { from: self.begun.lsn, to: last.lsn });
+        }
         let lsn = lsn.unwrap_or(last.lsn);
         let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
         let position = Position { time, lsn };

@@ -97,7 +97,8 @@ impl Buffer {
     }
 
     fn sorted(mut self) -> Vec<u8> {
-        self.entries.sort_unstable_by(|one, other| (&one.key, one.start).cmp(&(&other.key, other.start)));
+        // Stable: changes of a key stay in the order in which they came.
+        self.entries.sort_by_key(|entry| entry.key);
         let mut records = Vec::with_capacity(self.bytes.len() + self.entries.len() * RECORD_HEAD);
         for entry in &self.entries {
             let value = self.bytes.get(entry.start as usize..entry.end as usize).unwrap_or_default();
@@ -268,5 +269,30 @@ mod tests {
             }
         }
         assert_eq!(seen, [(3, Op::Set, large.len()), (5, Op::Set, 4), (5, Op::Gone, 0)]);
+    }
+
+    #[test]
+    fn changes_of_a_key_keep_their_order_also_those_without_a_value() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let runs = Runs::create(dir.path()).expect("a file");
+        let mut buffer = Buffer::default();
+        for number in 0..10_000_u32 {
+            let [_, _, high, low] = (number * 7_919 % 10_000).to_be_bytes();
+            let key = std::array::from_fn(|place| if place % 2 == 0 { high } else { low });
+            buffer.add(key, Op::Gone, |_| Ok(())).expect("added");
+            let one = |bytes: &mut Vec<u8>| {
+                bytes.push(1);
+                Ok(())
+            };
+            buffer.add(key, Op::Set, one).expect("added");
+        }
+        runs.write(0, buffer).expect("written");
+        let mut cursor = runs.cursors().expect("read").remove(0);
+        for pair in 0..10_000 {
+            assert_eq!(cursor.op, Op::Gone, "pair {pair}");
+            assert!(cursor.advance().expect("read"));
+            assert_eq!(cursor.op, Op::Set, "pair {pair}");
+            assert_eq!(cursor.advance().expect("read"), pair < 9_999);
+        }
     }
 }

@@ -42,10 +42,7 @@ pub struct StateAt {
 impl StateAt {
     pub(crate) fn new(log: &Log, time: Time) -> Result<Self, LogError> {
         let shared = &log.shared;
-        let snapshot = {
-            let _settled = shared.settling.lock();
-            shared.snapshot()
-        };
+        let snapshot = shared.settled_snapshot()?;
         let meta = shared.meta_in(&snapshot)?;
         meta.check_is_held(time)?;
         let newest = meta.ready()?.time;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The snapshot holds what committed before P, and the slot gives what commits from P on, so each transaction is in
-//! exactly one of the two. A copy that did not end leaves a log that says so: the slot is dropped and it starts over.
+//! exactly one of the two. A copy that did not end leaves a log that says so: the slot is dropped and it starts over. A
+//! slot of which the data folder knows nothing may be another Feedmill's, and is left alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,14 +67,25 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
         }
     }
     let identity = replication.identify(SLOT).await?;
-    if replication.slot(SLOT).await?.is_some() {
+    if log.state() == LogState::Copying {
         tracing::info!("a first copy did not end: starting over");
+    }
+    if let Some(slot) = replication.slot(SLOT).await? {
+        ensure!(
+            is_of_this_folder(log, &identity, settings),
+            "the replication slot {SLOT} is there already, and this data folder, {}, knows nothing of it. If another \
+             Feedmill uses this database{}, stop here: is --data right? If the slot is left of a folder that is gone: \
+             SELECT pg_drop_replication_slot('{SLOT}')",
+            settings.data.display(),
+            slot.active_pid.map_or(String::new(), |pid| format!(" (the server's process {pid} reads the slot now)")),
+        );
         drop_slot(source, &mut replication).await?;
     }
     stores::remove(settings)?;
+    // Before the slot is there: from now on it is known to be ours.
+    log.begin_copy(&identity)?;
     // The snapshot lives until the next command on this connection.
     let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
-    log.begin_copy(&identity)?;
     let take = {
         let log = log.clone();
         move |Copied { rows, unusable }| {
@@ -87,9 +99,15 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
     copied.partitions.save(&settings.data)?;
     tracing::info!("copied {} rows as of {}", copied.rows, position.lsn);
     stations.copy().end(format!("{} rows as of {}", copied.rows, position.lsn));
-    stations.copy().end(format!("{} rows as of {}", copied.rows, position.lsn));
     drop(replication);
     Ok(Ready { identity, end: point, renewed: false })
+}
+
+/// Whether a slot that is there, while the log is not ready, was made for this folder: by a copy of this database that did
+/// not end, for a log that was removed from beside its stores, or in a cluster of our own.
+fn is_of_this_folder(log: &Log, identity: &SourceId, settings: &Settings) -> bool {
+    let copied = log.source().is_some_and(|begun| begun.system == identity.system);
+    copied || stores::are_there(settings) || settings.database_url.is_none()
 }
 
 /// Drops the slot, which must be one of ours that nobody reads.

@@ -63,6 +63,11 @@ pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
     Ok(Stores { index: Arc::new(index), home })
 }
 
+/// Whether there are stores, be it without a log.
+pub fn are_there(settings: &Settings) -> bool {
+    index_folder(settings).exists()
+}
+
 /// Removes the stores, of which none may be open.
 pub fn remove(settings: &Settings) -> anyhow::Result<()> {
     for folder in [index_folder(settings), home_folder(settings)] {

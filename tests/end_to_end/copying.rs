@@ -218,3 +218,23 @@ async fn c21_large_tables_are_copied_in_parallel_with_progress() {
     assert!((expected - copied).abs() < copied / 4.0, "{expected} rows were expected, {copied} came");
     system.verified().await;
 }
+
+/// A folder that was named by mistake, while the system that the slot belongs to does not run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_the_folder_knows_nothing_of_is_left_alone() {
+    let postgres = filled(&[]).await;
+    let mut system = on(&postgres, &[]);
+    system.go().await;
+    system.interrupt();
+    let mistyped = on(&postgres, &[]);
+    let printed = mistyped.expect_start_failure().await;
+    assert!(printed.contains("the replication slot feedmill is there already"), "{printed}");
+    assert!(printed.contains("pg_drop_replication_slot('feedmill')"), "{printed}");
+    system.go().await;
+    system.verified().await;
+    // A log that was removed from its folder is copied again, and the slot made anew.
+    system.interrupt();
+    std::fs::remove_dir_all(system.data().join("log")).unwrap();
+    system.go().await;
+    system.verified().await;
+}

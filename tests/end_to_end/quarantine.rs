@@ -88,3 +88,40 @@ async fn c38_a_tweet_of_the_future_waits_in_quarantine() {
     sql.execute("DELETE FROM tweets WHERE id = $1", &[&tomorrow]).await.unwrap();
     system.verified().await;
 }
+
+/// A value that did not change is not sent when it is large, and here the row that has it is not known any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn c38_a_row_that_was_dropped_and_changes_in_part_is_set_aside_again() {
+    let mut system = System::start(&[]).await;
+    let ada = system.register("ada").await;
+    let named = format!("users/{}", ada.id);
+    let sql = system.sql().await;
+    let run = async |set: &str| {
+        sql.batch_execute(&format!("UPDATE users SET {set} WHERE id = {}", ada.id)).await.unwrap();
+    };
+    sql.batch_execute(
+        "ALTER TABLE users ALTER display_name DROP NOT NULL; ALTER TABLE users_0 ALTER bio SET STORAGE EXTERNAL",
+    )
+    .await
+    .unwrap();
+    run("bio = (SELECT string_agg(md5(n::text), '') FROM generate_series(1, 300) AS n)").await;
+    run("display_name = NULL").await;
+    until_held(&system, 1).await;
+    assert!(quarantine(&system, &["drop", &named]).await.0);
+    until_held(&system, 0).await;
+    run("display_name = 'Ada'").await;
+    until_held(&system, 1).await;
+    let (_, listed) = quarantine(&system, &["list"]).await;
+    assert_eq!(listed[0]["id"].as_str(), Some(named.as_str()));
+    assert!(listed[0]["reason"].as_str().unwrap().contains("were not sent"), "{listed:?}");
+    assert!(system.verified().await.contains("1 rows are in quarantine"));
+    system.kill();
+    system.go().await;
+    until_held(&system, 1).await;
+    // The whole row comes with a comparison of the table.
+    let output = system.command(&["resync", "--relation", "users"]).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    until_held(&system, 0).await;
+    system.until("she is shown again", async |system| system.get("/api/users/ada", None).await.status == 200).await;
+    system.verified().await;
+}

@@ -59,7 +59,7 @@ impl Log {
         now_ms: u64,
     ) -> Result<Vec<(QuarantineId, Retried)>, LogError> {
         let shared = &self.shared;
-        let _writing = shared.writing.lock();
+        let _turn = shared.turn()?;
         let before = shared.current.lock().clone();
         let last = before.ready()?;
         let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), last.lsn)?;
@@ -92,7 +92,7 @@ impl Log {
     /// there.
     pub fn drop_quarantined(&self, id: QuarantineId) -> Result<bool, LogError> {
         let shared = &self.shared;
-        let _writing = shared.writing.lock();
+        let _turn = shared.turn()?;
         let mut write = shared.durable_write();
         let count = shared.write_effects(&mut write, &[Effect { id: id.to_bytes(), entry: None }])?;
         let was_there = count.grown < 0;
@@ -112,7 +112,7 @@ impl Log {
         if rows.is_empty() {
             return Ok(());
         }
-        let _writing = shared.writing.lock();
+        let _turn = shared.turn()?;
         let mut write = shared.db.batch();
         let first = self.quarantine_len();
         let effects: Vec<Effect> = (first..).zip(rows).map(|(number, row)| Effect::copied(row, number)).collect();

@@ -1,13 +1,13 @@
 //! What becomes of transactions.
 
 use feedmill_connectors::postgres::RowChange;
-use feedmill_ingest::LogError;
+use feedmill_ingest::{LogError, RelationRange};
 use feedmill_model::{Change, Like, Lsn, Relation, Retweet, Row, Timestamp, Tweet, User, floor_of, id_at};
 
 use crate::model::by_key;
 use crate::{
-    BULK_ROWS, HOUR_MS, Implementation, NOW, append, append_group, follow, insert, ready, rows, transactions, tweet,
-    user,
+    BULK_ROWS, HOUR_MS, Implementation, NOW, append, append_group, follow, insert, ready, rows, source, transactions,
+    tweet, user,
 };
 
 fn update(row: Row) -> RowChange {
@@ -64,14 +64,41 @@ pub fn truncate_takes_rows_that_came_in_the_same_batch<I: Implementation>() {
     assert_eq!(rows(&log), [user(2, "new"), tweet(1)]);
 }
 
-pub fn an_update_that_needs_a_missing_row_is_refused<I: Implementation>() {
+pub fn an_update_that_needs_a_missing_row_is_set_aside<I: Implementation>() {
     let dir = tempfile::tempdir().unwrap();
-    let log = ready::<I>(dir.path(), vec![]);
-    let position = log.position();
-    let update = RowChange::Update { old_key: None, row: user(2, ""), unchanged: 1 << 3 };
-    let error = log.append(&transactions(Lsn(100), vec![vec![update]]), Lsn(0), NOW);
-    assert!(matches!(error, Err(LogError::Incomplete { key }) if key == user(2, "").key()));
-    assert_eq!((log.position(), rows(&log)), (position, vec![]), "nothing has changed");
+    let log = ready::<I>(dir.path(), vec![user(1, "here"), user(3, "here"), user(5, "here"), tweet(1)]);
+    let update = |old: Option<i64>, id| RowChange::Update {
+        old_key: old.map(|old| user(old, "").key()),
+        row: user(id, "part"),
+        unchanged: 1 << 3,
+    };
+    let ids =
+        || -> Vec<String> { log.quarantine(None, 100).unwrap().into_iter().map(|(id, _)| id.to_string()).collect() };
+    // Never there; gone in the same batch. The rest of the batch is taken.
+    let batch = append(
+        &log,
+        vec![update(None, 2), RowChange::Delete(user(3, "").key()), update(None, 3), RowChange::Insert(tweet(2))],
+    );
+    let expected = [Change { old: Some(user(3, "here")), new: None }, Change { old: None, new: Some(tweet(2)) }];
+    assert_eq!(by_key(&batch.changes), by_key(&expected));
+    assert_eq!(ids(), ["users/2", "users/3"]);
+    let entry = log.quarantined("users/2".parse().unwrap()).unwrap().unwrap();
+    assert!(entry.row.reason.contains("not sent"), "{entry:?}");
+    // A key that changes; a row that was dropped from the quarantine.
+    log.drop_quarantined("users/2".parse().unwrap()).unwrap();
+    append(&log, vec![update(Some(8), 9)]);
+    append(&log, vec![update(None, 2)]);
+    assert_eq!(ids(), ["users/2", "users/3", "users/9"]);
+    // The whole row brings it back, as does a new snapshot of the table.
+    append(&log, insert([user(2, "whole")]));
+    assert_eq!(ids(), ["users/3", "users/9"]);
+    let resync = log.begin_resync(&source(), &[RelationRange::all(Relation::Users)]).unwrap();
+    resync.stage_rows(&[user(1, "here"), user(3, "whole")]).unwrap();
+    resync.finish(None, NOW).unwrap();
+    assert_eq!((ids(), rows(&log)), (vec![], vec![user(1, "here"), user(3, "whole"), tweet(1), tweet(2)]));
+    // After a TRUNCATE nothing is left that columns could come from.
+    append(&log, vec![RowChange::Truncate(Relation::Users), update(None, 1)]);
+    assert_eq!((ids(), rows(&log)), (vec!["users/1".to_owned()], vec![tweet(1), tweet(2)]));
 }
 
 pub fn times_grow_and_are_kept<I: Implementation>() {

@@ -1,10 +1,10 @@
 //! The first copy.
 
 use std::thread;
-use std::time::Duration;
 
+use feedmill_connectors::postgres::RowChange;
 use feedmill_ingest::{LogError, LogState};
-use feedmill_model::{Lsn, SourceId};
+use feedmill_model::{Lsn, Relation, Row, SourceId};
 
 use crate::{Implementation, NOW, append, follow, insert, ready, rows, source, tweet, user};
 
@@ -40,25 +40,30 @@ pub fn a_copy_that_did_not_end_is_never_ready<I: Implementation>() {
     assert_eq!(rows(&log), [user(5, "whole")]);
 }
 
-pub fn a_second_copy_replaces_the_first<I: Implementation>() {
+pub fn what_follows_a_copy_that_was_cut_short_outlives_restarts<I: Implementation>() {
     let dir = tempfile::tempdir().unwrap();
-    let log = ready::<I>(dir.path(), (0..1_000).map(tweet).collect());
-    append(&log, insert((1_000..2_000).map(tweet)));
-    let last = log.position().unwrap();
-    let mut reader = log.reader(last.time).unwrap();
-    let promoted = SourceId { timeline: 2, ..source() };
-    log.begin_copy(&promoted).unwrap();
-    assert_eq!((log.state(), log.greatest_entry()), (LogState::Copying, 0));
-    assert!(reader.next(Duration::ZERO).unwrap().is_none());
-    log.copy_rows(vec![user(1, "new")]).unwrap();
-    // Times never go back, even if the clock stands still.
-    assert!(log.finish_copy(Lsn(5), NOW).unwrap().time > last.time);
-    assert!(matches!(reader.next(Duration::ZERO), Err(LogError::Gone { .. })));
-    assert_eq!(rows(&log), [user(1, "new")]);
-    drop((log, reader));
     let log = I::open(dir.path()).unwrap();
-    assert_eq!((log.source(), log.position().unwrap().lsn), (Some(promoted), Lsn(5)));
-    assert_eq!(rows(&log), [user(1, "new")]);
+    log.begin_copy(&source()).unwrap();
+    log.copy_rows((0..1_000).map(|id| user(id, "half")).collect()).unwrap();
+    drop(log);
+    let log = ready::<I>(dir.path(), (0..500).map(|id| user(id, "whole")).collect());
+    // A batch that goes past the journal of the engine, and one that does not.
+    let expected: Vec<Row> = (100..200).map(|id| user(id, "new")).collect();
+    append(&log, [vec![RowChange::Truncate(Relation::Users)], insert(expected.clone())].concat());
+    log.append(&[], Lsn(0), NOW).unwrap();
+    assert_eq!(rows(&log), expected);
+    drop(log);
+    for _ in 0..2 {
+        assert_eq!(rows(&I::open(dir.path()).unwrap()), expected);
+    }
+}
+
+pub fn a_copy_goes_into_an_empty_log_only<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![tweet(1)]);
+    let promoted = SourceId { timeline: 2, ..source() };
+    assert!(matches!(log.begin_copy(&promoted), Err(LogError::NotEmpty { path }) if path == dir.path()));
+    assert_eq!((log.state(), log.source(), rows(&log)), (LogState::Ready, Some(source()), vec![tweet(1)]));
 }
 
 pub fn rows_are_copied_from_several_threads<I: Implementation>() {

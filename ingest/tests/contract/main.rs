@@ -87,7 +87,8 @@ macro_rules! contracts {
             copy: [
                 a_new_log_is_empty_and_gives_nothing,
                 a_copy_that_did_not_end_is_never_ready,
-                a_second_copy_replaces_the_first,
+                what_follows_a_copy_that_was_cut_short_outlives_restarts,
+                a_copy_goes_into_an_empty_log_only,
                 rows_are_copied_from_several_threads,
                 only_one_has_it_open,
             ],
@@ -95,7 +96,7 @@ macro_rules! contracts {
                 a_batch_holds_the_net_change_of_each_key,
                 a_changed_key_takes_unchanged_columns_along,
                 truncate_takes_rows_that_came_in_the_same_batch,
-                an_update_that_needs_a_missing_row_is_refused,
+                an_update_that_needs_a_missing_row_is_set_aside,
                 times_grow_and_are_kept,
                 a_clock_that_cannot_be_right_mints_nothing,
                 what_is_held_is_skipped,
@@ -115,7 +116,11 @@ macro_rules! contracts {
                 a_row_changes_again_and_again_in_one_batch,
                 the_future_waits_for_its_time,
             ],
-            resync: [a_resync_is_the_difference, a_resync_of_a_range_leaves_the_rest],
+            resync: [
+                a_resync_is_the_difference,
+                a_resync_of_a_range_leaves_the_rest,
+                a_snapshot_is_no_more_use_when_the_log_went_on,
+            ],
             writer: [the_writer_acknowledges_what_is_durable, the_writer_ends_with_the_error],
             history: [any_history_is_kept],
         );)*

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use feedmill_ingest::{LogState, RelationRange};
+use feedmill_ingest::{LogError, LogState, RelationRange};
 use feedmill_model::{Change, Lsn, Relation, Row, SourceId};
 
 use crate::model::by_key;
@@ -66,4 +66,25 @@ pub fn a_resync_of_a_range_leaves_the_rest<I: Implementation>() {
     let empty = log.begin_resync(&source(), &[RelationRange::all(Relation::Tweets)]).unwrap();
     empty.finish(None, NOW).unwrap();
     assert_eq!(rows(&log), [user(1, "a")]);
+}
+
+pub fn a_snapshot_is_no_more_use_when_the_log_went_on<I: Implementation>() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![user(1, "a"), user(2, "a")]);
+    let begin = || {
+        let resync = log.begin_resync(&source(), &[RelationRange::all(Relation::Users)]).unwrap();
+        resync.stage_rows(&[user(1, "a"), user(2, "a")]).unwrap();
+        resync
+    };
+    let resync = begin();
+    append(&log, insert([user(3, "written since")]));
+    let before = log.position().unwrap();
+    let error = resync.finish(None, NOW);
+    assert!(matches!(error, Err(LogError::MovedOn { from: Lsn(100), to: Lsn(110) })), "{error:?}");
+    assert_eq!((log.position(), rows(&log).len()), (Some(before), 3), "nothing has changed");
+    // A tick that covers nothing new does not matter.
+    let resync = begin();
+    log.append(&[], Lsn(0), NOW).unwrap();
+    resync.finish(None, NOW).unwrap();
+    assert_eq!(rows(&log), [user(1, "a"), user(2, "a")]);
 }
