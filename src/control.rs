@@ -65,8 +65,8 @@ pub enum Answer {
     Failed(String),
 }
 
-/// A request is one short line.
-const REQUEST_BYTES_MAX: u64 = 4_096;
+/// A request is one line.
+const REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// A client that connects and says nothing is dropped.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted.
@@ -121,12 +121,15 @@ pub async fn serve(data: PathBuf, handler: Handler, end: CancellationToken) -> a
 async fn answer(stream: UnixStream, handler: Handler) -> anyhow::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut read = BufReader::new(read.take(REQUEST_BYTES_MAX));
-    tokio::time::timeout(REQUEST_WAIT, read.read_line(&mut line)).await??;
+    let mut read = BufReader::new(read);
+    tokio::time::timeout(REQUEST_WAIT, (&mut read).take(REQUEST_BYTES_MAX).read_line(&mut line)).await??;
     let (sender, mut answers) = mpsc::channel(ANSWERS_MAX);
     let work = async move {
         let outcome = match serde_json::from_str(&line) {
             Ok(request) => handler(request, sender.clone()).await,
+            Err(_) if line.len() as u64 == REQUEST_BYTES_MAX => {
+                Err(anyhow::anyhow!("the request has more than {REQUEST_BYTES_MAX} bytes: ask for less at once"))
+            }
             Err(error) => Err(anyhow::anyhow!("this process does not know the request {}: {error}", line.trim())),
         };
         let last = match outcome {

@@ -30,7 +30,7 @@ pub fn told(format: Format, data: &Path) -> anyhow::Result<String> {
     }
     let mut text = match held {
         true => format!(
-            "A Feedmill has the folder {} and does not answer yet: it is starting or recovering its PostgreSQL\n",
+            "A Feedmill has the folder {} and does not answer: it is just starting, or ending\n",
             data.display()
         ),
         false => {

@@ -251,7 +251,7 @@ impl Capture<'_> {
                 self.forward(Event::Keepalive { end: position }, outstanding).await?;
                 let _ = cut.done.send(());
                 if cut.resume.try_recv().is_err_and(|error| error == TryRecvError::Empty) {
-                    self.stations.stream().waiting("rows are being compared with the database (resync)");
+                    self.stations.stream().held("rows are being compared with the database (resync)");
                     tokio::select! {
                         _ = &mut cut.resume => self.stations.stream().goes_on(),
                         () = self.shutdown.cancelled() => return Ok(()),

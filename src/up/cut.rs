@@ -55,17 +55,35 @@ pub async fn take<G>(
     beyond: Beyond,
     mut prepare: impl FnMut(Lsn) -> G,
 ) -> anyhow::Result<CutSnapshot<G>> {
+    let mut missed = Missed::Position;
     for attempt in 0..ATTEMPTS {
         let name = format!("feedmill_{purpose}_{}_{attempt}", std::process::id());
-        if let Some(snapshot) = attempt_at(source, cuts, &name, beyond, &mut prepare).await? {
-            return Ok(snapshot);
-        }
+        missed = match attempt_at(source, cuts, &name, beyond, &mut prepare).await? {
+            Ok(snapshot) => return Ok(snapshot),
+            Err(missed) => missed,
+        };
     }
-    let holder = oldest_transaction(source).await?;
-    bail!(
-        "no position was found within {ATTEMPTS} attempts of {CUT_PAUSE_MAX:?}, because a transaction has been under \
-         way all the time ({holder}); end it, or try again"
-    )
+    match missed {
+        Missed::Position => {
+            let holder = oldest_transaction(source).await?;
+            bail!(
+                "no position was found within {ATTEMPTS} attempts of {CUT_PAUSE_MAX:?}, because a transaction has been \
+                 under way all the time ({holder}); end it, or try again"
+            )
+        }
+        Missed::Capture => bail!(
+            "capture did not come to the position within {ATTEMPTS} attempts, because its connection was lost or what \
+             lies before takes long; try again when `feedmill status` says that it goes on"
+        ),
+    }
+}
+
+/// Why an attempt led to nothing.
+enum Missed {
+    /// A transaction was under way all the time.
+    Position,
+    /// Capture gave up before it was there.
+    Capture,
 }
 
 async fn attempt_at<G>(
@@ -74,7 +92,7 @@ async fn attempt_at<G>(
     name: &str,
     beyond: Beyond,
     prepare: &mut impl FnMut(Lsn) -> G,
-) -> anyhow::Result<Option<CutSnapshot<G>>> {
+) -> anyhow::Result<Result<CutSnapshot<G>, Missed>> {
     let application = "feedmill-cut";
     let mut replication = Replication::connect(source, application).await?;
     let (paused, is_paused) = oneshot::channel();
@@ -92,16 +110,17 @@ async fn attempt_at<G>(
         // The server would go on waiting for the transaction, and keep the slot.
         let client = source.connect(application).await?;
         client.execute("SELECT pg_terminate_backend($1)", &[&replication.pid()]).await?;
-        return Ok(None);
+        return Ok(Err(Missed::Position));
     };
     let slot = slot.context("could not make a temporary slot for a snapshot")?;
     let position = slot.consistent_point;
     let guard = prepare(position);
     let snapshot = CutSnapshot { position, name: slot.snapshot, since, guard, _capture: capture, _slot: replication };
     if give_position.send(position).is_err() {
-        return Ok(None);
+        return Ok(Err(Missed::Position));
     }
-    Ok(matches!(timeout(REACH_MAX, is_done).await, Ok(Ok(()))).then_some(snapshot))
+    let is_done = matches!(timeout(REACH_MAX, is_done).await, Ok(Ok(())));
+    Ok(if is_done { Ok(snapshot) } else { Err(Missed::Capture) })
 }
 
 async fn oldest_transaction(source: &Source) -> anyhow::Result<String> {

@@ -48,7 +48,7 @@ impl Hold {
         let mut at = self.at.lock();
         let mut held = false;
         while at.is_some_and(|lsn| position.lsn >= lsn) && !shutdown.is_cancelled() {
-            station.waiting("`feedmill verify` holds them");
+            station.held("`feedmill verify` compares what there is");
             held = true;
             self.released.wait_for(&mut at, WAIT);
         }

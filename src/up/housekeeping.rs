@@ -197,10 +197,12 @@ impl House {
 /// Makes the stores durable when nothing is applied any more. Home timelines that cannot be saved in time are brought up
 /// to date from the last save by the next start.
 pub fn save_at_stop(index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> {
-    index.durable().context("could not make the stores durable")?;
     let deadline = Instant::now() + LAST_SAVE_MAX;
     let saved = home.save(|| index.durable().map(drop), || Instant::now() < deadline);
-    saved.map(drop).context("could not save home timelines")
+    if saved.context("could not save home timelines")?.is_none() {
+        index.durable().context("could not make the stores durable")?;
+    }
+    Ok(())
 }
 
 /// Bytes that are free where `folder` lies.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use feedmill_connectors::postgres::Source;
-use feedmill_model::{Closed, Counter, Lsn, Op, Parameters, Position, RowSink, StoreError, View, ViewRow};
+use feedmill_model::{Closed, Counter, Lsn, Op, Position, RowSink, StoreError, ViewRow};
 use feedmill_sinks::{LocalIndex, LocalViews, Views};
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
@@ -188,10 +188,9 @@ impl Keeper {
 /// Users with at least `limit` followers, by the counts.
 fn followed_by_at_least(views: &LocalViews, limit: i64) -> anyhow::Result<HashSet<i64>> {
     let mut users = HashSet::new();
-    let prefix = format!("{} ", Counter::Followers.name());
-    views.scan(View::Counts, 0, &Parameters::default(), &mut |key, count| {
-        if count.parse::<i64>().is_ok_and(|count| count >= limit) {
-            users.extend(key.strip_prefix(&prefix).and_then(|user| user.parse::<i64>().ok()));
+    views.counts(Counter::Followers, &mut |user, count| {
+        if count >= limit {
+            users.insert(user);
         }
     })?;
     Ok(users)

@@ -14,6 +14,7 @@
 //!   too, `.counted(transactions, changes)` or `.changed(changes)` what went through it. An equal position is no movement.
 //! - `stations.stream().waiting("connection refused; trying again in 2 s")` when it cannot go on: it names the reason until
 //!   the station moves, or says `.goes_on()`.
+//! - `stations.stream().held("a resync compares rows")` when it was asked to wait, and will be told to go on.
 //! - `stations.dataflows().midway()` in a large transaction: it moves only at the end of it, and does not stand still.
 //! - `let _work = stations.home().at_work("applying time 7")` around what may take long; it ends with the guard.
 //! - `stations.copy().begin(Some(rows), "…")`, `.add(rows)`, `.end("…")` for what takes long and ends.

@@ -32,7 +32,7 @@ use crate::control::{self, Answer, Request};
 /// What `feedmill verify` takes beside the settings.
 #[derive(Args, Clone, Debug)]
 pub struct VerifyArgs {
-    /// Compare at most N timelines as served [default: those without pushed entries, and 100 of the others]
+    /// Compare at most N timelines as served [default: 10,000 without pushed entries, and 100 of the others]
     #[arg(long, value_name = "N")]
     pub sample: Option<usize>,
 

@@ -69,7 +69,14 @@ fn view(schema: &str, relation: Relation, keys: &[Key]) -> String {
     let columns = relation.columns();
     let column = |number: usize| columns.get(number).copied().unwrap_or_default();
     let key = match relation {
-        Relation::Activity => format!("{}, {} - DATE '1970-01-01'", column(0), column(1)),
+        // Days since 1970, as a key has them; infinite ones have no distance, and a key of their own.
+        Relation::Activity => format!(
+            "{user}, CASE {day} WHEN 'infinity' THEN {} WHEN '-infinity' THEN {} ELSE {day} - DATE '1970-01-01' END",
+            i32::MAX,
+            i32::MIN,
+            user = column(0),
+            day = column(1),
+        ),
         _ if relation.key_columns() == 1 => column(0).to_owned(),
         _ => format!("{}, {}", column(0), column(1)),
     };

@@ -22,8 +22,9 @@ use crate::up::{Cut, Held, Hold};
 
 /// How long the stores may take to reach the position.
 const REACH_MAX: Duration = Duration::from_secs(120);
-/// Timelines with pushed entries that are compared as served, unless `--sample` says otherwise.
-const SAMPLE: usize = 100;
+/// Timelines with and without pushed entries that are compared as served, unless `--sample` says otherwise.
+const PUSHED_SAMPLE: usize = 100;
+const MERGED_SAMPLE: usize = 10_000;
 
 /// Compares the stores of this process with its source.
 pub struct Verifier {
@@ -174,15 +175,14 @@ fn entry_of(key: &str) -> Option<(i64, i64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// Whose timelines are compared as served: everyone without pushed entries, and some of the others.
+/// Whose timelines are compared as served: those without pushed entries, up to a bound, and some of the others.
 async fn viewers(client: &Client, pushed: &HashSet<i64>, sample: Option<usize>) -> anyhow::Result<Vec<i64>> {
     let rows = client.query("SELECT id FROM users WHERE deleted_at IS NULL ORDER BY id", &[]).await?;
     let users = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, _>>()?;
-    let (pushed, mut chosen): (Vec<i64>, Vec<i64>) = users.iter().partition(|user| pushed.contains(user));
-    chosen.extend(spread(&pushed, SAMPLE));
+    let (pushed, merged): (Vec<i64>, Vec<i64>) = users.iter().partition(|user| pushed.contains(user));
     Ok(match sample {
         Some(sample) => spread(&users, sample),
-        None => chosen,
+        None => [spread(&merged, MERGED_SAMPLE), spread(&pushed, PUSHED_SAMPLE)].concat(),
     })
 }
 

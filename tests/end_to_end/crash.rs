@@ -70,7 +70,8 @@ async fn kill_at_each(needs: &[Needs]) {
         let passes = if point.needs == Needs::Writes { point.passes_max.min(5) } else { 0 };
         let workers = [1 + at % 3, 1 + at % 2];
         let end = End::At(*point, passes);
-        sitting.follow(&Plan { end, workers, crash: None, second_kill: None, is_asked: false }, &mut rng).await;
+        let plan = Plan { end, workers, crash: None, resyncs: false, second_kill: None, is_asked: false };
+        sitting.follow(&plan, &mut rng).await;
         assert_eq!(sitting.kills.of(point.name), 1, "{} was not reached:\n{}", point.name, sitting.kills);
     }
 }

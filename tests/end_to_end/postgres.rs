@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
@@ -211,12 +212,17 @@ impl Postgres {
     }
 
     /// Freezes server processes, those of [`Self::backends`] or all ([`Self::processes`]): they answer nothing, and
-    /// their connections stay open.
+    /// their connections stay open. One that has ended meanwhile is left alone.
     pub fn freeze(&self, processes: &[i32]) {
-        processes.iter().for_each(|process| kill(Pid::from_raw(*process), Signal::SIGSTOP).unwrap());
+        for process in processes {
+            match kill(Pid::from_raw(*process), Signal::SIGSTOP) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => panic!("could not freeze {process}: {error}"),
+            }
+        }
     }
 
-    /// Lets frozen processes go on. One that has ended meanwhile is left alone.
+    /// Lets frozen processes go on, likewise.
     pub fn thaw(&self, processes: &[i32]) {
         for process in processes {
             let _ = kill(Pid::from_raw(*process), Signal::SIGCONT);

@@ -346,8 +346,13 @@ impl System {
         ids(&answer.body)
     }
 
-    /// The value of a metric, summed over its labels.
+    /// The value of a metric, summed over its labels; 0 before it is first told of, which must be one that the manual has.
     pub async fn metric(&self, name: &str) -> f64 {
+        let manual = include_str!("../../docs/operations.md");
+        let documented = ["_count", "_sum", ""]
+            .iter()
+            .any(|end| name.strip_suffix(end).is_some_and(|name| manual.contains(&format!("`{name}`"))));
+        assert!(documented, "docs/operations.md has no metric {name}");
         let text = self.http.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap();
         text.lines()
             .filter(|line| line.split(['{', ' ']).next() == Some(name))

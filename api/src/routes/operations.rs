@@ -47,7 +47,8 @@ pub(crate) async fn health(State(operations): State<Operations>) -> Json<Report>
     Json(operations.health.report())
 }
 
-/// `GET /ready`: the views may be read; until then 503. Either says how far each step of the start is.
+/// `GET /ready`: the views have everything that was committed before the start; until then 503, while they may be read
+/// already, as of their age. Either says how far each step of the start is.
 pub(crate) async fn ready(State(operations): State<Operations>) -> Response {
     let report = operations.health.report();
     let steps = json!(report.steps);
@@ -57,7 +58,7 @@ pub(crate) async fn ready(State(operations): State<Operations>) -> Response {
     }
     let still = json!(report.stands_still);
     Kind::Starting
-        .because("The views are being loaded.")
+        .because("What was committed before the start is not all served yet.")
         .with("stages", steps)
         .with("standsStill", still)
         .into_response()

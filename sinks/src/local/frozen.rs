@@ -51,7 +51,8 @@ impl FrozenViews {
         })
     }
 
-    /// As [`crate::LocalViews::scan`].
+    /// Calls `each` with key and value of every row of `view`, in the form in which the view's SQL prints them, in no
+    /// particular order. `at` is the time of the stores. Of [`View::Home`] it gives what lies above [`Self::floors`].
     pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
         match view {
             View::Active | View::VerifiedFollowing | View::Home => self.home.scan(view, at, each).map_err(unreadable),

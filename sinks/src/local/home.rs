@@ -305,23 +305,6 @@ impl LocalHome {
         self.shards.iter().map(|shard| self.read(shard).len()).sum()
     }
 
-    /// Each viewer with the id above which the record is complete at `at`, shard by shard.
-    pub fn floors(&self, at: Time) -> impl Iterator<Item = (i64, i64)> + '_ {
-        self.shards.iter().flat_map(move |shard| {
-            let records = self.read(shard);
-            records.scan(at, &self.parameters).map(|record| (record.viewer(), record.floor)).collect::<Vec<_>>()
-        })
-    }
-
-    /// Calls `each` with what `view` has of every record as it is at `at`, entries above `horizon`. Holds the read lock
-    /// of a shard meanwhile.
-    pub(super) fn scan(&self, view: View, at: Time, horizon: i64, each: &mut dyn FnMut(String, String)) {
-        for shard in &self.shards {
-            let records = self.read(shard);
-            records.scan(at, &self.parameters).for_each(|record| texts(view, horizon, &record, each));
-        }
-    }
-
     fn records(&self, shard: usize) -> Option<RwLockReadGuard<'_, ShardRecords>> {
         Some(self.read(self.shards.get(shard)?))
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use feedmill_model::{EntryId, Parameters, Phase, StoreError, Time, View};
+use feedmill_model::{Counter, EntryId, Phase, StoreError};
 use tokio::task::consume_budget;
 
 use crate::{
@@ -36,24 +36,9 @@ impl LocalViews {
         FrozenViews::take(&self.index, &self.home, self.progress.position(Phase::Home), dir)
     }
 
-    /// Calls `each` with key and value of every row of `view` as of `at`, in the form in which the view's SQL prints
-    /// them, in no particular order. Of [`View::Home`] it gives what lies above the floors of [`LocalHome::floors`].
-    ///
-    /// Nothing may be applied meanwhile if the pairs shall be those of one time.
-    pub fn scan(
-        &self,
-        view: View,
-        at: Time,
-        parameters: &Parameters,
-        each: &mut dyn FnMut(String, String),
-    ) -> Result<(), ReadError> {
-        match view {
-            View::Active | View::VerifiedFollowing | View::Home => {
-                self.home.scan(view, at, parameters.horizon(at), each)
-            }
-            _ => self.index.scan(&self.index.snapshot(), view, each)?,
-        }
-        Ok(())
+    /// Calls `each` with everything that `counter` counts, and how often, in no particular order.
+    pub fn counts(&self, counter: Counter, each: &mut dyn FnMut(i64, i64)) -> Result<(), ReadError> {
+        self.index.counts(&self.index.snapshot(), counter, each)
     }
 }
 

@@ -4,8 +4,8 @@
 //! left out.
 //!
 //! Workers apply a closed time side by side, each in its shards, so a timeline may name a tweet or an account of which the
-//! row follows a moment later. A row that is missing is read again until the stores have ended that time: a transaction is
-//! never shown without the half that another worker applies.
+//! row follows a moment later. A row that is missing is read again until the stores have ended that time: what a page names
+//! is never left out because another worker applies it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -217,19 +217,21 @@ fn keyed<T>(ids: &BTreeSet<i64>, answers: Vec<T>) -> BTreeMap<i64, T> {
 /// Reads rows of some kind by their ids.
 type Read<T> = for<'a> fn(&'a dyn Views, &'a [i64]) -> BoxFuture<'a, Result<Vec<Option<T>>, ReadError>>;
 
-/// The rows of these ids; those that are missing are read again while the stores are at work on a closed time.
+/// The rows of these ids; those that are missing are read again until the closed times have ended that were begun.
 async fn rows<T>(views: &dyn Views, ids: &[i64], read: Read<T>) -> Result<Vec<Option<T>>, ReadError> {
     let mut rows = read(views, ids).await?;
-    for wait in 0..ROW_WAITS {
+    let progress = views.progress();
+    // The last time that is known to have begun. What a worker has begun the others may not have reported yet, so it is
+    // looked up after a wait.
+    let mut begun = None;
+    for _ in 0..ROW_WAITS {
         let missing: Vec<i64> = ids.iter().zip(&rows).filter_map(|(id, row)| row.is_none().then_some(*id)).collect();
-        let progress = views.progress();
-        // What a worker has begun the others may not have reported yet: so one wait in any case.
-        let at_work = wait == 0 || progress.position(Phase::Rows).time < progress.position(Phase::Facts).time;
-        if missing.is_empty() || !at_work {
+        if missing.is_empty() || begun.is_some_and(|begun| progress.position(Phase::Rows).time >= begun) {
             break;
         }
         // However it ends, what is there now is read.
         let _ = tokio::time::timeout(ROW_WAIT, progress.watch().changed()).await;
+        begun.get_or_insert_with(|| progress.position(Phase::Facts).time);
         let mut again = read(views, &missing).await?.into_iter();
         for row in rows.iter_mut().filter(|row| row.is_none()) {
             *row = again.next().flatten();
@@ -245,7 +247,7 @@ pub(super) async fn profiles(views: &dyn Views, ids: &[i64]) -> Result<Vec<Optio
 
 /// Rows and counts of one user.
 pub(super) async fn profile(views: &dyn Views, id: i64) -> Result<Option<Profile>, ReadError> {
-    Ok(views.profiles(&[id]).await?.into_iter().next().flatten())
+    Ok(profiles(views, &[id]).await?.into_iter().next().flatten())
 }
 
 /// The facts between the viewer and one user.

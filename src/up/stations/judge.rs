@@ -6,6 +6,7 @@
 //!   workers it keeps wait for it;
 //! - stores that stand without one of them being at work wait for the dataflows, which stand still unless they are being
 //!   given more: a large transaction comes in pieces, and is one time;
+//! - one that was asked to wait, by `verify` or a resync, stands as long as they say, and what waits for it does so too;
 //! - the stream, which hands over to the log, waits for it, and for a database that does not answer.
 
 use std::time::{Duration, Instant};
@@ -72,7 +73,8 @@ fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
         (Some((since, reason)), ..) => {
             // One that answers has stood since its last answer, whenever it was noticed.
             let since = station.heard.filter(|_| station.answers).map_or(*since, |heard| heard.min(*since));
-            let state = if old(since) { StageState::StandsStill } else { StageState::Waiting };
+            let stands = old(since) && !station.held;
+            let state = if stands { StageState::StandsStill } else { StageState::Waiting };
             (state, Some(since), Some(reason.clone()), false)
         }
         (_, Some((since, what)), _) if old(*since) => {
@@ -248,6 +250,8 @@ mod tests {
         waiting[1].waiting("connection refused");
         assert!(states(&waiting, SECOND, &[POSTGRESQL]).contains(&(STREAM, StageState::Waiting)));
         assert_eq!(states(&waiting, 4 * SECOND, &ALIVE), [(STREAM, StageState::StandsStill)]);
+        waiting[1].held("a resync");
+        assert_eq!(states(&waiting, 4 * SECOND, &ALIVE), [(STREAM, StageState::Waiting)]);
         waiting[1].goes_on();
         assert!(!states(&waiting, SECOND, &[POSTGRESQL]).contains(&(STREAM, StageState::Waiting)));
     }

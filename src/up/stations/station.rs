@@ -31,6 +31,8 @@ struct Inner {
     heard: Option<Instant>,
     midway: Option<Instant>,
     waits: Option<(Instant, String)>,
+    /// Whether it waits because it was asked to.
+    held: bool,
     at_work: BTreeMap<u64, (Instant, String)>,
     works_begun: u64,
     samples: VecDeque<Sample>,
@@ -109,6 +111,13 @@ impl Station {
         let mut inner = self.inner.lock();
         let since = inner.waits.take().map_or_else(Instant::now, |(since, _)| since);
         inner.waits = Some((since, reason.into()));
+        inner.held = false;
+    }
+
+    /// It was asked to wait, for what, and will be told to go on: no standstill, however long it takes.
+    pub fn held(&self, reason: impl Into<String>) {
+        self.waiting(reason);
+        self.inner.lock().held = true;
     }
 
     /// It has taken a part of a large transaction, at whose end it will move.
@@ -170,6 +179,7 @@ impl Station {
             heard: inner.heard,
             midway: inner.midway,
             waits: inner.waits.clone(),
+            held: inner.held && inner.waits.is_some(),
             at_work: oldest_work,
             speeds: speeds(&inner, now),
             samples: inner.samples.iter().copied().collect(),
@@ -188,6 +198,7 @@ pub(super) struct Seen {
     pub heard: Option<Instant>,
     pub midway: Option<Instant>,
     pub waits: Option<(Instant, String)>,
+    pub held: bool,
     pub at_work: Option<(Instant, String)>,
     pub speeds: Speeds,
     pub samples: Vec<Sample>,

@@ -13,7 +13,8 @@ pub enum Needs {
     Huge,
     /// A start after a crash that left a large transaction without its rows.
     Settling,
-    /// That the stores are made durable and the tail of the log is dropped, which happens every few seconds.
+    /// That the stores are made durable, home timelines are saved, and the tail of the log is dropped, which happens every
+    /// few seconds.
     Housekeeping,
     /// A first copy.
     Copy,
@@ -53,6 +54,9 @@ pub const POINTS: &[Point] = &[
     point("sink_write_part_after", 0, Needs::Huge),
     point("sink_progress_before", 2, Needs::Housekeeping),
     point("sink_progress_after", 2, Needs::Housekeeping),
+    point("home_save_segment_after", 40, Needs::Housekeeping),
+    point("home_save_before", 1, Needs::Housekeeping),
+    point("home_save_after", 1, Needs::Housekeeping),
     point("compaction_before", 0, Needs::Housekeeping),
     point("compaction_after", 0, Needs::Housekeeping),
     point("copy_chunk_before", 3, Needs::Copy),

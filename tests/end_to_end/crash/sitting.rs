@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   start, to be killed at a place ─┬─ writes by SQL ───────────────┐
-//!                                   ├─ writes by HTTP ──────────────┤   PostgreSQL crashes in some rounds
+//!                                   ├─ writes by HTTP ──────────────┤   PostgreSQL crashes in some rounds,
+//!                                   ├─ resyncs, in some rounds ─────┤   where it is not resynced
 //!                                   └─ killed, there or at a moment ┴─► more writes ─► start ─► verify
 //! ```
 
@@ -50,6 +51,8 @@ pub struct Plan {
     pub workers: [u32; 2],
     /// PostgreSQL crashes after so many operations.
     pub crash: Option<usize>,
+    /// Rows are compared with the database (`feedmill resync`) again and again meanwhile.
+    pub resyncs: bool,
     /// The start after the kill is killed too, after so long.
     pub second_kill: Option<Duration>,
     /// Whether the system is asked to stop at the end, or killed.
@@ -63,10 +66,13 @@ impl Plan {
             Some(point) => End::At(*point, rng.random_range(0..=point.passes_max)),
             None => End::Moment(rng.random_range(0..150)),
         };
+        let resyncs = rng.random_bool(0.2);
+        let crashes = !resyncs && rng.random_bool(0.3);
         Plan {
             end,
             workers: [rng.random_range(1..=4), rng.random_range(1..=4)],
-            crash: rng.random_bool(0.25).then(|| rng.random_range(0..60)),
+            crash: crashes.then(|| rng.random_range(0..60)),
+            resyncs,
             second_kill: rng.random_bool(0.3).then(|| Duration::from_millis(rng.random_range(0..400))),
             is_asked: rng.random_bool(0.3),
         }
@@ -83,6 +89,9 @@ impl fmt::Display for Plan {
         write!(f, ", {before} then {after} workers")?;
         if let Some(operations) = self.crash {
             write!(f, ", PostgreSQL crashes after {operations} operations")?;
+        }
+        if self.resyncs {
+            write!(f, ", resynced meanwhile")?;
         }
         if let Some(after) = self.second_kill {
             write!(f, ", killed again {after:?} into the start")?;
@@ -106,6 +115,8 @@ impl Sitting {
             "1500",
             "--tail-minutes",
             "0",
+            "--save-seconds",
+            "1",
         ]);
         system.database_url = Some(postgres.url());
         system.go().await;
@@ -134,7 +145,7 @@ impl Sitting {
         }
         if matches!(plan.end, End::At(Point { needs: Needs::Settling, .. }, _)) {
             let before = POINTS.iter().find(|point| point.name == "large_rows_before").unwrap();
-            let before = Plan { end: End::At(*before, 0), crash: None, second_kill: None, ..*plan };
+            let before = Plan { end: End::At(*before, 0), crash: None, resyncs: false, second_kill: None, ..*plan };
             self.write_and_die(&before, rng).await;
         }
         self.write_and_die(plan, rng).await;
@@ -194,7 +205,11 @@ impl Sitting {
             // It may die before it says where it listens.
             if system.spawn().await.is_ok() {
                 let system = &*system;
-                tokio::join!(write_by_http(system, &mut http_rng, &pace), end(plan, postgres, system, &pace));
+                tokio::join!(
+                    write_by_http(system, &mut http_rng, &pace),
+                    resync(plan, system, &pace),
+                    end(plan, postgres, system, &pace)
+                );
             }
             pace.stop.store(true, Ordering::Relaxed);
         };
@@ -215,6 +230,15 @@ impl Sitting {
         if plan.crash.is_some() {
             self.kills.count("(PostgreSQL)");
         }
+    }
+}
+
+/// Resyncs where that is planned, once after the other, until the process is dead.
+async fn resync(plan: &Plan, system: &System, pace: &Pace) {
+    while plan.resyncs && !pace.stop.load(Ordering::Relaxed) {
+        let output = system.command(&["resync"]).await;
+        // The process dies in the middle of the last one.
+        assert!(output.status.success() || !system.is_running() || pace.stop.load(Ordering::Relaxed), "{output:?}");
     }
 }
 

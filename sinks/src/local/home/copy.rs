@@ -54,7 +54,7 @@ impl HomeCopy {
         self.each(at, &mut |record| each(record.viewer(), record.floor))
     }
 
-    /// As [`LocalViews::scan`](crate::LocalViews::scan), of the views of home timelines.
+    /// As [`FrozenViews::scan`](crate::FrozenViews::scan), of the views of home timelines.
     pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), StoreError> {
         let horizon = self.parameters.horizon(at);
         self.each(at, &mut |record| texts(view, horizon, &record, each))

@@ -21,7 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use feedmill_model::{Lsn, Parameters, Position, SHARDS, StoreError, Time};
+use feedmill_model::{Lsn, Parameters, Position, SHARDS, StoreError, Time, failpoint};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -193,6 +193,7 @@ impl Folder {
     /// Begins a save.
     pub(super) fn begin(&mut self) -> Result<Writing<'_>, StoreError> {
         fs::create_dir_all(&self.dir).map_err(failed("make the folder", &self.dir))?;
+        self.sweep();
         let number = self.next;
         self.next += 1;
         let path = self.path(number);
@@ -212,10 +213,10 @@ impl Folder {
         saved.files.iter().filter(is_worn).map(|(number, _)| *number).collect()
     }
 
-    /// Removes what the save does not need; what cannot be removed now is tried again after the next.
+    /// Removes what the save does not need; what cannot be removed now is tried again at the next.
     fn sweep(&self) {
-        let Some(saved) = &self.saved else { return };
-        for number in numbers(&self.dir).filter(|number| !saved.files.contains_key(number)) {
+        let is_needed = |number: &u64| self.saved.as_ref().is_some_and(|saved| saved.files.contains_key(number));
+        for number in numbers(&self.dir).filter(|number| !is_needed(number)) {
             if let Err(error) = fs::remove_file(self.path(number)) {
                 tracing::warn!(%error, "could not remove the old file {}", self.path(number).display());
             }
@@ -223,7 +224,7 @@ impl Folder {
     }
 }
 
-/// A save that is being written. Dropped before [`Self::finish`], it leaves the save before it.
+/// A save that is being written. Dropped before [`Self::finish`], it leaves the save before it, and the disk as it was.
 pub(super) struct Writing<'a> {
     folder: &'a mut Folder,
     number: u64,
@@ -246,6 +247,7 @@ impl Writing<'_> {
         self.file.write_all(bytes).map_err(failed("write", &path))?;
         let segment = SavedSegment::new(self.number, self.bytes, bytes, time);
         self.bytes += bytes.len() as u64;
+        failpoint!("home_save_segment_after");
         Ok(segment)
     }
 
@@ -270,14 +272,27 @@ impl Writing<'_> {
             let mut file = File::create(&next)?;
             file.write_all(&encode(&manifest)?)?;
             file.sync_all()?;
+            failpoint!("home_save_before");
             fs::rename(&next, dir.join(MANIFEST))?;
-            File::open(dir)?.sync_all()
+            failpoint!("home_save_after");
+            Ok(())
         };
         write().map_err(failed("publish", &next))?;
-        let bytes = self.bytes;
+        let published = File::open(dir).and_then(|dir| dir.sync_all());
+        let published = published.map_err(failed("make durable", &next));
         self.folder.saved = Some(manifest);
+        published?;
         self.folder.sweep();
-        Ok(bytes)
+        Ok(self.bytes)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        // Of a save that failed, for want of room perhaps, nothing may stay that takes room.
+        if self.folder.saved.as_ref().is_none_or(|saved| !saved.files.contains_key(&self.number)) {
+            let _ = fs::remove_file(self.folder.path(self.number));
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use feedmill_model::{Delivery, HomeRecordChange, Parameters, Position, Time};
 use hashbrown::DefaultHashBuilder;
 
-use super::ScannedRecord;
 use super::places::Places;
 use super::record::{Change, Record};
 use super::segment::{Damaged, SEGMENT_PLACES};
@@ -162,13 +161,6 @@ impl ShardRecords {
     pub(super) fn read(&self, viewer: i64, parameters: &Parameters) -> Option<(&Record, i64)> {
         let record = self.records.get(self.places.find(viewer, &self.records)?)?;
         Some((record, self.bound(self.position.time, parameters).max(record.floor())))
-    }
-
-    /// All records as they are at `at`.
-    pub(super) fn scan(&self, at: Time, parameters: &Parameters) -> impl Iterator<Item = ScannedRecord<'_>> {
-        let bound = self.bound(at, parameters);
-        let records = self.records.iter().filter(|record| !record.is_vacant());
-        records.map(move |record| ScannedRecord { record, floor: bound.max(record.floor()) })
     }
 
     /// Below this, and at it, no record of the shard is complete at `time`.

@@ -3,7 +3,7 @@
 //! Key and value are text: fields stand apart by a space when all are numbers, by U+001F when there is text; NULL is
 //! `\N`, a boolean `t` or `f`, a time its microseconds since 1970.
 
-use feedmill_model::{EntryKind, Fact, View, ViewRow};
+use feedmill_model::{Counter, EntryKind, Fact, View, ViewRow};
 use fjall::Snapshot;
 
 use super::rows::RowView;
@@ -15,6 +15,20 @@ const SEPARATOR: &str = "\u{1f}";
 const NULL: &str = "\\N";
 
 impl LocalIndex {
+    /// Calls `each` with everything that `counter` counts in the snapshot `at`, and how often, in no particular order.
+    pub(in crate::local) fn counts(
+        &self,
+        at: &Snapshot,
+        counter: Counter,
+        each: &mut dyn FnMut(i64, i64),
+    ) -> Result<(), ReadError> {
+        let mut pair = |row: ViewRow, count| match row {
+            ViewRow::Count { counter: of_this, of } if of_this == counter => each(of, count),
+            _ => {}
+        };
+        self.rows.scan(at, RowView::Counts, &mut pair).or_read("all counts")
+    }
+
     /// Calls `each` with key and value of every row of `view` in the snapshot `at`, in no particular order. Views that are not in this
     /// store, those of home timelines, have none.
     pub(in crate::local) fn scan(
