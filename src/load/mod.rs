@@ -5,6 +5,7 @@
 //!   arrivals at --rate ──► post ──► commit answered ──┬─► latency of the post
 //!                                                     └─► of some: follower's timeline until it shows ──► visible
 //!   arrivals at --read-rate ──► timelines of random users ──► latency of reads
+//!   one transaction of --large rows ──► commit ──► visible; the posts behind it apart
 //!   /metrics, ten times a second ──► deliveries
 //! ```
 //!
@@ -15,6 +16,7 @@ mod client;
 mod deliveries;
 mod fill;
 mod graph;
+mod large;
 mod outcome;
 mod post;
 mod visible;
@@ -37,6 +39,7 @@ use tokio_util::task::TaskTracker;
 use self::arrivals::Arrivals;
 use self::client::Client;
 use self::graph::{Graph, Plan, Rounds};
+use self::large::{Large, LargeOf, Written};
 use self::outcome::{Errors, Latencies, Outcome};
 use self::post::Poster;
 use crate::config::Settings;
@@ -91,6 +94,14 @@ pub struct LoadArgs {
     /// Posts a second that are followed until they show in a follower's timeline
     #[arg(long, value_name = "N", default_value_t = 20.0)]
     pub sample_rate: f64,
+
+    /// Rows of one large transaction, written when a third of the time has passed
+    #[arg(long, value_name = "ROWS", default_value_t = 0)]
+    pub large: u64,
+
+    /// What they are
+    #[arg(long, value_enum, default_value_t = LargeOf::Likes)]
+    pub large_of: LargeOf,
 
     /// Connections for posts, and as many for reads
     #[arg(long, value_name = "N", default_value_t = 32)]
@@ -172,7 +183,11 @@ pub async fn run(args: LoadArgs, source: Source, settings: &Settings) -> anyhow:
     until_applied(&reads, &graph).await?;
 
     eprintln!("posting {} a second for {}", args.rate, humantime::format_duration(args.duration));
-    let outcome = Run::new(&args, graph, poster, reads)?.measure(&args).await?;
+    let large = match args.large {
+        0 => None,
+        rows => Some(Large::new(source, args.large_of, rows, args.authors)?),
+    };
+    let outcome = Run::new(&args, graph, poster, reads, large)?.measure(&args).await?;
     match args.format {
         Format::Table => outcome.print(),
         Format::Json => println!("{}", serde_json::to_string(&outcome).context("could not print the result")?),
@@ -216,6 +231,7 @@ struct Run {
     visible: Latencies,
     read: Latencies,
     posted: Latencies,
+    large: Option<Large>,
     /// Pushed followers of the committed posts.
     followers: AtomicU64,
     /// When the last post was committed, in microseconds after the start.
@@ -229,7 +245,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(args: &LoadArgs, graph: Graph, poster: Poster, reads: Arc<Client>) -> anyhow::Result<Arc<Self>> {
+    fn new(
+        args: &LoadArgs,
+        graph: Graph,
+        poster: Poster,
+        reads: Arc<Client>,
+        large: Option<Large>,
+    ) -> anyhow::Result<Arc<Self>> {
         let sample_every =
             if args.sample_rate > 0.0 { (args.rate / args.sample_rate).round().max(1.0) as u64 } else { 0 };
         Ok(Arc::new(Run {
@@ -240,6 +262,7 @@ impl Run {
             visible: Latencies::new()?,
             read: Latencies::new()?,
             posted: Latencies::new()?,
+            large,
             followers: AtomicU64::new(0),
             last_commit: AtomicU64::new(0),
             tasks: TaskTracker::new(),
@@ -260,7 +283,11 @@ impl Run {
         let start = Instant::now();
         let posts = Arrivals::new(args.rate, args.duration);
         let reads = Arrivals::new(args.read_rate, args.duration);
-        tokio::join!(self.drive_posts(posts, start, args.rate), self.drive_reads(reads, start, args.read_rate));
+        let (_, _, large) = tokio::join!(
+            self.drive_posts(posts, start, args.rate),
+            self.drive_reads(reads, start, args.read_rate),
+            self.write_large(start + args.duration / 3)
+        );
         // Each task is bounded by the limits of its requests.
         self.tasks.close();
         self.tasks.wait().await;
@@ -285,6 +312,7 @@ impl Run {
             errors: errors_by_kind.values().map(|failures| failures.count).sum(),
             errors_by_kind,
             posts,
+            large: self.large.as_ref().zip(large).map(|(large, written)| large.outcome(written)),
             deliveries: delivered.entries,
             followers_per_post: if posts == 0 {
                 0.0
@@ -331,9 +359,22 @@ impl Run {
             return self.errors.count("post: unreadable", || "the answer to a post has no id".to_owned());
         };
         match visible::seen(&self.reads, viewer, tweet, visible::minted_at(tweet)).await {
-            Ok(after) => self.visible.record(after),
+            Ok(after) => {
+                self.visible.record(after);
+                if let Some(large) = &self.large {
+                    large.record(committed, after);
+                }
+            }
             Err(error) => self.errors.count(&format!("visible: {}", error.kind()), || error.to_string()),
         }
+    }
+
+    /// Writes the large transaction, if there is to be one, and waits until it is visible.
+    async fn write_large(&self, at: Instant) -> Option<Written> {
+        let large = self.large.as_ref()?;
+        tokio::time::sleep_until(at).await;
+        let written = large.run(&self.reads).await;
+        written.map_err(|error| self.errors.count("large transaction", || format!("{error:#}"))).ok()
     }
 
     async fn drive_reads(self: &Arc<Self>, arrivals: Arrivals, start: Instant, rate: f64) {

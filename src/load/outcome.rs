@@ -8,6 +8,8 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::large::LargeOutcome;
+
 /// Longer ones count as this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 
@@ -105,6 +107,8 @@ pub struct Outcome {
     pub errors_by_kind: BTreeMap<String, Failures>,
     /// Committed posts.
     pub posts: u64,
+    /// The large transaction, if there was one.
+    pub large: Option<LargeOutcome>,
     /// Entries that the home store applied.
     pub deliveries: u64,
     /// Mean pushed followers of a committed post.
@@ -124,15 +128,22 @@ impl Outcome {
         println!("{:<22} {:>14.1}", "seconds", self.seconds);
         println!();
         println!("{:<22} {:>10} {:>10} {:>10} {:>10} {:>10}", "ms", "p50", "p90", "p99", "max", "count");
-        for (what, summary) in
-            [("commit to visible", self.visible_ms), ("read a timeline", self.read_ms), ("post", self.post_ms)]
-        {
+        let behind = self.large.map(|large| ("behind the large one", large.behind_ms));
+        let all = [("commit to visible", self.visible_ms), ("read a timeline", self.read_ms), ("post", self.post_ms)];
+        for (what, summary) in all.into_iter().chain(behind) {
             match summary {
                 Some(Summary { p50, p90, p99, max, count }) => {
                     println!("{what:<22} {p50:>10.1} {p90:>10.1} {p99:>10.1} {max:>10.1} {count:>10}");
                 }
                 None => println!("{what:<22} {:>10}", "none"),
             }
+        }
+        if let Some(LargeOutcome { of, rows, written_s, visible_s, .. }) = self.large {
+            println!();
+            println!(
+                "one transaction of {rows} {}: written in {written_s:.1} s, visible {visible_s:.1} s after its commit",
+                of.name()
+            );
         }
         println!();
         println!("{:<22} {:>14}", "errors", self.errors);

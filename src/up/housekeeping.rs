@@ -126,6 +126,8 @@ pub struct House {
     pub home: Arc<LocalHome>,
     /// How long the log keeps what every store has.
     pub tail: Duration,
+    /// Bytes of the disk that saves leave free: the change log needs them.
+    pub reserve: u64,
     /// Where sizes are reported.
     pub stations: Arc<Stations>,
 }
@@ -161,8 +163,13 @@ impl House {
     }
 
     fn save(&self, end: &CancellationToken) {
-        match self.home.save(|| self.index.durable().map(drop), || !end.is_cancelled()) {
+        let has_room = || room(&self.data, self.reserve) > 0;
+        match self.home.save(|| self.index.durable().map(drop), || !end.is_cancelled() && has_room()) {
             Ok(Some(saved)) => self.stations.home().saved(saved.position.lsn),
+            Ok(None) if !has_room() => tracing::warn!(
+                "home timelines are not saved, because the disk is nearly full; they go on being served, and a restart \
+                 begins at the save before"
+            ),
             Ok(None) => {}
             Err(error) => tracing::warn!(
                 "home timelines could not be saved: {error}. They go on being served; a restart begins at the save before, \
@@ -203,6 +210,11 @@ pub fn save_at_stop(index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> 
         index.durable().context("could not make the stores durable")?;
     }
     Ok(())
+}
+
+/// Bytes that may be used where `folder` lies, when `reserve` is to stay free.
+pub fn room(folder: &Path, reserve: u64) -> u64 {
+    disk_free(folder).unwrap_or(u64::MAX).saturating_sub(reserve)
 }
 
 /// Bytes that are free where `folder` lies.

@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use capture::Cut;
 pub use feeder::{Held, Hold};
+pub use housekeeping::room;
 
 use crate::config::Settings;
 use crate::control;
@@ -332,19 +333,22 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         index: Arc::clone(&index),
         home: Arc::clone(&home),
         tail: Duration::from_secs(settings.tail_minutes * 60),
+        reserve: settings.disk_reserve_mb << 20,
         stations: Arc::clone(&stations),
     };
     parts.spawn(house.clone().save_home(Duration::from_secs(settings.save_seconds), end.clone()));
     parts.spawn(house.keep(end.clone()));
-    requests.verifier(Verifier::new(
-        source.clone(),
-        cut,
+    requests.verifier(Verifier {
+        source: source.clone(),
+        cuts: cut,
         hold,
-        Arc::clone(&views),
-        log.clone(),
-        parameters.clone(),
-        settings.data.join("verify"),
-    ));
+        views: Arc::clone(&views),
+        log: log.clone(),
+        parameters: parameters.clone(),
+        folder: settings.data.join("verify"),
+        reserve: settings.disk_reserve_mb << 20,
+        one_at_a_time: Mutex::default(),
+    });
     banner::print(settings, address, cluster.as_ref())?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
     let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&index, &home)).await?;

@@ -18,7 +18,7 @@ use super::quarantine::Aside;
 use super::{Report, compare, served};
 use crate::control::Answer;
 use crate::up::cut::{self, Beyond, CutSnapshot};
-use crate::up::{Cut, Held, Hold};
+use crate::up::{Cut, Held, Hold, room};
 
 /// How long the stores may take to reach the position.
 const REACH_MAX: Duration = Duration::from_secs(120);
@@ -28,15 +28,24 @@ const MERGED_SAMPLE: usize = 10_000;
 
 /// Compares the stores of this process with its source.
 pub struct Verifier {
-    source: Source,
-    cuts: mpsc::Sender<Cut>,
-    hold: Arc<Hold>,
-    views: Arc<LocalViews>,
-    log: Log,
-    parameters: Parameters,
+    /// The database.
+    pub source: Source,
+    /// To make the log stand at a position.
+    pub cuts: mpsc::Sender<Cut>,
+    /// To make the dataflows stand there.
+    pub hold: Arc<Hold>,
+    /// What is compared with the database.
+    pub views: Arc<LocalViews>,
+    /// What knows of rows in quarantine.
+    pub log: Log,
+    /// The settings that define the views.
+    pub parameters: Parameters,
     /// Where the copy of home timelines lies while it is compared.
-    folder: PathBuf,
-    one_at_a_time: Mutex<()>,
+    pub folder: PathBuf,
+    /// Bytes of the disk that the copy leaves free.
+    pub reserve: u64,
+    /// One comparison after the other.
+    pub one_at_a_time: Mutex<()>,
 }
 
 /// The source as of a position; the dataflows take no batch beyond it while the guard lives.
@@ -52,19 +61,6 @@ struct Frozen {
 }
 
 impl Verifier {
-    /// Compares `views` with `source`.
-    pub fn new(
-        source: Source,
-        cuts: mpsc::Sender<Cut>,
-        hold: Arc<Hold>,
-        views: Arc<LocalViews>,
-        log: Log,
-        parameters: Parameters,
-        folder: PathBuf,
-    ) -> Self {
-        Verifier { source, cuts, hold, views, log, parameters, folder, one_at_a_time: Mutex::new(()) }
-    }
-
     /// Compares every view, and sends a report for each.
     pub async fn run(&self, sample: Option<usize>, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
         let _one = self.one_at_a_time.try_lock().context("another verify is running; try again when it has ended")?;
@@ -97,8 +93,9 @@ impl Verifier {
         let time = self.reached(&snapshot).await?;
         let reached = snapshot.since.elapsed();
         let aside = Aside::at(&self.log, time)?;
-        let (views, folder) = (Arc::clone(&self.views), self.folder.clone());
-        let views = tokio::task::spawn_blocking(move || views.freeze(&folder)).await?;
+        let (views, folder, reserve) = (Arc::clone(&self.views), self.folder.clone(), self.reserve);
+        std::fs::create_dir_all(&folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
+        let views = tokio::task::spawn_blocking(move || views.freeze(&folder, room(&folder, reserve))).await?;
         drop(snapshot.guard);
         let held = snapshot.since.elapsed();
         tracing::info!(

@@ -56,6 +56,13 @@ async fn load_fills_an_empty_system_and_counts_what_it_delivers() {
             assert!(keys.iter().all(|key| outcome[histogram][key].as_f64().unwrap() > 0.0), "{outcome}");
         }
     }
+    for (of, table) in [("likes", "likes"), ("tweets", "tweets WHERE content = 'One of many'")] {
+        let large = ["--rate", "50", "--for", "2s", "--read-rate", "20", "--large", "6000", "--large-of", of];
+        let outcome = load(&system, &large).await;
+        assert_eq!((&outcome["errors"], &outcome["large"]["rows"]), (&0.into(), &6_000.into()), "{outcome}");
+        let rows = watcher.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap();
+        assert_eq!(rows.get::<_, i64>(0), 6_000);
+    }
     let graph = watcher.query_one("SELECT count(*), count(DISTINCT following_id) FROM follows", &[]).await.unwrap();
     // Each of the three hot accounts has one user of 20 but itself.
     assert_eq!((graph.get::<_, i64>(0), graph.get::<_, i64>(1)), (100 * 50 + 3 * 99, 103));

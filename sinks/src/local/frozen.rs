@@ -35,15 +35,16 @@ pub struct FrozenViews {
 
 impl FrozenViews {
     /// The stores of `index` and `home` as they are now, at `position`. No closed time may be applied meanwhile. The copy
-    /// of home timelines lies in the folder `dir`, and goes with this.
+    /// of home timelines lies in the folder `dir`, takes at most `bytes_max` there, and goes with this.
     pub fn take(
         index: &Arc<LocalIndex>,
         home: &LocalHome,
         position: Position,
         dir: &Path,
+        bytes_max: u64,
     ) -> Result<FrozenViews, StoreError> {
         Ok(FrozenViews {
-            home: home.copy_to(dir)?,
+            home: home.copy_to(dir, bytes_max)?,
             at: index.snapshot(),
             index: Arc::clone(index),
             records: HashMap::new(),

@@ -31,9 +31,9 @@ impl LocalViews {
     }
 
     /// All stores as they are now. No closed time may be applied meanwhile. The copy of home timelines lies in the folder
-    /// `dir`, and goes with what this returns.
-    pub fn freeze(&self, dir: &Path) -> Result<FrozenViews, StoreError> {
-        FrozenViews::take(&self.index, &self.home, self.progress.position(Phase::Home), dir)
+    /// `dir`, takes at most `bytes_max` there, and goes with what this returns.
+    pub fn freeze(&self, dir: &Path, bytes_max: u64) -> Result<FrozenViews, StoreError> {
+        FrozenViews::take(&self.index, &self.home, self.progress.position(Phase::Home), dir, bytes_max)
     }
 
     /// Calls `each` with everything that `counter` counts, and how often, in no particular order.

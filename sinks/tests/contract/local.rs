@@ -100,7 +100,7 @@ fn a_large_closed_time_is_applied_whole() {
         Arc::new(LocalHome::new(Parameters::default())),
         Arc::new(Progress::new([Position::default(); 3])),
     );
-    let views = views.freeze(&local.root.path().join("copies")).unwrap();
+    let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     views.scan(View::Followers, 1, &mut |_, _| rows += 1).unwrap();
     assert_eq!(rows, 100_000);
 }
@@ -119,7 +119,7 @@ fn scans_print_what_the_sql_of_the_views_prints() {
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let time = world.apply_home(&*home, &world.whole(), &parameters);
     let views = LocalViews::new(store, home, Arc::new(Progress::new([Position::default(); 3])));
-    let views = views.freeze(&local.root.path().join("copies")).unwrap();
+    let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     let scan = |view: View| {
         let mut pairs = Vec::new();
         views.scan(view, time, &mut |key, value| pairs.push((key, value))).unwrap();

@@ -192,7 +192,9 @@ fn a_save_is_of_its_parameters() {
 fn a_copy_is_of_one_time_while_the_store_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let home = filled(&dir.path().join("home"));
-    let copy = home.copy_to(&dir.path().join("copies")).unwrap();
+    let full = home.copy_to(&dir.path().join("copies"), 1_000).err().unwrap().to_string();
+    assert!(full.contains("may be used there"), "{full}");
+    let copy = home.copy_to(&dir.path().join("copies"), u64::MAX).unwrap();
     assert!(files(&dir.path().join("copies")).is_empty(), "the file has no name");
     let floors: Vec<_> = (0..VIEWERS).map(|viewer| (viewer, home.record(viewer).unwrap().floor)).collect();
     let seven = home.record(7).unwrap();

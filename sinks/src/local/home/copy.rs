@@ -20,9 +20,9 @@ pub struct HomeCopy {
 }
 
 impl LocalHome {
-    /// Copies all records into a file in the folder `dir`. No closed time may be applied meanwhile. A segment at a time
-    /// is in memory; a million entries take some milliseconds.
-    pub fn copy_to(&self, dir: &Path) -> Result<HomeCopy, StoreError> {
+    /// Copies all records into a file in the folder `dir`, of at most `bytes_max`. No closed time may be applied
+    /// meanwhile. A segment at a time is in memory; a million entries take some milliseconds.
+    pub fn copy_to(&self, dir: &Path, bytes_max: u64) -> Result<HomeCopy, StoreError> {
         use std::io::Write;
         let path = dir.join(format!("home-copy-{}", std::process::id()));
         std::fs::create_dir_all(dir).map_err(failed("make the folder", dir))?;
@@ -39,6 +39,10 @@ impl LocalHome {
                 segment::encode(view.records, view.bound, &mut bytes);
                 let time = view.time;
                 drop(records);
+                if offset + bytes.len() as u64 > bytes_max {
+                    let full = format!("it would take more than the {} MiB that may be used there", bytes_max >> 20);
+                    return Err(failed("write a copy into", dir)(std::io::Error::other(full)));
+                }
                 file.write_all(&bytes).map_err(failed("write a copy into", dir))?;
                 segments.push(SavedSegment::new(0, offset, &bytes, time));
                 offset += bytes.len() as u64;
