@@ -93,7 +93,7 @@ impl Large {
                 let newest = "
                     WITH users_there AS (SELECT count(*) AS n FROM users),
                          liked AS (SELECT id FROM tweets WHERE deleted_at IS NULL ORDER BY id DESC
-                                   LIMIT (SELECT ($1 + n - 1) / greatest(n, 1) FROM users_there))
+                                   LIMIT (SELECT ($1::bigint + n - 1) / greatest(n, 1) FROM users_there))
                     INSERT INTO likes (user_id, tweet_id)
                     SELECT users.id, liked.id FROM liked CROSS JOIN users LIMIT $1
                     ON CONFLICT DO NOTHING";
@@ -103,7 +103,7 @@ impl Large {
                 let tweets = "
                     INSERT INTO tweets (id, user_id, content, conversation_id)
                     SELECT id, author, 'One of many', id
-                    FROM (SELECT feedmill_id() AS id, 1 + n % $2 AS author FROM generate_series(1, $1) AS n) AS made";
+                    FROM (SELECT feedmill_id() AS id, 1 + n % $2::bigint AS author FROM generate_series(1, $1::bigint) AS n) AS made";
                 client.execute(tweets, &[&rows, &i64::try_from(self.authors)?]).await
             }
         };

@@ -173,9 +173,9 @@ async fn c20_copy_hands_over_to_the_stream_without_any_traffic() {
     let served = async |system: &System| {
         let health = system.get("/health", None).await.body;
         let home = health["stages"].as_array()?.iter().find(|stage| stage["name"] == "home")?;
-        home["time_ms"].as_u64()
+        home["timeMs"].as_u64()
     };
-    let first = served(&system).await.unwrap();
+    let first = served(&system).await.expect("it has a time");
     system.until("idle ticks come", async |system| served(system).await >= Some(first + 2_000)).await;
     system.verified().await;
     system.kill();
