@@ -226,10 +226,9 @@ async fn acknowledging_moves_the_slot_also_when_only_others_write() {
     // c01: what is not published moves the log too, and the keepalive says so.
     fixture.run("CREATE TABLE audit AS SELECT n FROM generate_series(1, 1000) AS n").await;
     let target = fixture.replication().await.wal_end().await.unwrap();
-    let control = stream.control();
     let reached = within("a keepalive", async {
         loop {
-            control.request_keepalive();
+            stream.request_keepalive();
             if let Event::Keepalive { end } = stream.next().await.unwrap()
                 && end >= target
             {
@@ -238,7 +237,7 @@ async fn acknowledging_moves_the_slot_also_when_only_others_write() {
         }
     })
     .await;
-    control.acknowledge(reached);
+    stream.acknowledge(reached);
     fixture.confirmed("stream_acknowledge", |confirmed| confirmed >= target).await;
 
     // The last acknowledgement goes out at the end too, and the next stream begins there.

@@ -4,12 +4,10 @@ use feedmill_model::{Change, EntryId, PackedEntry, Row, Time, floor_of};
 
 /// The id of the entry that a row is, or 0 if it is none, or none that a home timeline can hold.
 pub(crate) fn entry_id(row: &Row) -> i64 {
-    let entry = match row {
-        Row::Tweet(tweet) if tweet.reply_to_id.is_none() => EntryId::tweet(tweet.id),
-        Row::Retweet(retweet) => EntryId::retweet(retweet.id),
-        _ => return 0,
-    };
-    PackedEntry::new(entry).map_or(0, PackedEntry::id)
+    match row {
+        Row::Tweet(tweet) if tweet.reply_to_id.is_some() => 0,
+        row => touched_id(row),
+    }
 }
 
 /// What is counted of a batch while its changes go by.
@@ -34,7 +32,7 @@ impl Tally {
         self.greatest_entry = self.greatest_entry.max(new.map_or(0, entry_id));
     }
 
-    /// Counts a change of a follow.
+    /// Counts a change of a follow, which need not be decoded for it.
     pub fn add_follow(&mut self) {
         self.fanned_out += 1;
     }
@@ -52,6 +50,7 @@ impl Tally {
     }
 }
 
+/// The same, if replies were entries too.
 fn touched_id(row: &Row) -> i64 {
     let entry = match row {
         Row::Tweet(tweet) => EntryId::tweet(tweet.id),

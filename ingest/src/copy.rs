@@ -78,6 +78,7 @@ impl Log {
         shared.commit(write, meta, "end a copy into")?;
         failpoint!("copy_done_after");
         shared.count_quarantined(&set_aside);
+        set_aside.tell();
         *shared.ring.lock() = Ring::new(time);
         Ok(position)
     }

@@ -16,7 +16,7 @@ use crate::LogError;
 use crate::error::storage;
 use crate::key::{decode, encode, tail_key};
 use crate::log::Shared;
-use crate::quarantine::Effect;
+use crate::quarantine::{Count, Effect};
 
 /// Parts of the tail from this number on are effects.
 const FIRST: u32 = 1 << 31;
@@ -85,6 +85,7 @@ impl Drop for Effects<'_> {
 impl Shared {
     /// Applies the effects of a published batch.
     pub fn apply_effects(&self, time: Time) -> Result<(), LogError> {
+        let mut all = Count::default();
         for part in self.tail.range(tail_key(time, FIRST)..=tail_key(time, u32::MAX)) {
             let value = part.value().map_err(storage("read rows in quarantine from"))?;
             let effects: Vec<Effect> =
@@ -93,7 +94,9 @@ impl Shared {
             let count = self.write_effects(&mut write, &effects)?;
             write.commit().map_err(storage("write rows in quarantine to"))?;
             self.count_quarantined(&count);
+            all.add(count);
         }
+        all.tell();
         Ok(())
     }
 

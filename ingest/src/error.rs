@@ -1,4 +1,5 @@
-//! What can go wrong in the change log. None of it is cured by trying again: a person, or a restart, has to mend it.
+//! What can go wrong in the change log. A person, or a restart, has to mend it; only a disk that is nearly full and a clock
+//! that is wrong pass when what they name was mended, and the writer waits for that.
 
 use std::path::PathBuf;
 
@@ -63,10 +64,10 @@ pub enum LogError {
     /// A large transaction that waits on disk cannot be read.
     #[error(transparent)]
     Spill(#[from] SpillError),
-    /// There is no room on the disk for what is copied.
+    /// There is no room on the disk.
     #[error(
-        "the disk of {path} is nearly full: {} MiB are free, and {} MiB must be for the copy to go on. Make room and start \
-         again: the copy begins anew. --disk-reserve-mb says how much is kept free",
+        "the disk of {path} is nearly full: {} MiB are free, and {} MiB must be to go on. Make room, and try or start again: \
+         what did not end begins anew. --disk-reserve-mb says how much is kept free",
         free >> 20,
         need >> 20
     )]
@@ -122,7 +123,7 @@ pub enum LogError {
     /// This machine's clock was set back.
     #[error(
         "no time is minted for the batch up to {lsn}: it would be {time}, more than an hour ahead of this machine's clock, \
-         which says {now_ms} ms since 1970. Set the clock right and start again; nothing is lost"
+         which says {now_ms} ms since 1970. Set the clock right; nothing is lost"
     )]
     ClockBack {
         /// End of the batch.
@@ -135,7 +136,7 @@ pub enum LogError {
     /// This machine's clock is ahead of the source's.
     #[error(
         "no time is minted for the batch up to {lsn}: this machine's clock is {} minutes ahead of the source's. Set the \
-         wrong one right and start again; nothing is lost",
+         wrong one right; nothing is lost",
         ahead_ms / 60_000
     )]
     ClockAhead {

@@ -40,7 +40,7 @@ use crate::key::{RowKey, append_encoded, encode, first_key, last_key, row_key, t
 use crate::log::{ROWS_TIME, Shared};
 use crate::merge::{Chunk, Cleared, Merge};
 use crate::meta::Meta;
-use crate::quarantine::{Effect, QuarantineId, Quarantined};
+use crate::quarantine::Effect;
 use crate::resolve::{Resolved, resolve};
 use crate::run::{Buffer, Op, Runs};
 use crate::tail::{self, Head, PART_CHANGES};
@@ -52,11 +52,10 @@ impl Shared {
     /// Appends transactions as one batch at `position`. Whoever calls holds the right to write.
     pub fn append_large(&self, transactions: &[Transaction], position: Position, before: Meta) -> Result<(), LogError> {
         let runs = Runs::create(&self.dir)?;
-        let effects = Effects::new(self, position.time);
         let meta = Meta { position: Some(position), ..before };
-        match self.sort(transactions, &runs, &effects, position)? {
-            Some(cleared) => self.append_runs(&runs, cleared, &effects, position, meta),
-            None => self.append_resolved(transactions, &effects, position, meta),
+        match self.sort(transactions, &runs)? {
+            Some(cleared) => self.append_runs(&runs, cleared, position, meta),
+            None => self.append_resolved(transactions, position, meta),
         }
     }
 
@@ -65,13 +64,14 @@ impl Shared {
         &self,
         runs: &Runs,
         cleared: Vec<Cleared>,
-        effects: &Effects<'_>,
         position: Position,
         meta: Meta,
     ) -> Result<(), LogError> {
+        self.check_room_of(runs, &cleared, position)?;
         let part_changes = self.part_changes();
-        self.publish(position, meta, effects, |take| {
-            let mut merge = Merge::new(self, position, effects, runs.cursors()?, cleared)?;
+        let effects = Effects::new(self, position.time);
+        self.publish(position, meta, &effects, |take| {
+            let mut merge = Merge::new(self, position, &effects, runs.cursors()?, cleared)?;
             merge.run(part_changes, take)?;
             Ok(merge.tally)
         })
@@ -84,19 +84,12 @@ impl Shared {
 
     /// Sorts the changes of transactions into runs, on a second thread; gives what a TRUNCATE clears, or `None` if they
     /// cannot be told key by key.
-    fn sort(
-        &self,
-        transactions: &[Transaction],
-        runs: &Runs,
-        effects: &Effects<'_>,
-        position: Position,
-    ) -> Result<Option<Vec<Cleared>>, LogError> {
+    fn sort(&self, transactions: &[Transaction], runs: &Runs) -> Result<Option<Vec<Cleared>>, LogError> {
         thread::scope(|scope| {
             let (full, buffers) = sync_channel::<(usize, Buffer)>(1);
             let sorter =
                 scope.spawn(move || buffers.into_iter().try_for_each(|(number, buffer)| runs.write(number, buffer)));
-            let mut intake =
-                Intake { position, effects, full, buffer: Buffer::default(), run: 0, cleared: vec![], unnamed: 0 };
+            let mut intake = Intake { full, buffer: Buffer::default(), run: 0, cleared: vec![], unnamed: 0 };
             let told = intake.take_all(transactions);
             let cleared = intake.end();
             joined(sorter.join())?;
@@ -105,15 +98,9 @@ impl Shared {
     }
 
     /// Appends transactions that must be resolved in the order of their changes.
-    fn append_resolved(
-        &self,
-        transactions: &[Transaction],
-        effects: &Effects<'_>,
-        position: Position,
-        meta: Meta,
-    ) -> Result<(), LogError> {
+    fn append_resolved(&self, transactions: &[Transaction], position: Position, meta: Meta) -> Result<(), LogError> {
         let Resolved { changes, effects: resolved } = resolve(self, transactions, position)?;
-        // Those that the intake gave before it gave up stand again among these, under the same ids.
+        let effects = Effects::new(self, position.time);
         for (id, entry) in resolved {
             effects.push(Effect { id, entry })?;
         }
@@ -123,18 +110,19 @@ impl Shared {
             .collect();
         changes.sort_unstable_by_key(|(key, _)| *key);
         let part_changes = self.part_changes();
-        self.publish(position, meta, effects, |take| {
+        self.publish(position, meta, &effects, |take| {
             let mut tally = Tally::default();
-            for changes in changes.chunks(part_changes) {
-                let mut chunk = Chunk::default();
-                for (key, change) in changes {
-                    tally.add(change.old.as_ref(), change.new.as_ref());
-                    let row = |row: &Option<Row>| row.as_ref().map(|row| encode(row, "a row")).transpose();
-                    chunk.push(*key, row(&change.old)?.as_deref(), row(&change.new)?.as_deref());
+            let mut chunk = Chunk::default();
+            for (key, change) in &changes {
+                tally.add(change.old.as_ref(), change.new.as_ref());
+                let row = |row: &Option<Row>| row.as_ref().map(|row| encode(row, "a row")).transpose();
+                chunk.push(*key, row(&change.old)?.as_deref(), row(&change.new)?.as_deref());
+                if chunk.is_full(part_changes) && !take(std::mem::take(&mut chunk)) {
+                    return Ok(tally);
                 }
-                if !take(chunk) {
-                    break;
-                }
+            }
+            if chunk.changes > 0 {
+                take(chunk);
             }
             Ok(tally)
         })
@@ -283,9 +271,7 @@ impl Shared {
 }
 
 /// Sorts changes as they come.
-struct Intake<'a> {
-    position: Position,
-    effects: &'a Effects<'a>,
+struct Intake {
     full: SyncSender<(usize, Buffer)>,
     buffer: Buffer,
     run: usize,
@@ -294,7 +280,7 @@ struct Intake<'a> {
     unnamed: u32,
 }
 
-impl Intake<'_> {
+impl Intake {
     /// `false` if a change cannot be told key by key.
     fn take_all(&mut self, transactions: &[Transaction]) -> Result<bool, LogError> {
         for chunk in transactions.iter().flat_map(|transaction| transaction.changes.chunks()) {
@@ -302,9 +288,9 @@ impl Intake<'_> {
                 if !self.take(change)? {
                     return Ok(false);
                 }
-            }
-            if self.buffer.is_full() && !self.hand_over() {
-                return Ok(true);
+                if self.buffer.is_full() && !self.hand_over() {
+                    return Ok(true);
+                }
             }
         }
         self.hand_over();
@@ -349,17 +335,8 @@ impl Intake<'_> {
                 if let Some(old_key) = &unusable.old_key {
                     self.buffer.add(row_key(old_key), Op::Gone, nothing)?;
                 }
-                let entry = Quarantined { row: (**unusable).clone(), readable: None, position: self.position };
-                match &unusable.key {
-                    Some(key) => self
-                        .buffer
-                        .add(row_key(key), Op::Aside, |bytes| append_encoded(bytes, &entry, "a row in quarantine"))?,
-                    None => {
-                        let id = QuarantineId::Number(self.position.time, self.unnamed).to_bytes();
-                        self.unnamed += 1;
-                        self.effects.push(Effect { id, entry: Some(Box::new(entry)) })?;
-                    }
-                }
+                self.buffer.add_aside((**unusable).clone(), self.unnamed)?;
+                self.unnamed += u32::from(unusable.key.is_none());
             }
         }
         Ok(true)

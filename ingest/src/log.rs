@@ -39,7 +39,7 @@ use crate::meta::{LogState, Meta};
 use crate::quarantine::Effect;
 use crate::resolve::{Resolved, resolve};
 use crate::ring::Ring;
-use crate::room::NoRoom;
+use crate::room::Waits;
 use crate::{LogError, Reader, StateAt, clock, remains, tail};
 
 /// Under which key the meta keyspace holds its value.
@@ -97,7 +97,7 @@ pub(crate) struct Shared {
     pub large_changes: usize,
     pub reserve_bytes: u64,
     /// What the writer waits for.
-    pub no_room: Mutex<Option<NoRoom>>,
+    pub waits: Mutex<Option<Waits>>,
     /// Rows in quarantine.
     pub quarantined: AtomicU64,
     /// The latest time that a row of the copy under way says it was made.
@@ -257,7 +257,7 @@ impl Shared {
             bulk_rows: options.bulk_rows,
             large_changes: options.large_changes,
             reserve_bytes: options.reserve_bytes,
-            no_room: Mutex::new(None),
+            waits: Mutex::new(None),
             ahead_ms: AtomicU64::new(0),
             current: Mutex::new(Meta::EMPTY),
             writing: Mutex::new(()),
@@ -383,6 +383,7 @@ impl Shared {
         self.commit(write, meta, "append a batch to")?;
         metrics::histogram!("feedmill_log_fsync_seconds").record(started.elapsed().as_secs_f64());
         self.count_quarantined(&quarantined);
+        quarantined.tell();
         self.observe(batch.position, batch.changes.len() as u64, bytes as u64);
         Ok(())
     }

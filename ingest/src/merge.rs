@@ -39,6 +39,9 @@ const PASSED_A_KEY: u64 = 6;
 /// Single reads before a scan is tried again.
 const READS: u32 = 512;
 
+/// Bytes of changes above which a chunk ends.
+const CHUNK_BYTES: usize = 4 << 20;
+
 /// A range of keys whose rows are gone before the changes of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cleared {
@@ -59,6 +62,11 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// Whether it should end: with so many changes, or so many bytes of them.
+    pub fn is_full(&self, changes: usize) -> bool {
+        self.changes >= changes || self.body.len() >= CHUNK_BYTES
+    }
+
     /// Adds a change, from the bytes of its rows.
     pub fn push(&mut self, key: RowKey, old: Option<&[u8]>, new: Option<&[u8]>) {
         for row in [old, new] {
@@ -112,7 +120,7 @@ impl<'a> Merge<'a> {
         Ok(Merge { shared, position, effects, cursors, next, cleared, lookup, scanned: 0, scan: None, tally })
     }
 
-    /// Gives all changes to `take`, in chunks of at most `changes`; ends early when it returns `false`.
+    /// Gives all changes to `take`, in chunks of at most `changes` and about 4 MiB; ends early when it returns `false`.
     pub fn run(&mut self, changes: usize, take: &mut dyn FnMut(Chunk) -> bool) -> Result<(), LogError> {
         let mut chunk = Chunk::default();
         let mut fold = Fold::default();
@@ -137,7 +145,7 @@ impl<'a> Merge<'a> {
                 self.fold(&key, cleared.map_or(0, |range| range.from_run), &mut fold)?;
             }
             self.end(&mut fold, old.as_deref(), &mut chunk)?;
-            if chunk.changes >= changes && !take(std::mem::take(&mut chunk)) {
+            if chunk.is_full(changes) && !take(std::mem::take(&mut chunk)) {
                 return Ok(());
             }
         }
@@ -169,8 +177,8 @@ impl<'a> Merge<'a> {
 
     /// Puts out what has become of a key whose row was `old`.
     fn end(&mut self, fold: &mut Fold, old: Option<&[u8]>, chunk: &mut Chunk) -> Result<(), LogError> {
-        let row_key = fold.row_key;
-        let id = || QuarantineId::Key(row_key).to_bytes();
+        let key = fold.key;
+        let id = || Ok::<_, LogError>(QuarantineId::of(&key, self.position.time)?.to_bytes());
         let held = if self.shared.has_quarantined() { self.shared.quarantined_at(&fold.key)? } else { None };
         let mut aside = None;
         if let Now::Fill(unchanged) = fold.now {
@@ -192,7 +200,7 @@ impl<'a> Merge<'a> {
             Now::Set => Some(fold.value.as_slice()),
             Now::Gone | Now::Fill(_) => None,
             Now::Aside => {
-                aside = Some(fold.entry()?);
+                aside = Some(Quarantined { position: self.position, ..fold.entry()? });
                 None
             }
         };
@@ -216,8 +224,8 @@ impl<'a> Merge<'a> {
             self.tally.add_follow();
         }
         match aside {
-            Some(entry) => self.effects.push(Effect { id: id(), entry: Some(Box::new(entry)) })?,
-            None if held.is_some() && fold.now != Now::Store => self.effects.push(Effect { id: id(), entry: None })?,
+            Some(entry) => self.effects.push(Effect { id: id()?, entry: Some(Box::new(entry)) })?,
+            None if held.is_some() && fold.now != Now::Store => self.effects.push(Effect { id: id()?, entry: None })?,
             None => {}
         }
         if old != new {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::LogError;
 use crate::key::{RowKey, key_of, row_key};
 
+pub(crate) use store::Count;
 pub use store::Retried;
 
 /// How far ahead of its batch a tweet or retweet may lie.
@@ -60,7 +61,29 @@ pub enum QuarantineId {
 /// Before the time and number of an entry without a key. No relation has this number.
 const WITHOUT_KEY: u8 = 0xFF;
 
+/// Under which key a row without a readable one stands among those of a batch that are sorted by key: after all others.
+pub(crate) fn unnamed_key(number: u32) -> RowKey {
+    let mut key = [0; 17];
+    let (first, rest) = key.split_at_mut(1);
+    first.fill(WITHOUT_KEY);
+    if let Some(place) = rest.first_chunk_mut() {
+        *place = number.to_be_bytes();
+    }
+    key
+}
+
 impl QuarantineId {
+    /// Of a key among those of a batch of this time.
+    pub(crate) fn of(key: &RowKey, time: Time) -> Result<Self, LogError> {
+        match key.split_first() {
+            Some((&WITHOUT_KEY, rest)) => {
+                let number = rest.first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
+                Ok(QuarantineId::Number(time, number))
+            }
+            _ => Self::from_bytes(key),
+        }
+    }
+
     /// Where its entry lies.
     pub(crate) fn to_bytes(self) -> Vec<u8> {
         match self {

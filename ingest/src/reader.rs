@@ -25,7 +25,7 @@ use crate::{Log, LogError};
 /// Batches, and changes in them, that are taken at a time; a single batch may be larger.
 const BATCHES_AT_A_TIME: usize = 64;
 const CHANGES_AT_A_TIME: usize = 65_536;
-/// Parts of a large batch that are one piece, 16,384 changes.
+/// Parts of a large batch that are one piece: at most 16,384 changes, and about 16 MiB of them.
 const PIECE_PARTS: u32 = 4;
 
 /// Gives each batch after a time, once, without gaps.

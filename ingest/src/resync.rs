@@ -3,7 +3,7 @@
 //! ```text
 //!   begin_resync ─► stage_rows, from several threads ─► sorted runs, in a file without a name
 //!                                                          │ finish
-//!   rows of the store in the ranges ───────── merge ◄──────┘
+//!   rows of the store of those relations ──── merge ◄──────┘
 //!                                               └─► one large batch at a new time: what is new, changed and gone
 //! ```
 //!
@@ -11,46 +11,17 @@
 //! gone with it. From then on it is a batch like any other (see [`crate::large`]): readers get the difference, the tail
 //! goes on without a gap, times grow. Only the position in the source's log may go back, because it may be another source.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use feedmill_connectors::postgres::Unusable;
-use feedmill_model::{Key, Lsn, Position, Relation, Row, SourceId};
+use feedmill_model::{Lsn, Position, Relation, Row, SourceId};
 use parking_lot::Mutex;
 
-use crate::effects::Effects;
-use crate::key::{append_encoded, row_key};
+use crate::key::{append_encoded, first_key, last_key, row_key};
 use crate::merge::Cleared;
 use crate::meta::Meta;
-use crate::quarantine::{Effect, QuarantineId, Quarantined};
 use crate::run::{Buffer, Op, Runs};
 use crate::{Log, LogError, clock};
-
-/// Rows of a relation whose key's first column lies between two numbers, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RelationRange {
-    /// Of which table.
-    pub relation: Relation,
-    /// The least first column.
-    pub first: i64,
-    /// The greatest first column.
-    pub last: i64,
-}
-
-impl RelationRange {
-    /// All rows of a relation.
-    pub const fn all(relation: Relation) -> Self {
-        RelationRange { relation, first: i64::MIN, last: i64::MAX }
-    }
-
-    fn cleared(self) -> Cleared {
-        let RelationRange { relation, first, last } = self;
-        Cleared {
-            first: row_key(&Key { relation, first, second: i64::MIN }),
-            last: row_key(&Key { relation, first: last, second: i64::MAX }),
-            from_run: 0,
-        }
-    }
-}
 
 /// A snapshot that is being staged. Dropping it leaves the log as it was.
 pub struct Resync {
@@ -58,48 +29,63 @@ pub struct Resync {
     /// Where the log was when it was begun.
     begun: Position,
     source: SourceId,
-    ranges: Vec<RelationRange>,
+    relations: Vec<Relation>,
     runs: Runs,
     buffer: Mutex<Buffer>,
     next_run: AtomicUsize,
-    unusable: Mutex<Vec<Unusable>>,
+    /// Rows without a readable key so far.
+    unnamed: AtomicU32,
 }
 
 impl Log {
-    /// Begins to take a new snapshot of `ranges`, which must not overlap, of `source`. Rows of the log that lie in them
-    /// and are not staged are gone when it is finished; all others stay. The log must hold a finished copy.
-    pub fn begin_resync(&self, source: &SourceId, ranges: &[RelationRange]) -> Result<Resync, LogError> {
+    /// Begins to take a new snapshot of `relations`, each named once, of `source`. Rows of theirs that are not staged are
+    /// gone when it is finished; those of other relations stay. The log must hold a finished copy.
+    pub fn begin_resync(&self, source: &SourceId, relations: &[Relation]) -> Result<Resync, LogError> {
         let begun = self.shared.current.lock().ready()?;
         Ok(Resync {
             log: self.clone(),
             begun,
             source: source.clone(),
-            ranges: ranges.to_vec(),
+            relations: relations.to_vec(),
             runs: Runs::create(&self.shared.dir)?,
             buffer: Mutex::default(),
             next_run: AtomicUsize::new(0),
-            unusable: Mutex::default(),
+            unnamed: AtomicU32::new(0),
         })
     }
 }
 
 impl Resync {
-    /// Takes rows of the snapshot. They must lie in its ranges, and may come from several threads.
+    /// Takes rows of the snapshot. They must be of its relations, and may come from several threads.
     pub fn stage_rows(&self, rows: &[Row]) -> Result<(), LogError> {
-        self.log.shared.check_room(rows.len())?;
-        let full = {
-            let mut buffer = self.buffer.lock();
-            for row in rows {
-                buffer.add(row_key(&row.key()), Op::Set, |bytes| append_encoded(bytes, row, "a row"))?;
-            }
-            buffer.is_full().then(|| std::mem::take(&mut *buffer))
-        };
-        full.map_or(Ok(()), |buffer| self.write(buffer))
+        self.stage(rows, |buffer, row| {
+            buffer.add(row_key(&row.key()), Op::Set, |bytes| append_encoded(bytes, row, "a row"))
+        })
     }
 
     /// Takes rows of the snapshot that cannot be read: they go into quarantine when it is finished.
-    pub fn stage_unusable(&self, rows: Vec<Unusable>) {
-        self.unusable.lock().extend(rows);
+    pub fn stage_unusable(&self, rows: Vec<Unusable>) -> Result<(), LogError> {
+        self.stage(rows, |buffer, row| buffer.add_aside(row, self.unnamed.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn stage<R>(
+        &self,
+        rows: impl IntoIterator<Item = R, IntoIter: ExactSizeIterator>,
+        add: impl Fn(&mut Buffer, R) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        let rows = rows.into_iter();
+        self.log.shared.check_room(rows.len())?;
+        let mut full = Vec::new();
+        {
+            let mut buffer = self.buffer.lock();
+            for row in rows {
+                add(&mut buffer, row)?;
+                if buffer.is_full() {
+                    full.push(std::mem::take(&mut *buffer));
+                }
+            }
+        }
+        full.into_iter().try_for_each(|buffer| self.write(buffer))
     }
 
     /// Makes the difference one batch at a new time, durably. `lsn` is the position of the snapshot in the source's log,
@@ -107,7 +93,8 @@ impl Resync {
     /// is this machine's clock, in milliseconds since 1970.
     ///
     /// Fails when the clock cannot be right ([`LogError::ClockBack`], [`LogError::ClockAhead`]), and when the log went on
-    /// meanwhile ([`LogError::MovedOn`]): the snapshot would undo what was written since.
+    /// meanwhile ([`LogError::MovedOn`]): the snapshot would undo what was written since. Without enough room on the disk
+    /// ([`LogError::NoRoom`]) nothing is written.
     pub fn finish(self, lsn: Option<Lsn>, now_ms: u64) -> Result<Position, LogError> {
         let shared = &self.log.shared;
         let _turn = shared.turn()?;
@@ -119,27 +106,15 @@ impl Resync {
         let lsn = lsn.unwrap_or(last.lsn);
         let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
         let position = Position { time, lsn };
-        let effects = Effects::new(shared, time);
-        let mut rest = std::mem::take(&mut *self.buffer.lock());
-        for (number, row) in (0..).zip(std::mem::take(&mut *self.unusable.lock())) {
-            let key = row.key;
-            let entry = Quarantined { row, readable: None, position };
-            match key {
-                Some(key) => {
-                    rest.add(row_key(&key), Op::Aside, |bytes| append_encoded(bytes, &entry, "a row in quarantine"))?
-                }
-                None => {
-                    let id = QuarantineId::Number(time, number).to_bytes();
-                    effects.push(Effect { id, entry: Some(Box::new(entry)) })?;
-                }
-            }
-        }
+        let rest = std::mem::take(&mut *self.buffer.lock());
         if !rest.is_empty() {
             self.write(rest)?;
         }
-        let cleared = self.ranges.iter().map(|range| range.cleared()).collect();
+        let cleared =
+            |relation: &Relation| Cleared { first: first_key(*relation), last: last_key(*relation), from_run: 0 };
+        let cleared = self.relations.iter().map(cleared).collect();
         let meta = Meta { source: Some(self.source.clone()), position: Some(position), ..before };
-        shared.append_runs(&self.runs, cleared, &effects, position, meta)?;
+        shared.append_runs(&self.runs, cleared, position, meta)?;
         Ok(position)
     }
 

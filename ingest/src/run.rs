@@ -19,10 +19,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use feedmill_connectors::postgres::Unusable;
+use feedmill_model::Position;
 use parking_lot::Mutex;
 
 use crate::LogError;
-use crate::key::RowKey;
+use crate::key::{RowKey, append_encoded, row_key};
+use crate::quarantine::{Quarantined, unnamed_key};
 
 /// Bounds of a buffer.
 const BUFFER_BYTES: usize = 16 << 20;
@@ -43,7 +46,8 @@ pub(crate) enum Op {
     /// The row is now this, but for some columns that stay as they were. The value is which (a `u32`, little-endian),
     /// and the row.
     Fill = 2,
-    /// What the row is now cannot be used. The value is what goes into quarantine.
+    /// What the row is now cannot be used. The value is what goes into quarantine; if its key cannot be read either, it
+    /// stands under a key of no relation ([`unnamed_key`]).
     Aside = 3,
 }
 
@@ -77,10 +81,19 @@ impl Buffer {
     ) -> Result<(), LogError> {
         let start = self.bytes.len();
         value(&mut self.bytes)?;
-        // A buffer is full long before 4 GiB.
-        let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        self.entries.push(Entry { key, op, start: place(start), end: place(self.bytes.len()) });
+        // A buffer is full long before 4 GiB, so only a single row can be too large.
+        let too_large = |_| LogError::Encode { what: "a row", source: postcard::Error::SerializeBufferFull };
+        let place = |at: usize| u32::try_from(at).map_err(too_large);
+        self.entries.push(Entry { key, op, start: place(start)?, end: place(self.bytes.len())? });
         Ok(())
+    }
+
+    /// Adds a row that goes into quarantine; `number` names it if its key cannot be read.
+    pub fn add_aside(&mut self, row: Unusable, number: u32) -> Result<(), LogError> {
+        let key = row.key.map_or_else(|| unnamed_key(number), |key| row_key(&key));
+        // Of which batch it is, is known when it is merged.
+        let entry = Quarantined { row, readable: None, position: Position::default() };
+        self.add(key, Op::Aside, |bytes| append_encoded(bytes, &entry, "a row in quarantine"))
     }
 
     pub fn is_full(&self) -> bool {
@@ -135,6 +148,11 @@ impl Runs {
         self.file.write_all_at(&records, start).map_err(failed("write a temporary file of", &self.dir))?;
         self.runs.lock().push((number, start, start + length));
         Ok(())
+    }
+
+    /// How much of the disk they take.
+    pub fn bytes(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
     }
 
     /// A cursor for each run that is not empty, in the order of their numbers, on its first record.

@@ -20,7 +20,7 @@ use crate::error::storage;
 use crate::key::{decode, encode, tail_key, time_of};
 use crate::merge::Chunk;
 
-/// Changes of one part.
+/// Changes of one part; of a large batch it has fewer when they take much.
 pub(crate) const PART_CHANGES: usize = 4_096;
 
 /// What the first part of a batch begins with.

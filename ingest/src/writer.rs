@@ -4,12 +4,13 @@
 //! that it is visible soon; many when there is a backlog, so that an fsync is shared. A keepalive ends the group: the
 //! batch covers exactly what was committed before its position.
 //!
-//! While the disk is nearly full nothing is written, and so nothing more is read from the source: see [`crate::room`].
+//! While the disk is nearly full, or the clock cannot be right, nothing is written, and so nothing more is read from the
+//! source: see [`crate::room`].
 
 use std::time::Instant;
 
 use feedmill_connectors::postgres::Transaction;
-use feedmill_model::Lsn;
+use feedmill_model::{Lsn, Position};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
@@ -29,8 +30,8 @@ pub enum Incoming {
     Covered(Lsn),
 }
 
-/// Writes until `incoming` ends and all that was in it is durable, or until it ends while there is no room. `durable` is told what is, after it is. `now_ms` is
-/// this machine's clock, in milliseconds since 1970.
+/// Writes until `incoming` ends and all that was in it is durable, or until it ends while there is no room or no right
+/// clock. `durable` is told what is, after it is. `now_ms` is this machine's clock, in milliseconds since 1970.
 pub fn run_writer(
     log: &Log,
     incoming: Receiver<Incoming>,
@@ -41,17 +42,41 @@ pub fn run_writer(
     let changes_max = GROUP_CHANGES_MAX.min(log.bulk_rows());
     let mut groups = Groups { incoming, changes_max, carried: None };
     while let Some(group) = groups.next() {
-        let changes = group.transactions.iter().map(|transaction| transaction.changes.len()).sum();
-        if !log.wait_for_room(changes, || groups.incoming.is_closed())? {
-            return Ok(());
-        }
-        let started = Instant::now();
-        let position = log.append(&group.transactions, group.covers.unwrap_or_default(), now_ms())?;
-        metrics::histogram!("feedmill_log_append_seconds").record(started.elapsed().as_secs_f64());
+        let Some(position) = append(log, &group, || groups.incoming.is_closed(), &now_ms)? else { return Ok(()) };
         metrics::counter!("feedmill_log_transactions_total").increment(group.transactions.len() as u64);
         durable.send_replace(position.lsn);
     }
     Ok(())
+}
+
+/// Appends a group as soon as there is room and the clock is right; `None` if `end` says that nobody waits for it any
+/// more.
+fn append(
+    log: &Log,
+    group: &Group,
+    end: impl Fn() -> bool,
+    now_ms: impl Fn() -> u64,
+) -> Result<Option<Position>, LogError> {
+    let mut need = log.need(group.transactions.iter().map(|transaction| transaction.changes.len()).sum());
+    loop {
+        if !log.wait_for_room(need, &end)? {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        match log.append(&group.transactions, group.covers.unwrap_or_default(), now_ms()) {
+            Err(LogError::NoRoom { need: more, .. }) => need = need.max(more),
+            Err(error @ (LogError::ClockBack { .. } | LogError::ClockAhead { .. })) => {
+                if !log.wait_for_clock(&error, &end) {
+                    return Ok(None);
+                }
+            }
+            appended => {
+                metrics::histogram!("feedmill_log_append_seconds").record(started.elapsed().as_secs_f64());
+                log.waits_no_more();
+                return appended.map(Some);
+            }
+        }
+    }
 }
 
 /// What goes into one batch.

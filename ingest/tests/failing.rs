@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fail::FailScenario;
 use feedmill_connectors::postgres::{Operation, RowChange, Transaction, Unusable};
-use feedmill_ingest::{Log, LogError, Options, RelationRange};
+use feedmill_ingest::{Log, LogError, Options};
 use feedmill_model::{Lsn, Relation, Row, SourceId, User};
 
 const NOW: u64 = 1_700_000_000_000;
@@ -42,7 +42,7 @@ fn rows(log: &Log) -> Vec<Row> {
 
 /// Takes a new snapshot, and fails at this place.
 fn fails_at(log: &Log, place: &str) {
-    let resync = log.begin_resync(&source(), &[RelationRange::all(Relation::Users)]).unwrap();
+    let resync = log.begin_resync(&source(), &[Relation::Users]).unwrap();
     resync.stage_rows(&[user(1, "new")]).unwrap();
     let unusable = Unusable {
         relation: Relation::Users,
@@ -53,7 +53,7 @@ fn fails_at(log: &Log, place: &str) {
         reason: "a test".to_owned(),
     };
     // So many that some of them are written before the batch is.
-    resync.stage_unusable(vec![unusable; 1_000]);
+    resync.stage_unusable(vec![unusable; 1_000]).unwrap();
     fail::cfg(place, "1*panic").unwrap();
     let finished = catch_unwind(AssertUnwindSafe(|| resync.finish(None, NOW)));
     assert!(finished.is_err(), "it was to fail at {place}");
@@ -105,4 +105,24 @@ fn what_fails_once_it_is_published_ends_the_log_until_it_is_opened_again() {
     assert_eq!(rows(&log), [user(1, "new")]);
     insert(&log, user(3, "after it")).unwrap();
     assert_eq!(rows(&log), [user(1, "new"), user(3, "after it")]);
+}
+
+/// What does not fit is refused before anything of it is written, and the writer waits for it.
+#[test]
+fn what_there_is_no_room_for_is_known_before_it_is_written() {
+    let _scenario = FailScenario::setup();
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready(dir.path());
+    let position = log.position();
+    drop(log);
+    // More is to stay free than there is on any disk.
+    let options = Options { reserve_bytes: u64::MAX / 2, ..Options::default() };
+    let log = Log::open(dir.path(), options).unwrap();
+    let changes = vec![RowChange::Truncate(Relation::Users)].into();
+    let truncate = Transaction { end_lsn: Lsn(110), committed_at: 0, changes };
+    let refused = log.append(&[truncate], Lsn(0), NOW);
+    assert!(matches!(refused, Err(LogError::NoRoom { .. })), "{refused:?}");
+    let refused = log.begin_resync(&source(), &[Relation::Users]).unwrap().finish(None, NOW);
+    assert!(matches!(refused, Err(LogError::NoRoom { .. })), "{refused:?}");
+    assert_eq!((log.position(), rows(&log).len()), (position, 2));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use feedmill_connectors::postgres::{Copied, Source};
-use feedmill_ingest::{Log, RelationRange};
+use feedmill_ingest::Log;
 use feedmill_model::{Change, Lsn, Position, Relation, Row, SourceId, Time};
 use parking_lot::Mutex as SyncMutex;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -56,8 +56,7 @@ pub async fn compare(
     stations: &Arc<Stations>,
 ) -> anyhow::Result<Outcome> {
     let before = log.position().context("the change log is empty")?;
-    let ranges: Vec<RelationRange> = relations.iter().map(|relation| RelationRange::all(*relation)).collect();
-    let resync = Arc::new(log.begin_resync(snapshot.source, &ranges)?);
+    let resync = Arc::new(log.begin_resync(snapshot.source, relations)?);
     let rows = Arc::new(SyncMutex::new(BTreeMap::<Relation, u64>::new()));
     let take = {
         let (resync, rows) = (Arc::clone(&resync), Arc::clone(&rows));
@@ -66,8 +65,7 @@ pub async fn compare(
                 *rows.lock().entry(relation).or_default() += chunk.rows.len() as u64;
             }
             resync.stage_rows(&chunk.rows)?;
-            resync.stage_unusable(chunk.unusable);
-            Ok(())
+            Ok(resync.stage_unusable(chunk.unusable)?)
         }
     };
     let Copy { rows: copied, partitions } = copy(source, snapshot.name, relations, connections, stations, take).await?;

@@ -12,7 +12,6 @@
 //! of it and nothing else. A cut that is not completed in time is given up, and capture goes on.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,8 +59,8 @@ pub struct Capture<'a> {
     pub source: Source,
     /// The source as the change log knows it, and with it the slot.
     pub known: SourceId,
-    /// Folder for transactions that are too large for memory.
-    pub spill: PathBuf,
+    /// Where transactions go that are too large for memory.
+    pub spilling: Spilling,
     /// To the writer of the change log.
     pub incoming: mpsc::Sender<Incoming>,
     /// What is durable in the change log.
@@ -145,7 +144,7 @@ impl Capture<'_> {
     async fn session(&mut self, wait: &mut u64, outstanding: &mut Outstanding) -> anyhow::Result<()> {
         let from = *self.durable.borrow();
         let mut stream = tokio::select! {
-            stream = Stream::start(&self.source, &self.known, from, Spilling::to(&self.spill)) => stream?,
+            stream = Stream::start(&self.source, &self.known, from, self.spilling.clone()) => stream?,
             () = self.shutdown.cancelled() => return Ok(()),
         };
         tracing::info!("capturing from slot {} at {from}", self.known.slot);

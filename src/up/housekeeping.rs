@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use feedmill_api::LogSize;
+use feedmill_connectors::disk::free_bytes;
 use feedmill_connectors::postgres::{Source, schema};
 use feedmill_ingest::Log;
 use feedmill_sinks::{LocalHome, LocalIndex};
-use nix::sys::statvfs::statvfs;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -194,7 +194,7 @@ impl House {
         let newest = self.log.position().map_or(0, |position| position.time);
         let tail_ms = newest.saturating_sub(self.log.tail_after());
         self.stations.log_size(LogSize { rows_bytes, tail_bytes, tail_ms });
-        if let Some(free) = disk_free(&self.data) {
+        if let Ok(free) = free_bytes(&self.data) {
             self.stations.disk_free(free);
         }
         Ok(())
@@ -214,11 +214,5 @@ pub fn save_at_stop(index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> 
 
 /// Bytes that may be used where `folder` lies, when `reserve` is to stay free.
 pub fn room(folder: &Path, reserve: u64) -> u64 {
-    disk_free(folder).unwrap_or(u64::MAX).saturating_sub(reserve)
-}
-
-/// Bytes that are free where `folder` lies.
-fn disk_free(folder: &Path) -> Option<u64> {
-    let disk = statvfs(folder).ok()?;
-    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
+    free_bytes(folder).unwrap_or(u64::MAX).saturating_sub(reserve)
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use feedmill_connectors::postgres::{ReplicationError, Source};
+use feedmill_connectors::postgres::{ReplicationError, Source, Spilling};
 use feedmill_ingest::{Log, run_writer};
 use feedmill_model::{Lsn, SourceId};
 use feedmill_sinks::Progress;
@@ -102,7 +102,10 @@ impl Intake {
             durable: self.durable.subscribe(),
             wanted: self.progress.wanted(),
             cuts: &mut self.cuts,
-            spill: self.settings.data.join("spill"),
+            spilling: Spilling {
+                reserve_bytes: self.settings.disk_reserve_mb << 20,
+                ..Spilling::to(self.settings.data.join("spill"))
+            },
             stations: Arc::clone(&self.stations),
             shutdown: self.shutdown.clone(),
         };

@@ -13,7 +13,7 @@ use anyhow::Context;
 use feedmill_api::{Report, Slot, StageState};
 use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::Runtime;
-use feedmill_ingest::{Log, NoRoom};
+use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, Position};
 use feedmill_sinks::{LocalHome, Progress};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -53,9 +53,8 @@ pub fn look_at(stations: &Stations, log: Log, progress: Arc<Progress>, home: Arc
         if let Some(position) = log.position() {
             stations.log().reached(position);
         }
-        if let Some(NoRoom { free, need }) = log.waits_for_room() {
-            let (free, need) = (free >> 20, need >> 20);
-            stations.log().waiting(format!("the disk is nearly full: {free} MiB are free, and {need} MiB must be"));
+        if let Some(waits) = log.waits_for() {
+            stations.log().waiting(waits.to_string());
             waited.store(true, Ordering::Relaxed);
         } else if waited.swap(false, Ordering::Relaxed) {
             stations.log().goes_on();

@@ -173,3 +173,33 @@ async fn a_start_without_postgres_says_what_it_tried() {
     let printed = system.expect_start_failure().await;
     assert!(printed.contains("could not connect to postgres://feedmill@127.0.0.1"), "{printed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_to_log_in_that_was_changed_is_waited_for_while_reads_go_on() {
+    let postgres = Postgres::new(&[]).await;
+    let system = System::start_on(&postgres, &[]).await;
+    let ada = system.register("ada").await;
+    let (before, token) = system.tweet(&ada, "before").await;
+    assert_eq!(system.home(&ada, Some(&token)).await, std::slice::from_ref(&before));
+    let superuser = postgres.superuser("postgres").await;
+    // The address has no password.
+    postgres.authenticate(&["host all all 127.0.0.1/32 scram-sha-256"]);
+    postgres.reload();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'feedmill-%'";
+    system
+        .until("it is told that a password is missing", async |system| {
+            superuser.batch_execute(end).await.unwrap();
+            system.log().contains("nothing is captured until this is mended")
+        })
+        .await;
+    assert!(system.log().contains("password"), "{}", system.log());
+    assert_eq!(system.home(&ada, None).await, std::slice::from_ref(&before), "what is there is served");
+    postgres.authenticate(&["host all all 127.0.0.1/32 trust"]);
+    postgres.reload();
+    until_writable(&system, &ada).await;
+    let (after, token) = system.tweet(&ada, "after").await;
+    let shows = async |system: &System| system.get_after(&token, "/api/timeline", Some(&ada)).await.status == 200;
+    system.until("the new post shows", shows).await;
+    assert_eq!(system.home(&ada, Some(&token)).await, [after, before]);
+    system.verified().await;
+}

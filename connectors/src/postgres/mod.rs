@@ -37,7 +37,7 @@ pub use replication::{Replication, ReplicationError};
 pub use slot::{Slot, SlotStart};
 pub use source::{Source, SourceError};
 pub use spill::{Spill, SpillError};
-pub use stream::{CAPTURE_APPLICATION, Event, Spilling, Stream, StreamControl};
+pub use stream::{CAPTURE_APPLICATION, Event, Spilling, Stream};
 pub use tls::{SslMode, TlsError};
 pub use transaction::{RowChange, Transaction};
 pub use tuple::DecodeError;

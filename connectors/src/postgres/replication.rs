@@ -166,6 +166,7 @@ impl ReplicationError {
     /// Whether a later attempt may succeed without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
+            ReplicationError::Spill(SpillError::NoRoom { .. }) => false,
             ReplicationError::Lost { .. } | ReplicationError::Spill(_) | ReplicationError::Ended => true,
             ReplicationError::Server { error, .. } => error.is_transient(),
             ReplicationError::Source(error) => error.is_transient(),
@@ -198,12 +199,18 @@ impl ReplicationError {
 }
 
 impl ReplicationError {
-    /// Whether somebody can mend it in the database while we wait: a table that is not as we read it, or a right or an
-    /// object that the server misses.
+    /// Whether somebody can mend it while we wait: a table that is not as we read it, a right or an object that the server
+    /// misses, a certificate that has expired, a way to log in that was changed, a disk that is full. What tells another
+    /// source, or another reader of the slot, is none of these.
     pub fn is_mendable(&self) -> bool {
         match self {
             ReplicationError::Decode(error) => error.is_mendable(),
             ReplicationError::Server { error, .. } => !error.is_transient(),
+            ReplicationError::Source(error) => !error.is_transient(),
+            ReplicationError::Statement { error, .. } => !is_transient(error),
+            ReplicationError::Spill(SpillError::NoRoom { .. })
+            | ReplicationError::Authentication { .. }
+            | ReplicationError::SlotUnusable { .. } => true,
             _ => false,
         }
     }

@@ -82,8 +82,11 @@ impl Replication {
     /// Whether the server and its slot continue what was read from `known` up to `from`: the same history of the same
     /// database, a slot that is there, is ours to read and has not moved beyond `from`, and a log that reaches there.
     ///
-    /// A slot that was dropped and made again since stands beyond `from`: it was made after its predecessor was read for
-    /// the last time, and a new slot begins at the end of the log.
+    /// A slot that was dropped and made again stands beyond `from`, because a new one begins at the end of the log. What
+    /// positions cannot tell is a server that went back before `from` on the same timeline, and has come beyond it again:
+    /// the data directory of a stopped server was put back, and others wrote before this looked; or a resync after that
+    /// was killed when it had made the slot, and the next start came late. Whoever restores so begins with
+    /// `--on-mismatch resync`, before others write.
     pub async fn check_continues(&mut self, known: &SourceId, from: Lsn) -> Result<(), ReplicationError> {
         let found = self.identify(&known.slot).await?;
         if found != *known {

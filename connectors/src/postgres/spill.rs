@@ -11,6 +11,9 @@
 //! Why it is right: the file has no name, so it ends with the process that wrote it, whatever happens, and nothing reads
 //! it after a crash: the source sends the transaction again. So there is nothing to sync and nothing to check. Only what
 //! lies before `bytes` counts, so cutting the end off is setting a number.
+//!
+//! Nothing is written that would leave less of the disk free than the reserve: it is what the change log and the stores
+//! finish from what they have begun.
 
 use std::fs::File;
 use std::io;
@@ -20,6 +23,7 @@ use std::sync::Arc;
 
 use super::RowChange;
 use super::changes::CHUNK_CHANGES;
+use crate::disk::free_bytes;
 
 /// How much is written and read at once.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -43,6 +47,22 @@ pub enum SpillError {
         dir: PathBuf,
         /// What went wrong.
         error: io::Error,
+    },
+    /// The disk is nearly full.
+    #[error(
+        "the disk of {} is nearly full: {} MiB are free, and {} MiB must be for a large transaction to be received. Make \
+         room; --disk-reserve-mb says how much is kept free",
+        dir.display(),
+        free >> 20,
+        need >> 20
+    )]
+    NoRoom {
+        /// The folder.
+        dir: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        need: u64,
     },
     /// What is read is not what was written.
     #[error("a file for a large transaction in {} is damaged: {problem}. Look at the disk (errors)", dir.display())]
@@ -68,7 +88,7 @@ struct Frozen {
 impl Spill {
     /// Writes changes to a file of their own in `dir`.
     pub fn write<'a>(dir: &Path, changes: impl IntoIterator<Item = &'a RowChange>) -> Result<Spill, SpillError> {
-        let mut writer = SpillWriter::create(dir)?;
+        let mut writer = SpillWriter::create(dir, 0)?;
         for change in changes {
             writer.push(change)?;
         }
@@ -137,6 +157,8 @@ impl Drop for SpillFile {
 #[derive(Debug)]
 pub(super) struct SpillWriter {
     file: SpillFile,
+    /// How much of the disk is kept free.
+    reserve_bytes: u64,
     /// What is in the file.
     written: u64,
     /// What comes after it.
@@ -145,11 +167,11 @@ pub(super) struct SpillWriter {
 }
 
 impl SpillWriter {
-    pub(super) fn create(dir: &Path) -> Result<SpillWriter, SpillError> {
+    pub(super) fn create(dir: &Path, reserve_bytes: u64) -> Result<SpillWriter, SpillError> {
         let failed = |error| SpillError::Disk { tried: "make", dir: dir.to_owned(), error };
         let file = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)).map_err(failed)?;
         let file = SpillFile { file, dir: dir.to_owned(), counted: 0 };
-        Ok(SpillWriter { file, written: 0, buffer: Vec::new(), changes: 0 })
+        Ok(SpillWriter { file, reserve_bytes, written: 0, buffer: Vec::new(), changes: 0 })
     }
 
     pub(super) fn push(&mut self, change: &RowChange) -> Result<(), SpillError> {
@@ -189,6 +211,11 @@ impl SpillWriter {
     }
 
     fn flush(&mut self) -> Result<(), SpillError> {
+        let free = free_bytes(&self.file.dir).map_err(self.file.failed("look at the disk for"))?;
+        let need = self.reserve_bytes.saturating_add(self.buffer.len() as u64);
+        if free < need {
+            return Err(SpillError::NoRoom { dir: self.file.dir.clone(), free, need });
+        }
         self.file.file.write_all_at(&self.buffer, self.written).map_err(self.file.failed("write"))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
@@ -300,7 +327,7 @@ mod tests {
     fn the_end_can_be_cut_off_in_the_buffer_and_in_the_file() {
         let dir = tempfile::tempdir().expect("a folder");
         for kept in [0, 5, 30_000] {
-            let mut writer = SpillWriter::create(dir.path()).expect("made");
+            let mut writer = SpillWriter::create(dir.path(), 0).expect("made");
             let mut offset = 0;
             for user in 0..60_000 {
                 if user == kept {
@@ -317,6 +344,15 @@ mod tests {
             let expected: Vec<RowChange> = (0..kept).chain([-1]).map(like).collect();
             assert!(read(&Changes::Spilled(writer.freeze().expect("written"))) == expected);
         }
+    }
+
+    #[test]
+    fn the_reserve_of_the_disk_is_not_touched() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut writer = SpillWriter::create(dir.path(), u64::MAX).expect("made");
+        let refused = (0..100_000).find_map(|user| writer.push(&like(user)).err());
+        assert!(matches!(refused, Some(SpillError::NoRoom { need: u64::MAX, .. })), "{refused:?}");
+        assert_eq!(writer.file.file.metadata().expect("a file").len(), 0);
     }
 
     #[test]

@@ -47,13 +47,13 @@ mod start;
 pub use assembly::Spilling;
 pub use start::CAPTURE_APPLICATION;
 
-/// How much may wait for the consumer, counted as the server sent it. A larger transaction waits alone.
+/// How much may wait for the consumer, counted as it lies in memory. A larger transaction waits alone.
 const QUEUE_BYTES: u32 = 64 << 20;
 
 /// What a transaction counts that lies on disk, so that the number of files is bounded.
 const SPILLED_BYTES: u32 = QUEUE_BYTES / 16;
 
-/// What an event counts besides what the server sent, so that the number of events is bounded too.
+/// What an event counts besides its changes, so that the number of events is bounded too.
 const EVENT_BYTES: u32 = 256;
 
 /// Statuses pile up to this much if the server does not read; then they wait.
@@ -77,22 +77,16 @@ pub enum Event {
 /// A running stream. It ends when it is dropped; [`Self::close`] also tells the server the last acknowledgement.
 pub struct Stream {
     events: mpsc::UnboundedReceiver<Queued>,
-    control: StreamControl,
+    durable: watch::Sender<Lsn>,
+    wanted: Arc<Notify>,
     heard: Arc<AtomicU64>,
     /// `None` once its result has been told.
     task: Option<JoinHandle<Result<(), ReplicationError>>>,
 }
 
-/// What can be said to a stream from anywhere.
-#[derive(Clone, Debug)]
-pub struct StreamControl {
-    durable: Arc<watch::Sender<Lsn>>,
-    wanted: Arc<Notify>,
-}
-
 impl Stream {
-    /// Starts to read the slot of `known` at `from`, the position up to which everything is durable here: the slot's consistent
-    /// point after a copy, later the `end_lsn` or `end` of the last event that was made durable.
+    /// Starts to read the slot of `known` at `from`, the position up to which everything is durable here: the slot's
+    /// consistent point after a copy, later the `end_lsn` or `end` of the last event that was made durable.
     ///
     /// # Errors
     /// A source that does not continue what was read ([`Replication::check_continues`]); a slot that another process
@@ -107,25 +101,24 @@ impl Stream {
             start::open(source, known, from).await?;
         let (sender, events) = mpsc::unbounded_channel();
         let (durable, acknowledged) = watch::channel(Lsn(0));
-        let control = StreamControl { durable: Arc::new(durable), wanted: Arc::new(Notify::new()) };
+        let wanted = Arc::new(Notify::new());
         let heard = Arc::new(AtomicU64::new(0));
         let reader = Reader {
             connection,
             assembly: Assembly::new(Decoder::new(tables), spilling, from),
             tables_as_of,
-            sent_bytes: 0,
             heard: Instant::now(),
             heard_count: Arc::clone(&heard),
             status_interval,
             silence_max,
             received: from,
             acknowledged,
-            wanted: Arc::clone(&control.wanted),
+            wanted: Arc::clone(&wanted),
             room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
             sender,
             stalled: None,
         };
-        Ok(Stream { events, control, heard, task: Some(tokio::spawn(reader.run())) })
+        Ok(Stream { events, durable, wanted, heard, task: Some(tokio::spawn(reader.run())) })
     }
 
     /// The next event. A dropped call loses nothing.
@@ -154,17 +147,16 @@ impl Stream {
     /// Everything before `lsn` is durable: the slot may move there. The server hears it within a second. A smaller
     /// position than an earlier one changes nothing.
     pub fn acknowledge(&self, lsn: Lsn) {
-        self.control.acknowledge(lsn);
+        self.durable.send_if_modified(|durable| {
+            let moved = lsn > *durable;
+            *durable = lsn.max(*durable);
+            moved
+        });
     }
 
     /// Asks the server for a keepalive at once. One that arrives inside a transaction is not told: its end is.
     pub fn request_keepalive(&self) {
-        self.control.request_keepalive();
-    }
-
-    /// A handle to acknowledge and to ask for keepalives from elsewhere.
-    pub fn control(&self) -> StreamControl {
-        self.control.clone()
+        self.wanted.notify_one();
     }
 
     /// Ends the stream: tells the server the last acknowledgement, and frees the slot.
@@ -182,22 +174,6 @@ impl Stream {
     }
 }
 
-impl StreamControl {
-    /// As [`Stream::acknowledge`].
-    pub fn acknowledge(&self, lsn: Lsn) {
-        self.durable.send_if_modified(|durable| {
-            let moved = lsn > *durable;
-            *durable = lsn.max(*durable);
-            moved
-        });
-    }
-
-    /// As [`Stream::request_keepalive`].
-    pub fn request_keepalive(&self) {
-        self.wanted.notify_one();
-    }
-}
-
 /// An event that waits for the consumer, and the room that it takes.
 struct Queued {
     event: Event,
@@ -210,8 +186,6 @@ struct Reader {
     assembly: Assembly,
     /// What was read of the tables counts up to here.
     tables_as_of: Lsn,
-    /// How much the server sent since the last transaction was complete.
-    sent_bytes: u32,
     /// When the server last said anything, and how often it has.
     heard: Instant,
     heard_count: Arc<AtomicU64>,
@@ -308,14 +282,12 @@ impl Reader {
                     if start > self.tables_as_of {
                         self.assembly.forget_tables();
                     }
-                    let message_bytes = u32::try_from(message.len()).unwrap_or(QUEUE_BYTES);
-                    self.sent_bytes = self.sent_bytes.saturating_add(message_bytes);
-                    if let Some(transaction) = self.assembly.add(&message)? {
+                    if let Some((transaction, held)) = self.assembly.add(&message)? {
                         self.received = self.received.max(transaction.end_lsn);
-                        let sent = std::mem::take(&mut self.sent_bytes);
+                        let held = u32::try_from(held).unwrap_or(QUEUE_BYTES);
                         let bytes = match &transaction.changes {
                             Changes::Spilled(_) => SPILLED_BYTES,
-                            Changes::Memory(_) => sent.saturating_add(EVENT_BYTES).min(QUEUE_BYTES),
+                            Changes::Memory(_) => held.saturating_add(EVENT_BYTES).min(QUEUE_BYTES),
                         };
                         return Ok(Some((Event::Transaction(transaction), bytes)));
                     }

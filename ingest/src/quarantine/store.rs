@@ -119,6 +119,9 @@ impl Log {
         let count = shared.write_effects(&mut write, &effects)?;
         write.commit().map_err(storage("write rows in quarantine to"))?;
         shared.count_quarantined(&count);
+        if first < TOLD_MAX as u64 {
+            count.tell();
+        }
         Ok(())
     }
 }
@@ -133,9 +136,35 @@ impl Effect {
 }
 
 /// How the quarantine changes with a write.
+#[derive(Default)]
 pub(crate) struct Count {
     grown: i64,
     kinds: Vec<&'static str>,
+    /// What is said of the first rows.
+    told: Vec<String>,
+}
+
+/// Rows of a write of which each is told.
+const TOLD_MAX: usize = 5;
+
+impl Count {
+    /// Adds what another write has put into quarantine.
+    pub fn add(&mut self, other: Count) {
+        self.kinds.extend(other.kinds);
+        self.told.extend(other.told);
+        self.told.truncate(TOLD_MAX);
+    }
+
+    /// Says in the log what went into quarantine: the first rows, and how many there are.
+    pub fn tell(&self) {
+        for told in &self.told {
+            tracing::error!("{told}");
+        }
+        if self.kinds.len() > self.told.len() {
+            let more = self.kinds.len() - self.told.len();
+            tracing::error!("{more} more rows went into quarantine with them: `feedmill quarantine list` tells which");
+        }
+    }
 }
 
 impl Shared {
@@ -158,7 +187,7 @@ impl Shared {
 
     /// Adds effects to a write. After it is committed the count is to be given to [`Self::count_quarantined`].
     pub fn write_effects(&self, write: &mut OwnedWriteBatch, effects: &[Effect]) -> Result<Count, LogError> {
-        let mut count = Count { grown: 0, kinds: Vec::new() };
+        let mut count = Count::default();
         let mut known: HashMap<&[u8], bool> = HashMap::new();
         for Effect { id, entry } in effects {
             let was = match known.get(id.as_slice()) {
@@ -170,12 +199,14 @@ impl Shared {
             match entry {
                 Some(entry) => {
                     count.kinds.push(entry.kind());
-                    tracing::error!(
-                        "a row of {} went into quarantine: {}. `feedmill quarantine show {}` tells more",
-                        entry.row.relation.table(),
-                        entry.row.reason,
-                        QuarantineId::from_bytes(id)?,
-                    );
+                    if count.told.len() < TOLD_MAX {
+                        count.told.push(format!(
+                            "a row of {} went into quarantine: {}. `feedmill quarantine show {}` tells more",
+                            entry.row.relation.table(),
+                            entry.row.reason,
+                            QuarantineId::from_bytes(id)?,
+                        ));
+                    }
                     write.insert(&self.quarantine, id.clone(), encode(entry, "a row in quarantine")?);
                 }
                 None => write.remove(&self.quarantine, id.clone()),

@@ -1,7 +1,7 @@
 //! What becomes of transactions.
 
 use feedmill_connectors::postgres::RowChange;
-use feedmill_ingest::{LogError, RelationRange};
+use feedmill_ingest::LogError;
 use feedmill_model::{Change, Like, Lsn, Relation, Retweet, Row, Timestamp, Tweet, User, floor_of, id_at};
 
 use crate::model::by_key;
@@ -92,7 +92,7 @@ pub fn an_update_that_needs_a_missing_row_is_set_aside<I: Implementation>() {
     // The whole row brings it back, as does a new snapshot of the table.
     append(&log, insert([user(2, "whole")]));
     assert_eq!(ids(), ["users/3", "users/9"]);
-    let resync = log.begin_resync(&source(), &[RelationRange::all(Relation::Users)]).unwrap();
+    let resync = log.begin_resync(&source(), &[Relation::Users]).unwrap();
     resync.stage_rows(&[user(1, "here"), user(3, "whole")]).unwrap();
     resync.finish(None, NOW).unwrap();
     assert_eq!((ids(), rows(&log)), (vec![], vec![user(1, "here"), user(3, "whole"), tweet(1), tweet(2)]));

@@ -118,10 +118,14 @@ macro_rules! contracts {
             ],
             resync: [
                 a_resync_is_the_difference,
-                a_resync_of_a_range_leaves_the_rest,
+                a_resync_of_a_table_leaves_the_rest,
                 a_snapshot_is_no_more_use_when_the_log_went_on,
             ],
-            writer: [the_writer_acknowledges_what_is_durable, the_writer_ends_with_the_error],
+            writer: [
+                the_writer_acknowledges_what_is_durable,
+                the_writer_waits_for_a_right_clock,
+                the_writer_ends_with_the_error,
+            ],
             history: [any_history_is_kept],
         );)*
     };

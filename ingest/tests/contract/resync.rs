@@ -2,15 +2,11 @@
 
 use std::thread;
 
-use feedmill_ingest::{LogError, LogState, RelationRange};
+use feedmill_ingest::{LogError, LogState};
 use feedmill_model::{Change, Lsn, Relation, Row, SourceId};
 
 use crate::model::by_key;
 use crate::{Implementation, NOW, append, follow, insert, next, read, ready, rows, source, state_at, tweet, user};
-
-fn everything() -> Vec<RelationRange> {
-    Relation::ALL.into_iter().map(RelationRange::all).collect()
-}
 
 pub fn a_resync_is_the_difference<I: Implementation>() {
     let dir = tempfile::tempdir().unwrap();
@@ -20,10 +16,10 @@ pub fn a_resync_is_the_difference<I: Implementation>() {
     let mut reader = log.reader(before.time).unwrap();
     let promoted = SourceId { timeline: 2, ..source() };
 
-    let dropped = log.begin_resync(&promoted, &everything()).unwrap();
+    let dropped = log.begin_resync(&promoted, &Relation::ALL).unwrap();
     dropped.stage_rows(&[user(9, "never")]).unwrap();
     drop(dropped);
-    let resync = log.begin_resync(&promoted, &everything()).unwrap();
+    let resync = log.begin_resync(&promoted, &Relation::ALL).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| resync.stage_rows(&[user(2, "new"), tweet(5), tweet(6)]).unwrap());
         scope.spawn(|| resync.stage_rows(&[follow(1, 2), user(1, "same")]).unwrap());
@@ -53,18 +49,16 @@ pub fn a_resync_is_the_difference<I: Implementation>() {
     assert_eq!(read(&mut log.reader(before.time).unwrap()).len(), 2);
 }
 
-pub fn a_resync_of_a_range_leaves_the_rest<I: Implementation>() {
+pub fn a_resync_of_a_table_leaves_the_rest<I: Implementation>() {
     let dir = tempfile::tempdir().unwrap();
-    let log = ready::<I>(dir.path(), (1..=9).map(tweet).chain([user(1, "a")]).collect());
+    let log = ready::<I>(dir.path(), (1..=9).map(tweet).chain([user(1, "a"), follow(1, 2)]).collect());
     let before = log.position().unwrap();
-    let ranges = [(3, 4), (6, 8)].map(|(first, last)| RelationRange { relation: Relation::Tweets, first, last });
-    let resync = log.begin_resync(&source(), &ranges).unwrap();
+    let resync = log.begin_resync(&source(), &[Relation::Tweets, Relation::Follows]).unwrap();
     resync.stage_rows(&[tweet(7)]).unwrap();
     let position = resync.finish(None, NOW).unwrap();
     assert_eq!(position.lsn, before.lsn, "capture goes on where it is");
-    assert_eq!(rows(&log), [vec![user(1, "a")], [1, 2, 5, 7, 9].map(tweet).to_vec()].concat());
-    let empty = log.begin_resync(&source(), &[RelationRange::all(Relation::Tweets)]).unwrap();
-    empty.finish(None, NOW).unwrap();
+    assert_eq!(rows(&log), [user(1, "a"), tweet(7)]);
+    log.begin_resync(&source(), &[Relation::Tweets]).unwrap().finish(None, NOW).unwrap();
     assert_eq!(rows(&log), [user(1, "a")]);
 }
 
@@ -72,7 +66,7 @@ pub fn a_snapshot_is_no_more_use_when_the_log_went_on<I: Implementation>() {
     let dir = tempfile::tempdir().unwrap();
     let log = ready::<I>(dir.path(), vec![user(1, "a"), user(2, "a")]);
     let begin = || {
-        let resync = log.begin_resync(&source(), &[RelationRange::all(Relation::Users)]).unwrap();
+        let resync = log.begin_resync(&source(), &[Relation::Users]).unwrap();
         resync.stage_rows(&[user(1, "a"), user(2, "a")]).unwrap();
         resync
     };

@@ -24,12 +24,14 @@ pub struct Spilling {
     pub dir: PathBuf,
     /// How much memory the changes of all transactions that are not yet committed may take together.
     pub memory_bytes: usize,
+    /// How much of the disk is kept free: what would take more fails with [`SpillError::NoRoom`].
+    pub reserve_bytes: u64,
 }
 
 impl Spilling {
-    /// Spills to `dir` what takes more than 8 MiB.
+    /// Spills to `dir` what takes more than 8 MiB, and keeps nothing free.
     pub fn to(dir: impl Into<PathBuf>) -> Self {
-        Spilling { dir: dir.into(), memory_bytes: 8 << 20 }
+        Spilling { dir: dir.into(), memory_bytes: 8 << 20, reserve_bytes: 0 }
     }
 }
 
@@ -55,8 +57,8 @@ impl Assembly {
         Assembly { decoder, spilling, whole: None, streamed, block: None, memory: 0, end: from }
     }
 
-    /// The transaction, if this message completes one.
-    pub(super) fn add(&mut self, message: &[u8]) -> Result<Option<Transaction>, ReplicationError> {
+    /// The transaction, if this message completes one, and what its changes take in memory.
+    pub(super) fn add(&mut self, message: &[u8]) -> Result<Option<(Transaction, usize)>, ReplicationError> {
         match self.decoder.decode(message)? {
             Message::Change { xid, change } => self.push(xid, change)?,
             Message::Truncate { xid, relations } => {
@@ -66,7 +68,10 @@ impl Assembly {
             }
             // Of a transaction in progress it may never be seen.
             Message::Unreadable { xid, error } => match self.block.and_then(|block| self.streamed.get_mut(&block)) {
-                Some(open) => open.push_unreadable(self.block.unwrap_or(xid), xid, error),
+                Some(open) => {
+                    self.memory += open.push_unreadable(self.block.unwrap_or(xid), xid, error);
+                    self.spill()?;
+                }
                 None => return Err(error.into()),
             },
             Message::Begin => {
@@ -120,25 +125,36 @@ impl Assembly {
             (None, Some(whole)) => whole.push(xid, xid, change),
             (None, None) => return Err(outside.into()),
         };
-        if self.memory > self.spilling.memory_bytes { Ok(self.spill()?) } else { Ok(()) }
+        Ok(self.spill()?)
     }
 
+    /// Brings what is in memory back into the budget, as far as it can go to disk.
     fn spill(&mut self) -> Result<(), SpillError> {
-        let Some(largest) = self.streamed.values_mut().chain(&mut self.whole).max_by_key(|open| open.bytes()) else {
-            return Ok(());
-        };
-        self.memory -= largest.bytes();
-        if !largest.is_filed() {
-            metrics::counter!("feedmill_capture_spilled_transactions_total").increment(1);
+        while self.memory > self.spilling.memory_bytes {
+            let all = self.streamed.values_mut().chain(&mut self.whole);
+            let Some(largest) = all.max_by_key(|open| open.held_bytes()).filter(|open| open.held_bytes() > 0) else {
+                break;
+            };
+            if !largest.is_filed() {
+                metrics::counter!("feedmill_capture_spilled_transactions_total").increment(1);
+            }
+            self.memory -= largest.held_bytes();
+            largest.spill(&self.spilling)?;
         }
-        largest.spill(&self.spilling.dir)
+        Ok(())
     }
 
-    fn complete(&mut self, open: Open, end_lsn: Lsn, committed_at: Timestamp) -> Result<Transaction, ReplicationError> {
+    fn complete(
+        &mut self,
+        open: Open,
+        end_lsn: Lsn,
+        committed_at: Timestamp,
+    ) -> Result<(Transaction, usize), ReplicationError> {
         self.memory -= open.bytes();
-        let changes: Changes = open.commit(&self.spilling.dir)??;
+        let held = open.held_bytes();
+        let changes: Changes = open.commit(&self.spilling)??;
         self.end = end_lsn;
-        Ok(Transaction { end_lsn, committed_at, changes })
+        Ok((Transaction { end_lsn, committed_at, changes }, held))
     }
 
     fn abort(&mut self, xid: u32, subxid: u32) {

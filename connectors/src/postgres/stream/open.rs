@@ -11,13 +11,15 @@
 //! first change and its rollback there are only changes of it and of subtransactions inside it, which are rolled back
 //! with it. The server tells the rollback where it lies in its log: after those changes and before all later ones.
 
-use std::path::Path;
-
 use feedmill_model::Row;
 use hashbrown::HashMap;
 
 use super::super::spill::SpillWriter;
 use super::super::{Changes, DecodeError, Field, RowChange, SpillError};
+use super::assembly::Spilling;
+
+/// What is kept of a subtransaction, with its place in the index.
+const SUBTRANSACTION_BYTES: usize = size_of::<Begin>() + 2 * size_of::<(u32, usize)>();
 
 /// The changes of a transaction so far.
 #[derive(Debug, Default)]
@@ -39,24 +41,25 @@ impl Open {
     /// Adds a change by the transaction `xid`, or by `sub`, which may be a subtransaction of it. Returns how much more
     /// memory is taken.
     pub(super) fn push(&mut self, xid: u32, sub: u32, change: RowChange) -> usize {
+        let before = self.bytes();
         self.subtransactions.begin(xid, sub, self.places);
         self.places += 1;
-        if self.unreadable.is_some() {
-            return 0;
+        if self.unreadable.is_none() {
+            self.bytes += weight(&change);
+            self.memory.push(change);
         }
-        let bytes = weight(&change);
-        self.memory.push(change);
-        self.bytes += bytes;
-        bytes
+        self.bytes() - before
     }
 
-    /// Adds a change that cannot be read. It matters if it is not rolled back.
-    pub(super) fn push_unreadable(&mut self, xid: u32, sub: u32, error: DecodeError) {
+    /// Adds a change that cannot be read. It matters if it is not rolled back. Returns how much more memory is taken.
+    pub(super) fn push_unreadable(&mut self, xid: u32, sub: u32, error: DecodeError) -> usize {
+        let before = self.bytes();
         self.subtransactions.begin(xid, sub, self.places);
         if self.unreadable.is_none() {
             self.unreadable = Some((self.places, error));
         }
         self.places += 1;
+        self.bytes() - before
     }
 
     /// A subtransaction was rolled back.
@@ -82,6 +85,11 @@ impl Open {
 
     /// How much memory it takes.
     pub(super) fn bytes(&self) -> usize {
+        self.bytes + self.subtransactions.begun.len() * SUBTRANSACTION_BYTES
+    }
+
+    /// How much of that its changes take, which can go to disk.
+    pub(super) fn held_bytes(&self) -> usize {
         self.bytes
     }
 
@@ -90,11 +98,11 @@ impl Open {
         self.file.is_some()
     }
 
-    /// Moves what is in memory to a file in `dir`.
-    pub(super) fn spill(&mut self, dir: &Path) -> Result<(), SpillError> {
+    /// Moves the changes in memory to a file.
+    pub(super) fn spill(&mut self, spilling: &Spilling) -> Result<(), SpillError> {
         let file = match &mut self.file {
             Some(file) => file,
-            file => file.insert(SpillWriter::create(dir)?),
+            file => file.insert(SpillWriter::create(&spilling.dir, spilling.reserve_bytes)?),
         };
         for change in self.memory.drain(..) {
             self.subtransactions.filed(self.filed, file.offset());
@@ -107,12 +115,12 @@ impl Open {
     }
 
     /// It was committed.
-    pub(super) fn commit(mut self, dir: &Path) -> Result<Result<Changes, DecodeError>, SpillError> {
+    pub(super) fn commit(mut self, spilling: &Spilling) -> Result<Result<Changes, DecodeError>, SpillError> {
         if let Some((_, error)) = self.unreadable {
             return Ok(Err(error));
         }
         if self.file.is_some() {
-            self.spill(dir)?;
+            self.spill(spilling)?;
         }
         match self.file {
             Some(file) => Ok(Ok(Changes::Spilled(file.freeze()?))),

@@ -11,6 +11,7 @@
 //! holder of the slot that bears our name and says nothing for [`PATIENCE`] is dead; one that goes on talking is a
 //! second copy of us, which must not be fought for the slot.
 
+use std::io;
 use std::time::Duration;
 
 use feedmill_model::{Lsn, Relation, SourceId};
@@ -30,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest pause between attempts.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How long a start may take in all: a holder of the slot that is nowhere to be seen is waited for as long.
+const START_MAX: Duration = Duration::from_secs(60);
 
 /// SQLSTATE of a slot that another process reads.
 const OBJECT_IN_USE: &str = "55006";
@@ -54,6 +58,15 @@ pub(super) struct Opened {
 
 /// Opens a connection that streams the slot from `from`.
 pub(super) async fn open(source: &Source, known: &SourceId, from: Lsn) -> Result<Opened, ReplicationError> {
+    let late = |_| {
+        let problem = format!("it took longer than {} s", START_MAX.as_secs());
+        let tried = format!("start to read slot {}", known.slot);
+        ReplicationError::Lost { tried, error: io::Error::new(io::ErrorKind::TimedOut, problem) }
+    };
+    tokio::time::timeout(START_MAX, open_at(source, known, from)).await.map_err(late)?
+}
+
+async fn open_at(source: &Source, known: &SourceId, from: Lsn) -> Result<Opened, ReplicationError> {
     let mut connection = Replication::connect(source, CAPTURE_APPLICATION).await?;
     let slot = known.slot.as_str();
     let publication = super::super::error::identifier(PUBLICATION);
