@@ -9,9 +9,11 @@ use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
 use differential_dataflow::trace::implementations::{
     ContainerChunker, KeyBatcher, KeyBuilder, KeySpine, ValBatcher, ValBuilder, ValSpine,
 };
+use differential_dataflow::trace::{Batch, BatchReader, TraceReader};
 use differential_dataflow::{AsCollection, Data, ExchangeData, VecCollection};
 use feedmill_model::{Time, shard_of};
-use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::operators::vec::Filter;
 
 /// A collection that changes over time.
@@ -63,4 +65,30 @@ pub(crate) fn after<D: Data>(rows: Rows<'_, D>, time: Time) -> Rows<'_, D> {
         return rows;
     }
     rows.inner.filter(move |(_, at, _)| *at > time).as_collection()
+}
+
+/// `index` for a join of which nobody needs what it gives at or before `time`: that is not derived.
+///
+/// A join compares each batch that comes with what the other trace had before it. Here batches that lie at or before
+/// `time` come without their rows, which stay in the trace: later batches of the other index find them there. Both sides
+/// of the join must be quiet, and all batches that lie at or before `time` must have come to it before any other is made
+/// (workers feed nothing beyond the load before it is applied). Then the join gives exactly what comes after `time`: of
+/// two rows the later is in a batch that is whole, and finds the other.
+pub(crate) fn quiet_until<'scope, Tr>(index: Arranged<'scope, Tr>, time: Time) -> Arranged<'scope, Tr>
+where
+    Tr: TraceReader<Time = Time, Batch: Batch> + 'static,
+{
+    let stream = index.stream.unary(Pipeline, "QuietUntil", move |_, _| {
+        move |input, output| {
+            input.for_each(|capability, batches| {
+                for batch in batches.iter_mut() {
+                    if batch.upper().first().is_some_and(|upper| *upper <= time.saturating_add(1)) {
+                        *batch = Tr::Batch::empty(batch.lower().clone(), batch.upper().clone());
+                    }
+                }
+                output.session(&capability).give_container(batches);
+            });
+        }
+    });
+    Arranged { stream, trace: index.trace }
 }

@@ -200,7 +200,7 @@ pub(crate) fn build(
 }
 
 /// The time that every shard of the facts and rows has reached; 0 if one has not reached any.
-fn reached_by_all(stores: &Stores) -> Time {
+pub(crate) fn reached_by_all(stores: &Stores) -> Time {
     let progress = stores.facts.progress().into_iter().chain(stores.rows.progress());
     progress.map(|position| position.map_or(0, |position| position.time)).min().unwrap_or(0)
 }

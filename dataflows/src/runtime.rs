@@ -4,8 +4,8 @@
 //!   start ─► load* ─► loaded ─► feed* ─► stop ─► join
 //! ```
 //!
-//! One thread feeds; the calls block while too much is in flight, and return an error once a worker has failed. Slices
-//! of the first state get the times 1, 2, 3, … up to the load time, batches their own.
+//! One thread feeds; the calls block while too much is in flight, and return an error once a worker has failed. The rows
+//! of the first state get the times 1, 2, 3, … up to the load time, many rows a time; batches have their own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,11 +15,15 @@ use feedmill_model::{
 };
 use timely::communication::WorkerGuards;
 
+use crate::dataflow::reached_by_all;
 use crate::supervisor::Supervisor;
 use crate::worker::{Feed, Plan, work};
 
 /// Batches and slices that wait for each worker.
 const QUEUED_MAX: usize = 16;
+/// Rows of the state that are loaded at one time, where facts and rows are given what is loaded: their sinks hold all that
+/// is derived until the time ends.
+const ROWS_TO_STORES_AT_A_TIME: usize = 1 << 16;
 /// Records that an arrangement's idle merges move in one go, some tenths of a millisecond.
 const IDLE_MERGE_EFFORT: isize = 50_000;
 
@@ -30,6 +34,14 @@ pub struct Config {
     pub workers: usize,
     /// Settings of the views.
     pub parameters: Parameters,
+    /// Rows of the state that are loaded at one time. What an arrangement takes in at one time is sorted and built at once,
+    /// and what it takes in at many times is merged again and again; but until a time ends all of it is held.
+    pub rows_at_a_time: usize,
+}
+
+impl Config {
+    /// A good value: 20 million follows are loaded at 80 times, and some 30 MiB wait for the end of one.
+    pub const ROWS_AT_A_TIME: usize = 1 << 18;
 }
 
 /// Where the views go.
@@ -79,8 +91,8 @@ pub enum RuntimeError {
 /// Where the feeding stands.
 #[derive(Clone, Copy)]
 enum Fed {
-    /// This many slices were loaded.
-    Slices(Time),
+    /// So many rows were loaded at this time, which is the last so far.
+    Rows(Time, usize),
     /// The last time that was fed.
     Time(Time),
     /// Pieces of the batch of this time were fed, and not yet its last.
@@ -96,6 +108,7 @@ struct Feeder {
 /// The dataflows at work.
 pub struct Runtime {
     load: Position,
+    rows_at_a_time: usize,
     feeder: Mutex<Feeder>,
     supervisor: Arc<Supervisor>,
     workers: Mutex<Option<WorkerGuards<()>>>,
@@ -114,6 +127,8 @@ impl Runtime {
         // Each worker takes its own end, so that it closes when that worker ends.
         let receivers: Mutex<Vec<Option<Receiver<Feed>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let parameters = config.parameters;
+        let to_stores = reached_by_all(&stores) < load.time;
+        let rows_at_a_time = config.rows_at_a_time.min(if to_stores { ROWS_TO_STORES_AT_A_TIME } else { usize::MAX });
         let plan = Plan { parameters, stores, load, on_applied, supervisor: Arc::clone(&supervisor) };
         let guards = timely::execute(timely_config(workers), move |worker| {
             let mut receivers = receivers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,27 +139,29 @@ impl Runtime {
             }
         });
         let workers = Mutex::new(Some(guards.map_err(failed)?));
-        let feeder = Mutex::new(Feeder { fed: Fed::Slices(0), workers: senders });
-        Ok(Runtime { load, feeder, supervisor, workers })
+        let feeder = Mutex::new(Feeder { fed: Fed::Rows(1.min(load.time), 0), workers: senders });
+        Ok(Runtime { load, rows_at_a_time, feeder, supervisor, workers })
     }
 
-    /// A slice of the state at the load time; about 100,000 rows, in [`Relation::LOAD_ORDER`](feedmill_model::Relation::LOAD_ORDER). Blocks while too much is in
-    /// flight.
+    /// A slice of the state at the load time; some 10,000 rows, in
+    /// [`Relation::LOAD_ORDER`](feedmill_model::Relation::LOAD_ORDER). Blocks while too much is in flight.
     pub fn load(&self, rows: Vec<Row>) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();
-        let Fed::Slices(slices) = feeder.fed else {
+        let Fed::Rows(time, before) = feeder.fed else {
             return Err(order("load rows", "the state was complete already"));
         };
-        let time = (slices + 1).min(self.load.time);
-        feeder.fed = Fed::Slices(time);
-        self.give(&feeder, Feed::Slice(Arc::new(rows), time))
+        let loaded = before + rows.len();
+        // The load time itself stays open until all is loaded.
+        let last = loaded >= self.rows_at_a_time && time < self.load.time;
+        feeder.fed = if last { Fed::Rows(time + 1, 0) } else { Fed::Rows(time, loaded) };
+        self.give(&feeder, Feed::Slice { rows: Arc::new(rows), time, last })
     }
 
     /// Ends the load. `floor` is what home timelines start at: at least the greatest id of an entry loaded, whether it
     /// was deleted or not.
     pub fn loaded(&self, floor: i64) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();
-        let Fed::Slices(_) = feeder.fed else {
+        let Fed::Rows(..) = feeder.fed else {
             return Err(order("end the load", "it was ended already"));
         };
         feeder.fed = Fed::Time(self.load.time);
@@ -157,7 +174,7 @@ impl Runtime {
         let time = batch.position.time;
         let tried = || format!("feed the batch of time {time}");
         match feeder.fed {
-            Fed::Slices(_) => return Err(order(&tried(), "the state is not loaded yet")),
+            Fed::Rows(..) => return Err(order(&tried(), "the state is not loaded yet")),
             Fed::Time(last) if time <= last => {
                 return Err(order(&tried(), &format!("the dataflows are at {last} already")));
             }

@@ -9,9 +9,10 @@
 //! all have fed it. None waits for another: the one that is furthest behind always has all earlier times fed by the
 //! others, so what it has in flight ends, and it goes on.
 //!
-//! A large batch comes in pieces of one time. Its time ends with the last of them, so all of them are let in however many
-//! changes that are: waiting for room would wait for a time that cannot end. The worker steps after each piece, so what
-//! one holds is on its way before the next is taken.
+//! A large batch comes in pieces of one time, and so does the state to load. Such a time ends with the last of them, so
+//! all of them are let in however many changes that are: waiting for room would wait for a time that cannot end. The
+//! worker steps after each piece, so what one holds is on its way before the next is taken. The first batch is fed when
+//! everything that was loaded is applied.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,8 +40,8 @@ const PARKED_MAX: Duration = Duration::from_secs(1);
 /// What the feeder hands to every worker.
 #[derive(Clone)]
 pub(crate) enum Feed {
-    /// A slice of the state to load, and its time.
-    Slice(Arc<Vec<Row>>, Time),
+    /// A slice of the state to load; after the last of a time no more comes at it.
+    Slice { rows: Arc<Vec<Row>>, time: Time, last: bool },
     /// The state is complete; home timelines begin above this floor.
     Loaded(i64),
     /// A batch.
@@ -130,18 +131,20 @@ impl Share {
     /// Feeds its part of `feed`.
     fn take(&mut self, feed: Feed) -> Fed {
         match feed {
-            Feed::Slice(rows, time) => {
+            Feed::Slice { rows, time, last } => {
                 for row in rows.iter().skip(self.index).step_by(self.peers) {
                     self.inputs.update(row, time, 1);
                 }
-                // The load time itself stays open until all is loaded.
-                self.inputs.advance_to((time + 1).min(self.load.time));
-                Fed { time, changes: rows.len(), last: true }
+                if last {
+                    self.inputs.advance_to(time + 1);
+                }
+                Fed { time, changes: rows.len(), last }
             }
             Feed::Loaded(floor) => {
                 self.inputs.tick(Tick { position: self.load, floor: Some(floor) });
                 self.inputs.advance_to(self.load.time + 1);
-                Fed { time: self.load.time, changes: 0, last: true }
+                // Leaves no room until all of the load is applied, on all workers: see `quiet_until`.
+                Fed { time: self.load.time, changes: CHANGES_IN_FLIGHT_MAX, last: true }
             }
             Feed::Batch(batch) => {
                 let time = batch.position.time;

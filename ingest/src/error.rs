@@ -45,6 +45,12 @@ pub enum LogError {
         /// What it says.
         source: fjall::Error,
     },
+    /// The system gave no thread.
+    #[error("could not start a thread that reads the change log: {source}. Is the number of processes limited?")]
+    Thread {
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// What was read is not what was written.
     #[error(
         "{what} in the change log cannot be read: the disk has lost or changed it. Restore the folder, or copy again"

@@ -38,6 +38,20 @@ pub(crate) const fn relation_prefix(relation: Relation) -> [u8; 1] {
     [relation as u8]
 }
 
+/// The least key of a relation whose first column, as [`first_number`] tells it, is at least `number`.
+pub(crate) fn key_from(relation: Relation, number: u64) -> RowKey {
+    let mut bytes = [0; 17];
+    let (prefix, columns) = bytes.split_at_mut(1);
+    prefix.copy_from_slice(&relation_prefix(relation));
+    columns.split_at_mut(8).0.copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+/// The first column of the key of a row as a number without a sign, in the order of the keys.
+pub(crate) fn first_number(key: &[u8]) -> Option<u64> {
+    key.get(1..)?.first_chunk().map(|number| u64::from_be_bytes(*number))
+}
+
 fn ordered(number: i64) -> [u8; 8] {
     ((number as u64) ^ (1 << 63)).to_be_bytes()
 }

@@ -25,7 +25,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use feedmill_connectors::postgres::{Changes, RowChange, Transaction};
 use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp, failpoint};
@@ -50,6 +50,10 @@ pub(crate) const ROWS_TIME: &[u8] = &[0];
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of batches in memory before they are written as a table.
 const TAIL_MEMTABLE_BYTES: u64 = 16 << 20;
+/// Rows and batches in memory above which [`Log::relieve`] makes tables of them.
+const UNWRITTEN_BYTES: u64 = 16 << 20;
+/// How often the end of the tables that are being written is looked at.
+const WRITTEN_POLL: Duration = Duration::from_millis(5);
 /// Parts of the tail that are dropped in one write.
 const DROP_AT_A_TIME: usize = 1_024;
 
@@ -64,6 +68,8 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// Changes above which a batch goes over the disk, and is read in pieces.
     pub large_changes: usize,
+    /// Rows that one thread reads in one go when the state is loaded, about.
+    pub range_rows: usize,
     /// Bytes of the disk that are kept free: below that nothing more is taken.
     pub reserve_bytes: u64,
 }
@@ -75,6 +81,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             memtable_bytes: 16 << 20,
             large_changes: 65_536,
+            range_rows: 32_768,
             reserve_bytes: 256 << 20,
         }
     }
@@ -95,6 +102,7 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     pub bulk_rows: usize,
     pub large_changes: usize,
+    pub range_rows: usize,
     pub reserve_bytes: u64,
     /// What the writer waits for.
     pub waits: Mutex<Option<Waits>>,
@@ -228,6 +236,26 @@ impl Log {
         Ok(())
     }
 
+    /// Begins to write what is in memory into tables, once it is much: a start has to put it there again, from the
+    /// journal, before anything is served. To be called every few seconds.
+    pub fn relieve(&self) -> Result<(), LogError> {
+        let db = &self.shared.db;
+        // A journal that is full goes when all keyspaces that it has something of are written.
+        let much = db.write_buffer_size() > UNWRITTEN_BYTES || db.journal_count() > 1;
+        if much { self.shared.write_tables() } else { Ok(()) }
+    }
+
+    /// Writes all that is in memory into tables; gives up after `limit`, which only makes the next start slower.
+    pub fn write_out(&self, limit: Duration) -> Result<(), LogError> {
+        let deadline = Instant::now() + limit;
+        self.shared.write_tables()?;
+        let written = || self.shared.keyspaces().iter().all(|keyspace| keyspace.sealed_memtable_count() == 0);
+        while !written() && Instant::now() < deadline {
+            std::thread::sleep(WRITTEN_POLL);
+        }
+        Ok(())
+    }
+
     pub(crate) fn bulk_rows(&self) -> usize {
         self.shared.bulk_rows
     }
@@ -256,6 +284,7 @@ impl Shared {
             dir: dir.to_owned(),
             bulk_rows: options.bulk_rows,
             large_changes: options.large_changes,
+            range_rows: options.range_rows,
             reserve_bytes: options.reserve_bytes,
             waits: Mutex::new(None),
             ahead_ms: AtomicU64::new(0),
@@ -334,6 +363,16 @@ impl Shared {
         }
         *self.current.lock() = meta;
         Ok(())
+    }
+
+    fn keyspaces(&self) -> [&Keyspace; 4] {
+        [&self.rows, &self.tail, &self.quarantine, &self.meta]
+    }
+
+    /// Begins to write what is in memory into tables.
+    fn write_tables(&self) -> Result<(), LogError> {
+        let begin = |keyspace: &Keyspace| keyspace.rotate_memtable().map(drop);
+        self.keyspaces().into_iter().try_for_each(begin).map_err(storage("write a table of"))
     }
 
     /// Whether what the transactions come to may be too much for memory. A TRUNCATE changes any number of rows.

@@ -24,6 +24,8 @@ const SAVING_PART: u32 = 10;
 const SAVE_AGE_MS_MAX: u64 = 3_600_000;
 /// How long the last save may take: Ctrl-C ends within 5 seconds.
 const LAST_SAVE_MAX: Duration = Duration::from_millis(1_500);
+/// The same of the last tables, of the change log and of the stores.
+const LAST_WRITE_MAX: Duration = Duration::from_millis(500);
 /// How often the partitions of coming quarters are made, when they are missing.
 const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
 /// How often the source's clock is asked.
@@ -179,6 +181,7 @@ impl House {
     }
 
     fn clean(&self) -> anyhow::Result<()> {
+        self.log.relieve().context("could not write tables of the change log")?;
         let durable = self.index.durable().context("could not make the stores durable")?;
         let kept = now_ms().saturating_sub(u64::try_from(self.tail.as_millis()).unwrap_or(u64::MAX));
         if let Some(durable) = durable {
@@ -202,14 +205,16 @@ impl House {
 }
 
 /// Makes the stores durable when nothing is applied any more. Home timelines that cannot be saved in time are brought up
-/// to date from the last save by the next start.
-pub fn save_at_stop(index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> {
+/// to date from the last save by the next start. What is in no table yet is written into one, so that the next start need
+/// not read it from a journal before it serves anything.
+pub fn save_at_stop(log: &Log, index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> {
     let deadline = Instant::now() + LAST_SAVE_MAX;
     let saved = home.save(|| index.durable().map(drop), || Instant::now() < deadline);
     if saved.context("could not save home timelines")?.is_none() {
         index.durable().context("could not make the stores durable")?;
     }
-    Ok(())
+    log.write_out(LAST_WRITE_MAX).context("could not write tables of the change log")?;
+    index.write_out(LAST_WRITE_MAX).context("could not write tables of the stores")
 }
 
 /// Bytes that may be used where `folder` lies, when `reserve` is to stay free.

@@ -243,7 +243,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let (cut, cuts) = mpsc::channel(1);
 
     let runtime = Arc::new(Runtime::start(
-        Config { workers: settings.workers, parameters: parameters.clone() },
+        Config { workers: settings.workers, parameters: parameters.clone(), rows_at_a_time: Config::ROWS_AT_A_TIME },
         feedmill_dataflows::Stores {
             facts: Arc::new(Reporting::new(Arc::clone(&index), &stations, Stations::facts)),
             rows: Arc::new(Reporting::new(Arc::clone(&watched), &stations, Stations::rows)),
@@ -351,7 +351,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     });
     banner::print(settings, address, cluster.as_ref())?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
-    let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&index, &home)).await?;
+    let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&log, &index, &home)).await?;
     outcome.and(saved)
 }
 

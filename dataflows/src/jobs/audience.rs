@@ -198,11 +198,12 @@ fn by_viewer<'scope>(links: Rows<'scope, (i64, Link)>) -> Rows<'scope, (i64, i64
                 });
                 let open = |time: &Time| frontier.less_equal(time);
                 let Some(held) = earliest.as_mut().filter(|held| !open(held.time())) else { return };
-                let mut closed: Vec<_> = pending.extract_if(.., |(_, time, _)| !open(time)).collect();
-                closed.sort_unstable_by_key(|((viewer, link), time, _)| (*time, *viewer, *link));
+                pending.sort_unstable_by_key(|((viewer, link), time, _)| (*time, *viewer, *link));
+                let closed = pending.partition_point(|(_, time, _)| !open(time));
+                let of_closed = pending.get(..closed).unwrap_or_default();
                 let mut session = output.session(&*held);
                 let mut links = Vec::new();
-                for changes in closed.chunk_by(|((one, _), t, _), ((other, _), u, _)| (t, one) == (u, other)) {
+                for changes in of_closed.chunk_by(|((one, _), t, _), ((other, _), u, _)| (t, one) == (u, other)) {
                     let Some(&((viewer, _), time, _)) = changes.first() else { continue };
                     links.clear();
                     for same in changes.chunk_by(|((_, one), ..), ((_, other), ..)| one == other) {
@@ -214,9 +215,11 @@ fn by_viewer<'scope>(links: Rows<'scope, (i64, Link)>) -> Rows<'scope, (i64, i64
                     });
                 }
                 drop(session);
-                pending.shrink_to(2 * pending.len() + 1024);
-                match pending.iter().map(|(_, time, _)| *time).min() {
-                    Some(next) => held.downgrade(&next),
+                pending.drain(..closed);
+                // What comes next is likely to be as much.
+                pending.shrink_to(2 * closed.max(pending.len()) + 1024);
+                match pending.first() {
+                    Some((_, next, _)) => held.downgrade(next),
                     None => earliest = None,
                 }
             }

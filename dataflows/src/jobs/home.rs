@@ -9,7 +9,8 @@
 //!
 //! Both joins see the time of what they produce and emit nothing where a store must not have it anyway ([`Window`]):
 //! at or before the load time and at the time of a bulk batch (home timelines' floors rise past every such entry), and
-//! once an entry is as old as the horizon, so that its leaving the join costs no delivery.
+//! once an entry is as old as the horizon, so that its leaving the join costs no delivery. What is loaded is not even
+//! joined with what is loaded.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use timely::container::{CapacityContainerBuilder, PushInto};
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Concat;
 
-use crate::collection::{Index, Rows, Set, index, without};
+use crate::collection::{Index, Rows, Set, index, quiet_until, without};
 use crate::expire::expire;
 use crate::jobs::retweets::LiveRetweet;
 
@@ -99,12 +100,13 @@ pub(crate) fn home<'scope>(
     active: Set<'scope>,
     window: Window,
 ) -> StreamVec<'scope, Time, TimedDelivery> {
+    let load = window.load;
     let by_author = index(entries.clone(), "EntriesByAuthor");
     let pushed = index(without(entries, by_author.clone(), hot), "PushedByAuthor");
     let mut to_audience = window.clone();
     let pushed = join_traces::<_, _, _, _, CapacityContainerBuilder<Vec<TimedDelivery>>>(
-        pushed,
-        audience,
+        quiet_until(pushed, load),
+        quiet_until(audience, load),
         move |_author, &entry, &viewer, time, &one, &other, deliveries| {
             if to_audience.admits(time, entry) {
                 deliveries.push_into((Delivery { viewer, entry, diff: (one * other) as i32 }, time));
@@ -113,8 +115,8 @@ pub(crate) fn home<'scope>(
     );
     let mut to_author = window;
     let own = join_traces::<_, _, _, _, CapacityContainerBuilder<Vec<TimedDelivery>>>(
-        by_author,
-        active,
+        quiet_until(by_author, load),
+        quiet_until(active, load),
         move |&viewer, &entry, (), time, &one, &other, deliveries| {
             if to_author.admits(time, entry) {
                 deliveries.push_into((Delivery { viewer, entry, diff: (one * other) as i32 }, time));

@@ -58,15 +58,17 @@ struct Run {
     home: Option<usize>,
     /// Rows a slice of the load.
     slice: usize,
+    /// Rows of the load at one time, at least.
+    rows_at_a_time: usize,
     /// Changes a piece of a batch.
     piece: usize,
 }
 
 fn runs() -> impl Strategy<Value = Vec<Run>> {
-    let sizes = (1..40_usize, prop_oneof![1..5_usize, Just(1_000)]);
+    let sizes = (1..40_usize, prop_oneof![1..80_usize, Just(1_000)], prop_oneof![1..5_usize, Just(1_000)]);
     let kept = (prop::bool::weighted(0.3), prop::option::weighted(0.7, any::<u16>().prop_map(usize::from)));
     let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
-        |(workers, part, one_by_one, abruptly, (lose_stores, home), (slice, piece))| Run {
+        |(workers, part, one_by_one, abruptly, (lose_stores, home), (slice, rows_at_a_time, piece))| Run {
             workers,
             part,
             one_by_one,
@@ -74,6 +76,7 @@ fn runs() -> impl Strategy<Value = Vec<Run>> {
             lose_stores,
             home,
             slice,
+            rows_at_a_time,
             piece,
         },
     );
@@ -147,7 +150,7 @@ fn check(moments: &[Moment], runs: &[Run]) {
 fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, run: &Run, kept: &Kept) -> usize {
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
     let stores = Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone() };
-    let config = Config { workers: run.workers, parameters: parameters() };
+    let config = Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
     for relation in Relation::LOAD_ORDER {
@@ -335,6 +338,7 @@ fn a_story_told_in_full() {
             lose_stores,
             home,
             slice: 3,
+            rows_at_a_time: 3,
             piece: 2,
         };
         check(&moments, &[run(64, true, false, None)]);
@@ -347,7 +351,7 @@ fn a_story_told_in_full() {
 fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
     let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
     let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home };
-    let config = Config { workers, parameters: parameters() };
+    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME };
     let on_applied = waiter.clone();
     let load = Position { time: 1_000, lsn: Lsn(1) };
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();

@@ -10,7 +10,7 @@ use feedmill_model::{Batch, Time};
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::model::{State, Step, apply, by_key, difference, steps};
-use crate::{Implementation, append_group, next, read, ready, state_at, transactions};
+use crate::{Implementation, LIMIT, append_group, next, read, ready, state_at, transactions};
 
 /// Every batch is the difference of two states, every state in the tail can be read, and ring and disk give the same.
 pub fn any_history_is_kept<I: Implementation>() {
@@ -77,6 +77,7 @@ impl<'a, I: Implementation> Run<'a, I> {
             Step::Compact => {
                 let before = self.states[self.states.len() / 2].0;
                 self.log().compact(before).unwrap();
+                self.log().write_out(LIMIT).unwrap();
                 assert!(self.log().tail_after() < before || self.states.len() == 1);
             }
         }

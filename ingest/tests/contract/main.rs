@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use feedmill_connectors::postgres::{RowChange, Transaction};
 use feedmill_ingest::{Log, LogError, Options, Reader};
-use feedmill_model::{Batch, Follow, Lsn, Row, SourceId, Time, Tweet, User};
+use feedmill_model::{Batch, Follow, Lsn, Relation, Row, SourceId, Time, Tweet, User};
 use model::State;
 
 /// No wait of these tests takes this long unless something is broken.
@@ -53,17 +53,23 @@ impl Implementation for LocalInTables {
     fn open(dir: &Path) -> Result<Log, LogError> {
         Log::open(
             dir,
-            Options { bulk_rows: BULK_ROWS, cache_bytes: 1 << 16, memtable_bytes: 4 << 10, ..Options::default() },
+            Options {
+                bulk_rows: BULK_ROWS,
+                cache_bytes: 1 << 16,
+                memtable_bytes: 4 << 10,
+                range_rows: 1_000,
+                ..Options::default()
+            },
         )
     }
 }
 
-/// The same with batches that are large from their third change on.
+/// The same with batches that are large from their third change on, and a state that is read in many ranges.
 struct LocalInPieces;
 
 impl Implementation for LocalInPieces {
     fn open(dir: &Path) -> Result<Log, LogError> {
-        Log::open(dir, Options { bulk_rows: BULK_ROWS, large_changes: 2, ..Options::default() })
+        Log::open(dir, Options { bulk_rows: BULK_ROWS, large_changes: 2, range_rows: 2, ..Options::default() })
     }
 }
 
@@ -110,6 +116,7 @@ macro_rules! contracts {
                 a_batch_of_many_parts_is_whole,
                 the_state_is_of_one_moment_while_appends_go_on,
                 the_state_comes_in_bounded_slices,
+                a_state_that_nobody_reads_on_lets_go_of_the_log,
             ],
             quarantine: [
                 an_unusable_row_is_out_of_the_log_until_it_is_mended,
@@ -198,6 +205,11 @@ fn insert(rows: impl IntoIterator<Item = Row>) -> Vec<RowChange> {
 
 fn state_at(log: &Log, time: Time) -> State {
     let rows: Vec<Row> = log.state_at(time).unwrap().flat_map(|slice| slice.unwrap()).collect();
+    let load_order = |relation: Relation| Relation::LOAD_ORDER.iter().position(|other| *other == relation);
+    assert!(
+        rows.is_sorted_by_key(|row| (load_order(row.relation()), row.key())),
+        "in the order of the load, and of keys"
+    );
     let state: State = rows.iter().map(|row| (row.key(), row.clone())).collect();
     assert_eq!(state.len(), rows.len(), "each row comes once");
     state

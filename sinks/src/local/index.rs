@@ -24,6 +24,7 @@ mod scan;
 pub(super) use self::scan::kind_text;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use feedmill_model::{Closed, Fact, Position, RowSink, StoreError, ViewRow};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot};
@@ -45,9 +46,13 @@ const ROWS_PROGRESS: u8 = 2;
 const BATCH_ROWS: usize = 65_536;
 /// Blocks of tables in memory, for all keyspaces. The file cache of the system holds more.
 const CACHE_BYTES: u64 = 128 << 20;
-/// A keyspace's rows in memory before they become a table; there are ten keyspaces. A start puts what had not become one
-/// into memory again, some 50 MB a second, before the first read.
+/// A keyspace's rows in memory before they become a table; there are ten keyspaces.
 const MEMTABLE_BYTES: u64 = 8 << 20;
+/// All keyspaces' rows in memory above which [`LocalIndex::durable`] makes tables of them. A start puts what had not become
+/// one into memory again, some 50 MB a second, before the first read.
+const UNWRITTEN_BYTES: u64 = 16 << 20;
+/// How often the end of the tables that are being written is looked at.
+const WRITTEN_POLL: Duration = Duration::from_millis(5);
 /// Journals on disk, which a start has to read; above it the keyspaces that hold the oldest back are written out.
 const JOURNAL_BYTES: u64 = 64 << 20;
 
@@ -132,15 +137,44 @@ impl LocalIndex {
     /// Makes all that was applied before the call durable. Returns the least position that a shard of facts or rows
     /// has on disk, `None` while one has none: the change log must keep what came after it.
     ///
-    /// To be called every few seconds; counts that have come down to zero are dropped here.
+    /// To be called every few seconds; counts that have come down to zero are dropped here, and rows in memory that have
+    /// become many begin to be written into tables.
     pub fn durable(&self) -> Result<Option<Position>, StoreError> {
         let facts = self.facts.ledger.record(&self.db)?;
         let rows = self.rows.ledger.record(&self.db)?;
         let persisted = self.db.persist(PersistMode::SyncData);
         persisted.map_err(|error| Fault::from(error).store("index", "make the journal durable"))?;
         self.rows.drop_zeros(&self.db, &rows)?;
+        // A journal that is full goes when all keyspaces that it has rows of are written.
+        if self.db.write_buffer_size() > UNWRITTEN_BYTES || self.db.journal_count() > 1 {
+            self.write_tables()?;
+        }
         let positions: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
         Ok(positions.and_then(|positions| positions.into_iter().min_by_key(|position| position.time)))
+    }
+
+    /// Writes all rows into tables, so that the next start has none to put into memory again; gives up after `limit`, which
+    /// only makes that start slower.
+    pub fn write_out(&self, limit: Duration) -> Result<(), StoreError> {
+        let deadline = Instant::now() + limit;
+        let keyspaces = self.write_tables()?;
+        let written = || keyspaces.iter().all(|keyspace| keyspace.sealed_memtable_count() == 0);
+        while !written() && Instant::now() < deadline {
+            std::thread::sleep(WRITTEN_POLL);
+        }
+        Ok(())
+    }
+
+    /// Begins to write what is in memory into tables; returns all keyspaces.
+    fn write_tables(&self) -> Result<Vec<Keyspace>, StoreError> {
+        let names = self.db.list_keyspace_names().into_iter();
+        let begun = names.map(|name| {
+            let keyspace = self.db.keyspace(&name, options)?;
+            keyspace.rotate_memtable()?;
+            Ok(keyspace)
+        });
+        let begun: Result<_, Fault> = begun.collect();
+        begun.map_err(|fault| fault.store("index", "write tables"))
     }
 
     /// What is applied now; what comes later does not change it.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use feedmill_model::{Fact, Op, Parameters, Position, RowSink, View, ViewRow};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, OpenError, Progress, Views};
@@ -89,11 +90,13 @@ fn another_format_and_another_process_are_refused_with_a_sentence() {
 }
 
 #[test]
-fn a_large_closed_time_is_applied_whole() {
+fn a_large_closed_time_is_applied_whole_and_written_out_whole() {
     let local = Local::new();
     let store = local.open();
     let rows: Vec<_> = (0..100_000).map(|at| Op::Put(ViewRow::Follower { user: 1, at, follower: at })).collect();
     store.apply(&closed(1, ALL, rows)).unwrap();
+    store.write_out(Duration::from_secs(60)).unwrap();
+    let store = local.crash(store);
     let mut rows = 0;
     let views = LocalViews::new(
         store,
