@@ -40,8 +40,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// A good value: 20 million follows are loaded at 80 times, and some 30 MiB wait for the end of one.
-    pub const ROWS_AT_A_TIME: usize = 1 << 18;
+    /// A good value: 20 million follows are loaded at 20 times, and some 100 MiB wait for the end of one.
+    pub const ROWS_AT_A_TIME: usize = 1 << 20;
 }
 
 /// Where the views go.
