@@ -8,6 +8,7 @@
 //! of the first state get the times 1, 2, 3, … up to the load time, many rows a time; batches have their own.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use feedmill_model::{
@@ -24,6 +25,8 @@ const QUEUED_MAX: usize = 16;
 /// Rows of the state that are loaded at one time, where facts and rows are given what is loaded: their sinks hold all that
 /// is derived until the time ends.
 const ROWS_TO_STORES_AT_A_TIME: usize = 1 << 16;
+/// How often the end of the load is looked at.
+const LOADED_POLL: Duration = Duration::from_millis(2);
 /// Records that an arrangement's idle merges move in one go, some tenths of a millisecond.
 const IDLE_MERGE_EFFORT: isize = 50_000;
 
@@ -166,6 +169,17 @@ impl Runtime {
         };
         feeder.fed = Fed::Time(self.load.time);
         self.give(&feeder, Feed::Loaded(floor))
+    }
+
+    /// Blocks until the stores have all that was loaded.
+    pub fn wait_until_loaded(&self) -> Result<(), RuntimeError> {
+        while self.applied().home <= self.load.time {
+            if self.supervisor.stopping() {
+                return Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped));
+            }
+            std::thread::sleep(LOADED_POLL);
+        }
+        Ok(())
     }
 
     /// Feeds the next batch, or the next piece of one; blocks while too much is in flight.

@@ -79,6 +79,8 @@ pub fn load(log: &Log, runtime: &Runtime, load: Position, stations: &Stations) -
     // What is not in this state comes after it, through the join: so home timelines are complete above the greatest entry
     // that is, and a system that begins empty pushes whatever is imported into it.
     runtime.loaded(log.greatest_entry())?;
+    // Nothing counts as loaded, and so nothing as caught up, before facts and rows that were lost are there again.
+    runtime.wait_until_loaded()?;
     tracing::info!("loaded {rows} rows into the dataflows");
     stations.load().end(format!("{rows} rows"));
     stations.dataflows().reached(load);
