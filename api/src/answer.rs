@@ -212,6 +212,11 @@ fn linked<C>(uri: &Uri, list: &List<C>, next: Option<&str>, mut response: Respon
 
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
+        if let Some(phase) = error.rebuilding() {
+            let name = phase.name();
+            let told = format!("The {name} are being built again from the change log. /ready says how far that is.");
+            return Kind::Rebuilding.because(told);
+        }
         tracing::error!(%error, "a read failed");
         Kind::ViewsUnavailable.because("A store cannot be read now. Try again in a moment.")
     }

@@ -16,6 +16,10 @@ pub trait Health: Send + Sync {
     /// Whether PostgreSQL may be written to. Until then every request below `/api` that is no read is told to come again.
     fn writable(&self) -> bool;
 
+    /// What is being built again from the change log, and how far that is, while a read of the views has to wait for it.
+    /// Asked at each read.
+    fn rebuilding(&self) -> Option<String>;
+
     /// How everything stands now. It must not wait for anything that may itself stand still.
     fn report(&self) -> Report;
 }

@@ -71,13 +71,16 @@ async fn bounded(context: &Context, response: impl Future<Output = Response>) ->
     }
 }
 
-/// Turns reads away until the views may be read, and everything else until PostgreSQL may be written to.
+/// Turns reads away until the views may be read, and while they are being built again, and everything else until PostgreSQL may be written to.
 pub(crate) async fn once_serving(
     State(context): State<Shared>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if let Some(told) = context.health.rebuilding().filter(|_| reads) {
+        return Err(Kind::Rebuilding.because(told));
+    }
     if if reads { context.health.readable() } else { context.health.writable() } {
         return Ok(next.run(request).await);
     }

@@ -57,6 +57,8 @@ pub enum Kind {
     NotYetVisible,
     /// The system is starting.
     Starting,
+    /// Views that are needed are being built again.
+    Rebuilding,
     /// PostgreSQL cannot be reached, or is overloaded.
     DatabaseUnavailable,
     /// A store of the views cannot be read.
@@ -102,6 +104,7 @@ impl Kind {
             Kind::FollowsOneself => (Is::UNPROCESSABLE_ENTITY, "follows-oneself", "Nobody follows themselves"),
             Kind::NotYetVisible => (Is::SERVICE_UNAVAILABLE, "not-yet-visible", "The write is not visible yet"),
             Kind::Starting => (Is::SERVICE_UNAVAILABLE, "starting", "The system is starting"),
+            Kind::Rebuilding => (Is::SERVICE_UNAVAILABLE, "rebuilding", "Views are being built again"),
             Kind::DatabaseUnavailable => {
                 (Is::SERVICE_UNAVAILABLE, "database-unavailable", "The database cannot take this now")
             }

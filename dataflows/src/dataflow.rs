@@ -141,12 +141,13 @@ impl Probes {
     }
 }
 
-/// Builds the dataflow in `scope`.
+/// Builds the dataflow in `scope`; with `fill` the load fills home timelines.
 pub(crate) fn build(
     scope: Scope<'_, Time>,
     parameters: &Parameters,
     stores: &Stores,
     load: Position,
+    fill: bool,
     bulk: BulkTimes,
     supervisor: &Arc<Supervisor>,
 ) -> (Inputs, Probes) {
@@ -189,12 +190,14 @@ pub(crate) fn build(
     let records: Rows<'_, HomeRecordChange> =
         records.concat(active.clone().map(|viewer| HomeRecordChange::Active { viewer }));
     let entries = jobs::home::entries(tweets, live_retweets, load.time, parameters);
-    let window = Window::new(parameters, load.time, bulk);
+    let window = Window::new(parameters, load.time, fill, bulk);
     let deliveries = jobs::home::home(entries, hot, audience, set(active, "ActiveSet"), window);
 
     let facts = row_sink("FactsSink", facts, ticks, Arc::clone(&stores.facts), load, Arc::clone(supervisor));
     let rows = row_sink("RowsSink", rows, facts.clone(), Arc::clone(&stores.rows), load, Arc::clone(supervisor));
-    let home = home_sink(deliveries, records, rows.clone(), Arc::clone(&stores.home), load, Arc::clone(supervisor));
+    // What comes before the load's own time is applied with it, unless the load fills the store.
+    let first = if fill { 0 } else { load.time };
+    let home = home_sink(deliveries, records, rows.clone(), Arc::clone(&stores.home), first, Arc::clone(supervisor));
     let probes = Probes { facts: facts.probe().0, rows: rows.probe().0, home: home.probe().0 };
     (inputs, probes)
 }

@@ -6,6 +6,9 @@
 //!
 //! One thread feeds; the calls block while too much is in flight, and return an error once a worker has failed. The rows
 //! of the first state get the times 1, 2, 3, … up to the load time, many rows a time; batches have their own.
+//!
+//! While the load fills home timelines few rows come at one time: each may be a follow, which brings a month of the
+//! author's entries, and those of a time wait in memory until it is closed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +28,8 @@ const QUEUED_MAX: usize = 16;
 /// Rows of the state that are loaded at one time, where facts and rows are given what is loaded: their sinks hold all that
 /// is derived until the time ends.
 const ROWS_TO_STORES_AT_A_TIME: usize = 1 << 16;
+/// The same while the load fills home timelines.
+const ROWS_TO_FILL_AT_A_TIME: usize = 8_192;
 /// How often the end of the load is looked at.
 const LOADED_POLL: Duration = Duration::from_millis(2);
 /// Records that an arrangement's idle merges move in one go, some tenths of a millisecond.
@@ -112,6 +117,8 @@ struct Feeder {
 pub struct Runtime {
     load: Position,
     rows_at_a_time: usize,
+    /// Home timelines are filled by the load, and complete above this id.
+    filled_above: Option<i64>,
     feeder: Mutex<Feeder>,
     supervisor: Arc<Supervisor>,
     workers: Mutex<Option<WorkerGuards<()>>>,
@@ -131,8 +138,15 @@ impl Runtime {
         let receivers: Mutex<Vec<Option<Receiver<Feed>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let parameters = config.parameters;
         let to_stores = reached_by_all(&stores) < load.time;
-        let rows_at_a_time = config.rows_at_a_time.min(if to_stores { ROWS_TO_STORES_AT_A_TIME } else { usize::MAX });
-        let plan = Plan { parameters, stores, load, on_applied, supervisor: Arc::clone(&supervisor) };
+        let fill = stores.home.is_to_be_filled();
+        let filled_above = fill.then(|| parameters.horizon(load.time));
+        let rows_max = match (fill, to_stores) {
+            (true, _) => ROWS_TO_FILL_AT_A_TIME,
+            (false, true) => ROWS_TO_STORES_AT_A_TIME,
+            (false, false) => usize::MAX,
+        };
+        let rows_at_a_time = config.rows_at_a_time.min(rows_max);
+        let plan = Plan { parameters, stores, load, fill, on_applied, supervisor: Arc::clone(&supervisor) };
         let guards = timely::execute(timely_config(workers), move |worker| {
             let mut receivers = receivers.lock().unwrap_or_else(PoisonError::into_inner);
             let feed = receivers.get_mut(worker.index()).and_then(Option::take);
@@ -143,7 +157,7 @@ impl Runtime {
         });
         let workers = Mutex::new(Some(guards.map_err(failed)?));
         let feeder = Mutex::new(Feeder { fed: Fed::Rows(1.min(load.time), 0), workers: senders });
-        Ok(Runtime { load, rows_at_a_time, feeder, supervisor, workers })
+        Ok(Runtime { load, filled_above, rows_at_a_time, feeder, supervisor, workers })
     }
 
     /// A slice of the state at the load time; some 10,000 rows, in
@@ -160,15 +174,15 @@ impl Runtime {
         self.give(&feeder, Feed::Slice { rows: Arc::new(rows), time, last })
     }
 
-    /// Ends the load. `floor` is what home timelines start at: at least the greatest id of an entry loaded, whether it
-    /// was deleted or not.
+    /// Ends the load. `floor` is what home timelines start at, unless the load fills them: at least the greatest id of an
+    /// entry loaded, whether it was deleted or not.
     pub fn loaded(&self, floor: i64) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();
         let Fed::Rows(..) = feeder.fed else {
             return Err(order("end the load", "it was ended already"));
         };
         feeder.fed = Fed::Time(self.load.time);
-        self.give(&feeder, Feed::Loaded(floor))
+        self.give(&feeder, Feed::Loaded(self.filled_above.unwrap_or(floor)))
     }
 
     /// Blocks until the stores have all that was loaded.

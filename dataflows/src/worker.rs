@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) parameters: Parameters,
     pub(crate) stores: Stores,
     pub(crate) load: Position,
+    /// The load fills home timelines.
+    pub(crate) fill: bool,
     pub(crate) on_applied: OnApplied,
     pub(crate) supervisor: Arc<Supervisor>,
 }
@@ -65,8 +67,8 @@ pub(crate) fn work(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let bulk = BulkTimes::default();
         let known = Rc::clone(&bulk);
-        let (inputs, probes) =
-            worker.dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, known, supervisor));
+        let (inputs, probes) = worker
+            .dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, plan.fill, known, supervisor));
         let (index, peers) = (worker.index(), worker.peers());
         let share = share.insert(Share { index, peers, load: plan.load, inputs, bulk });
         run(worker, plan, feed, share, &probes);

@@ -23,6 +23,20 @@ pub enum Phase {
     Home,
 }
 
+impl Phase {
+    /// All of them, in their order.
+    pub const ALL: [Phase; 3] = [Phase::Facts, Phase::Rows, Phase::Home];
+
+    /// Its name, which is that of its store.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Phase::Facts => "facts",
+            Phase::Rows => "rows",
+            Phase::Home => "home",
+        }
+    }
+}
+
 /// How far the stores are: every time *before* these is applied, on all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -113,6 +127,11 @@ pub trait RowSink<R>: Send + Sync {
 pub trait HomeSink: Send + Sync {
     /// The last closed time that each shard has; `None` for one that has never reached any. Entry `s` is shard `s`.
     fn progress(&self) -> Vec<Option<Position>>;
+
+    /// Whether the load is to fill it: it has reached nothing, and is to hold the entries of the month when the load has
+    /// ended, instead of those alone that come after it. Then the load comes as many closed times, in order; a record is
+    /// complete above the floor that the last of them brings, and has reached nothing before.
+    fn is_to_be_filled(&self) -> bool;
 
     /// Applies one closed time; the lists come back empty and keep their capacity. Shards that have reached the time
     /// already ignore it.

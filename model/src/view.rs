@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EntryId, PackedEntry, Shard, Timestamp, Tweet, User, shard_of};
+use crate::{EntryId, PackedEntry, Phase, Shard, Timestamp, Tweet, User, shard_of};
 
 /// A view, by the name that `verify`, `replay` and the metrics use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -85,6 +85,27 @@ impl View {
             View::Active => "active",
             View::VerifiedFollowing => "verified_following",
             View::Home => "home",
+        }
+    }
+
+    /// The phase in which it becomes visible, and so the store that holds it.
+    pub const fn phase(self) -> Phase {
+        match self {
+            View::FollowFacts
+            | View::Blocks
+            | View::Mutes
+            | View::Protected
+            | View::DeletedUsers
+            | View::DeletedTweets => Phase::Facts,
+            View::Profile
+            | View::Username
+            | View::Followers
+            | View::Following
+            | View::Tweet
+            | View::Retweet
+            | View::UserTimeline
+            | View::Counts => Phase::Rows,
+            View::Active | View::VerifiedFollowing | View::Home => Phase::Home,
         }
     }
 }

@@ -7,4 +7,4 @@ mod views;
 
 pub use local::{FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalViews, OpenError, Saved};
 pub use progress::Progress;
-pub use views::{CountedTweet, Edge, HomeRecord, Profile, ReadError, Relationship, TimelineItem, Views};
+pub use views::{CountedTweet, Edge, HomeRecord, Profile, ReadError, Rebuilding, Relationship, TimelineItem, Views};

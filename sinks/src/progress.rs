@@ -57,6 +57,27 @@ impl Progress {
         }
     }
 
+    /// The stores of `phases` are built again: they have nothing of what anybody waits for. Home timelines are merged
+    /// meanwhile from rows, so they are of the time that these are. Nothing is being applied now; what is handed to the
+    /// dataflows from now on is handed to them anew.
+    pub fn rebuild(&self, phases: &[Phase]) {
+        let mut batches = self.batches.lock();
+        batches.clear();
+        self.reached.send_modify(|[facts, rows, home]| {
+            let nothing = |time| Position { time, lsn: Lsn(0) };
+            for phase in phases {
+                match phase {
+                    Phase::Facts => *facts = nothing(0),
+                    Phase::Rows => *rows = nothing(0),
+                    Phase::Home => *home = nothing(0),
+                }
+            }
+            if phases.contains(&Phase::Home) {
+                *home = nothing(rows.time.min(facts.time));
+            }
+        });
+    }
+
     /// The newest position whose batch is applied in `phase`.
     pub fn position(&self, phase: Phase) -> Position {
         let reached = self.reached.borrow();
@@ -128,6 +149,24 @@ mod tests {
         assert_eq!(*progress.wanted().borrow(), Lsn(101));
         progress.applied(Applied { facts: 31, rows: 31, home: 31 });
         assert!(progress.reached(Phase::Home, Lsn(300), Duration::ZERO).await);
+    }
+
+    #[test]
+    fn a_store_that_is_built_again_has_nothing_and_the_others_what_they_had() {
+        let progress = Progress::new([at(30, 300), at(20, 200), at(20, 200)]);
+        progress.covers(at(30, 300));
+        progress.rebuild(&[Phase::Home]);
+        let reached = || [Phase::Facts, Phase::Rows, Phase::Home].map(|phase| progress.position(phase));
+        assert_eq!(reached(), [at(30, 300), at(20, 200), at(20, 0)]);
+        progress.rebuild(&[Phase::Rows, Phase::Home]);
+        assert_eq!(reached(), [at(30, 300), at(0, 0), at(0, 0)]);
+        // What was handed over before is handed over again, from the load on.
+        progress.covers(at(20, 0));
+        progress.applied(Applied { facts: 21, rows: 21, home: 21 });
+        assert_eq!(reached(), [at(30, 300), at(20, 0), at(20, 0)]);
+        progress.covers(at(30, 300));
+        progress.applied(Applied { facts: 31, rows: 31, home: 31 });
+        assert_eq!(reached(), [at(30, 300); 3]);
     }
 
     #[test]

@@ -18,6 +18,18 @@ pub struct ReadError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// The store that a read needs is being built again from the change log: ask again when that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {} are being built again from the change log", .0.name())]
+pub struct Rebuilding(pub Phase);
+
+impl ReadError {
+    /// The store that is being built again, if that is why it cannot be read.
+    pub fn rebuilding(&self) -> Option<Phase> {
+        self.source.downcast_ref::<Rebuilding>().map(|rebuilding| rebuilding.0)
+    }
+}
+
 /// A user's row with counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {

@@ -40,6 +40,10 @@ impl<S: HomeSink> HomeSink for Reporting<S> {
         self.store.progress()
     }
 
+    fn is_to_be_filled(&self) -> bool {
+        self.store.is_to_be_filled()
+    }
+
     fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError> {
         self.report(closed.position, |store| store.apply(closed))
     }

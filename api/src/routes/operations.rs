@@ -48,10 +48,13 @@ pub(crate) async fn health(State(operations): State<Operations>) -> Json<Report>
 }
 
 /// `GET /ready`: the views have everything that was committed before the start; until then 503, while they may be read
-/// already, as of their age. Either says how far each step of the start is.
+/// already, as of their age; and 503 while facts or rows are being built again. Either says how far each step is.
 pub(crate) async fn ready(State(operations): State<Operations>) -> Response {
     let report = operations.health.report();
     let steps = json!(report.steps);
+    if let Some(told) = operations.health.rebuilding() {
+        return Kind::Rebuilding.because(told).with("stages", steps).into_response();
+    }
     if operations.health.serving() {
         let body = json!({ "status": "serving", "stages": steps, "standsStill": report.stands_still });
         return Json(body).into_response();

@@ -32,6 +32,24 @@ async fn it_says_whether_it_lives_and_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn reads_are_told_to_come_again_while_views_are_built_again_and_writes_go_on() {
+    let world = World::new("rebuilding").await;
+    let ada = world.register("ada").await;
+    world.serving.1.store(true, Ordering::SeqCst);
+    for path in ["/ready", "/api/users/ada", "/api/timeline", "/api/auth/verify"] {
+        let answer = world.get(path, Some(&ada)).await;
+        answer.is_problem(503, "rebuilding");
+        assert_eq!(answer.headers["retry-after"], "1");
+        assert_eq!(answer.body["detail"], "The rows are being built again: 41 %.");
+    }
+    world.get("/health", None).await.is(200);
+    world.post("/api/tweets", Some(&ada), json!({ "content": "meanwhile" })).await.is(201);
+    world.serving.1.store(false, Ordering::SeqCst);
+    world.get("/api/timeline", Some(&ada)).await.is(200);
+    world.get("/ready", None).await.is(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_by_route_and_not_by_path() {
     let world = World::new("metrics").await;
     world.get("/api/tweets/998877665544", None).await.is_problem(404, "tweet-not-found");

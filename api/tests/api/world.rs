@@ -63,8 +63,8 @@ impl Drop for Server {
     }
 }
 
-/// Whether the system serves, as the test says.
-pub struct Switch(pub AtomicBool);
+/// Whether the system serves, and whether it builds rows again, as the test says.
+pub struct Switch(pub AtomicBool, pub AtomicBool);
 
 impl Health for Switch {
     fn serving(&self) -> bool {
@@ -77,6 +77,10 @@ impl Health for Switch {
 
     fn writable(&self) -> bool {
         self.serving()
+    }
+
+    fn rebuilding(&self) -> Option<String> {
+        self.1.load(Ordering::SeqCst).then(|| "The rows are being built again: 41 %.".to_owned())
     }
 
     fn report(&self) -> Report {
@@ -179,7 +183,7 @@ impl World {
         let sql = source.connect("test").await.unwrap();
         let keys = tempfile::tempdir().unwrap();
         let mirror = Arc::new(Mirror::new());
-        let serving = Arc::new(Switch(AtomicBool::new(true)));
+        let serving = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
         let router = app(State {
             views: mirror.clone(),
             pool: pool(&source, "test", PoolLimits { size: 4, wait: LIMIT, ..PoolLimits::default() }).unwrap(),

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! Both joins see the time of what they produce and emit nothing where a store must not have it anyway ([`Window`]):
-//! at or before the load time and at the time of a bulk batch (home timelines' floors rise past every such entry), and
-//! once an entry is as old as the horizon, so that its leaving the join costs no delivery. What is loaded is not even
-//! joined with what is loaded.
+//! at or before the load time, unless the load fills the store, and at the time of a bulk batch (home timelines' floors
+//! rise past every such entry), and once an entry is as old as the horizon, so that its leaving the join costs no
+//! delivery. What is loaded is not even joined with what is loaded, unless the load fills the store.
+//!
+//! A delivery never comes before its viewer's record, whatever the order in which rows are loaded: both joins are with
+//! what only active viewers have.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -37,6 +40,8 @@ pub(crate) type BulkTimes = Rc<RefCell<BTreeSet<Time>>>;
 pub(crate) struct Window {
     parameters: Parameters,
     load: Time,
+    /// What is loaded is given too.
+    fill: bool,
     bulk: BulkTimes,
     /// The time asked for last, and the greatest entry that is not given at that time.
     last: (Time, PackedEntry),
@@ -46,9 +51,9 @@ pub(crate) struct Window {
 const NOTHING: PackedEntry = PackedEntry(u64::MAX);
 
 impl Window {
-    /// The state is loaded at `load`; `bulk` are the times of bulk batches.
-    pub(crate) fn new(parameters: &Parameters, load: Time, bulk: BulkTimes) -> Self {
-        Window { parameters: parameters.clone(), load, bulk, last: (0, NOTHING) }
+    /// The state is loaded at `load`, and given only with `fill`; `bulk` are the times of bulk batches.
+    pub(crate) fn new(parameters: &Parameters, load: Time, fill: bool, bulk: BulkTimes) -> Self {
+        Window { parameters: parameters.clone(), load, fill, bulk, last: (0, NOTHING) }
     }
 
     /// Whether `entry` may be given at `time`. Answers come in runs of one time, so the limit is kept.
@@ -62,10 +67,11 @@ impl Window {
 
     #[cold]
     fn limit(&self, time: Time) -> PackedEntry {
-        if time <= self.load || self.bulk.borrow().contains(&time) {
+        if (time <= self.load && !self.fill) || self.bulk.borrow().contains(&time) {
             return NOTHING;
         }
-        PackedEntry::last_at(self.parameters.horizon(time)).unwrap_or(NOTHING)
+        // Slices of the load have small times, and all are as of the load's.
+        PackedEntry::last_at(self.parameters.horizon(time.max(self.load))).unwrap_or(NOTHING)
     }
 
     /// The first full minute at which `entry` is below the horizon.
@@ -100,7 +106,7 @@ pub(crate) fn home<'scope>(
     active: Set<'scope>,
     window: Window,
 ) -> StreamVec<'scope, Time, TimedDelivery> {
-    let load = window.load;
+    let load = if window.fill { 0 } else { window.load };
     let by_author = index(entries.clone(), "EntriesByAuthor");
     let pushed = index(without(entries, by_author.clone(), hot), "PushedByAuthor");
     let mut to_audience = window.clone();

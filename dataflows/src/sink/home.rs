@@ -6,6 +6,9 @@
 //! What a shard has reached is dropped on arrival. For a shard that has reached nothing everything at or before the load
 //! time is one closed time: `active` and the hot accounts followed make the records, in full, with the floors at the
 //! greatest entry loaded; the joins have suppressed the entries.
+//!
+//! A store that the load fills is given each slice of the load as a closed time of its own, so that no more than the
+//! entries of a slice wait here. The last of them, the load's own time, brings the floor above which records are complete.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,20 +48,21 @@ struct Waiting {
     reached: [Option<Time>; SHARDS],
     /// The least of those of this worker.
     reached_by_all: Option<Time>,
-    load: Time,
+    /// What comes before this time is applied with it.
+    first: Time,
     times: BTreeMap<Time, Home>,
     ticks: BTreeMap<Time, Tick>,
     newest: Position,
     spare: Vec<Home>,
 }
 
-/// Applies deliveries and records to `store`; gives on each tick once its time is applied.
+/// Applies deliveries and records to `store`, from the time `first` on; gives on each tick once its time is applied.
 pub(crate) fn home_sink<'scope>(
     deliveries: StreamVec<'scope, Time, TimedDelivery>,
     records: Rows<'scope, HomeRecordChange>,
     ticks: StreamVec<'scope, Time, Tick>,
     store: Arc<dyn HomeSink>,
-    load: Position,
+    first: Time,
     supervisor: Arc<Supervisor>,
 ) -> StreamVec<'scope, Time, Tick> {
     let scope = ticks.scope();
@@ -85,7 +89,7 @@ pub(crate) fn home_sink<'scope>(
             shards,
             reached,
             reached_by_all,
-            load: load.time,
+            first,
             times: BTreeMap::new(),
             ticks: BTreeMap::new(),
             newest: Position::default(),
@@ -132,10 +136,10 @@ impl Home {
 }
 
 impl Waiting {
-    /// What waits for `time`, or for the load if that is later.
+    /// What waits for `time`, or for the first time if that is later.
     fn at(&mut self, time: Time) -> &mut Home {
         let (spare, shards) = (&mut self.spare, self.shards);
-        self.times.entry(time.max(self.load)).or_insert_with(|| spare.pop().unwrap_or_else(|| empty(shards)))
+        self.times.entry(time.max(self.first)).or_insert_with(|| spare.pop().unwrap_or_else(|| empty(shards)))
     }
 
     /// Whether the store needs what happens to `viewer` at `time`.

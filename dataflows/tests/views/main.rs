@@ -56,6 +56,10 @@ struct Run {
     lose_stores: bool,
     /// Home timelines are left as they were saved with this seed; `None`: they are lost.
     home: Option<usize>,
+    /// The load fills home timelines of which nothing is left.
+    fill: bool,
+    /// Relations are loaded in the reverse of their order.
+    backwards: bool,
     /// Rows a slice of the load.
     slice: usize,
     /// Rows of the load at one time, at least.
@@ -66,18 +70,24 @@ struct Run {
 
 fn runs() -> impl Strategy<Value = Vec<Run>> {
     let sizes = (1..40_usize, prop_oneof![1..80_usize, Just(1_000)], prop_oneof![1..5_usize, Just(1_000)]);
-    let kept = (prop::bool::weighted(0.3), prop::option::weighted(0.7, any::<u16>().prop_map(usize::from)));
+    let home = prop::option::weighted(0.7, any::<u16>().prop_map(usize::from));
+    let kept = (prop::bool::weighted(0.3), home, any::<bool>(), prop::bool::weighted(0.2));
     let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
-        |(workers, part, one_by_one, abruptly, (lose_stores, home), (slice, rows_at_a_time, piece))| Run {
-            workers,
-            part,
-            one_by_one,
-            abruptly,
-            lose_stores,
-            home,
-            slice,
-            rows_at_a_time,
-            piece,
+        |(workers, part, one_by_one, abruptly, kept, (slice, rows_at_a_time, piece))| {
+            let (lose_stores, home, fill, backwards) = kept;
+            Run {
+                workers,
+                part,
+                one_by_one,
+                abruptly,
+                lose_stores,
+                home,
+                fill,
+                backwards,
+                slice,
+                rows_at_a_time,
+                piece,
+            }
         },
     );
     prop::collection::vec(run, 1..4)
@@ -128,7 +138,7 @@ fn check(moments: &[Moment], runs: &[Run]) {
             kept.from = load_at;
         }
         if kept.home.reached().is_none() {
-            (kept.home, kept.home_from) = (Arc::default(), load.time);
+            (kept.home, kept.home_from) = (Arc::new(HomeLog::new(run.fill)), load.time);
         }
         let left = moments.len() - 1 - log_at;
         log_at = if last_run { moments.len() - 1 } else { log_at + left * run.part / 64 };
@@ -153,7 +163,11 @@ fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, 
     let config = Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
-    for relation in Relation::LOAD_ORDER {
+    let mut relations = Relation::LOAD_ORDER;
+    if run.backwards {
+        relations.reverse();
+    }
+    for relation in relations {
         let rows: Vec<Row> =
             moments[load_at].world.values().filter(|row| row.relation() == relation).cloned().collect();
         for slice in rows.chunks(run.slice) {
@@ -302,9 +316,8 @@ fn post(user: usize) -> Action {
     Action::Post { user, age: Age::Ms(0), reply_to: None }
 }
 
-/// A story with everything that a home timeline must bear, on each number of workers.
-#[test]
-fn a_story_told_in_full() {
+/// A story with everything that a home timeline must bear.
+fn story() -> Vec<Step> {
     let second = || Jump::Ms(1_000);
     let mut steps = vec![
         step(second(), (1..7).map(|user| Action::Follow { user, other: 0, accepted: true }).collect()),
@@ -328,7 +341,12 @@ fn a_story_told_in_full() {
     steps.push(step(Jump::Ms(2 * 86_400_000), vec![post(0)]));
     steps.push(step(second(), (0..7).map(|user| Action::Act { user, days_ago: 0 }).collect()));
     steps.push(step(second(), vec![post(0), Action::Protect { user: 0, protected: true }]));
-    let moments = play(&steps);
+    steps
+}
+
+#[test]
+fn a_story_told_in_full_on_each_number_of_workers() {
+    let moments = play(&story());
     for workers in 1..=4 {
         let run = |part, one_by_one, lose_stores, home| Run {
             workers,
@@ -337,6 +355,8 @@ fn a_story_told_in_full() {
             abruptly: false,
             lose_stores,
             home,
+            fill: false,
+            backwards: false,
             slice: 3,
             rows_at_a_time: 3,
             piece: 2,
@@ -346,6 +366,45 @@ fn a_story_told_in_full() {
         // Home timelines as they were saved, of each shard at another time; facts and rows lost in the end.
         check(&moments, &[run(20, false, false, Some(7)), run(40, false, true, Some(5)), run(64, true, false, None)]);
     }
+}
+
+#[test]
+fn a_load_that_fills_home_timelines_gives_every_entry_of_the_month_whatever_the_order_of_its_rows() {
+    let moments = play(&story());
+    let mut filled = 0;
+    for (workers, backwards) in (1..=4).flat_map(|workers| [(workers, false), (workers, true)]) {
+        for (load_at, moment) in moments.iter().enumerate() {
+            let load = moment.batch.position;
+            let run = Run {
+                workers,
+                part: 0,
+                one_by_one: false,
+                abruptly: false,
+                lose_stores: false,
+                home: None,
+                fill: true,
+                backwards,
+                slice: 1 + load_at % 3,
+                rows_at_a_time: 1 + load_at % 4,
+                piece: 1,
+            };
+            let home = Arc::new(HomeLog::new(true));
+            let kept = Kept { home, home_from: load.time, ..Kept::default() };
+            play_run(&moments, (load, load_at), load_at, &run, &kept);
+            let mut state = HomeState::default();
+            kept.home.by_time().iter().for_each(|(.., closed)| state.apply(closed, &parameters()));
+            let expected = oracle::views(&moment.world, load.time, &parameters()).home;
+            assert!(state.records.keys().eq(expected.keys()), "active viewers at {}", load.time);
+            for (viewer, record) in &state.records {
+                assert_eq!(record.floor, parameters().horizon(load.time));
+                let held = record.entries.iter().filter(|(_, times)| **times > 0).map(|(entry, _)| *entry);
+                let held: BTreeSet<_> = held.collect();
+                assert_eq!(held, expected[viewer].entries, "home timeline of {viewer} filled at {}", load.time);
+                filled += held.len();
+            }
+        }
+    }
+    assert!(filled > 500, "only {filled} entries were given");
 }
 
 fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {

@@ -150,15 +150,22 @@ impl RowState<ViewRow> {
 /// A store of home timelines that keeps all it was given.
 pub struct HomeLog {
     inner: Mutex<Log<HomeClosed>>,
+    /// The load is to fill it.
+    fills: bool,
 }
 
 impl Default for HomeLog {
     fn default() -> Self {
-        HomeLog { inner: Mutex::new((Vec::new(), vec![None; SHARDS])) }
+        HomeLog::new(false)
     }
 }
 
 impl HomeLog {
+    /// An empty store, to be filled by the load or not.
+    pub fn new(fills: bool) -> Self {
+        HomeLog { inner: Mutex::new((Vec::new(), vec![None; SHARDS])), fills }
+    }
+
     /// Everything so far, by time.
     pub fn by_time(&self) -> Vec<(Time, u64, HomeClosed)> {
         let inner = self.inner.lock().unwrap();
@@ -181,13 +188,14 @@ impl HomeLog {
             return saved;
         }
         let all = self.by_time();
-        let times: Vec<Time> = all.iter().map(|(time, ..)| *time).collect();
+        let load = all.iter().find(|(.., closed)| closed.floor.is_some()).map_or(0, |(time, ..)| *time);
+        let times: Vec<Time> = all.iter().map(|(time, ..)| *time).filter(|time| *time >= load).collect();
         for (time, began, closed) in &all {
             let has = |shard: &usize| *time <= times[(seed * (shard + 1)) % times.len()];
             let shards = (0..SHARDS).filter(has).fold(0, |shards, shard| shards | 1 << shard);
             saved.keep(HomeClosed { shards: closed.shards & shards, ..closed.clone() }, *began);
         }
-        // The first time of all is the load, so no shard is without it.
+        // The first of the times is the load, so no shard is without it.
         assert!(saved.reached().is_some());
         saved
     }
@@ -201,7 +209,7 @@ impl HomeLog {
             } else if progress.is_some_and(|before| before.time >= closed.position.time) {
                 closed.shards &= !(1 << shard);
                 closed.deliveries[shard].clear();
-            } else {
+            } else if !self.fills || closed.floor.is_some() || progress.is_some() {
                 *progress = Some(closed.position);
             }
         }
@@ -213,6 +221,10 @@ impl HomeLog {
 impl HomeSink for HomeLog {
     fn progress(&self) -> Vec<Option<Position>> {
         self.inner.lock().unwrap().1.clone()
+    }
+
+    fn is_to_be_filled(&self) -> bool {
+        self.fills && self.reached().is_none()
     }
 
     fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError> {

@@ -11,14 +11,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use feedmill_model::{EntryId, Position, StoreError, Time, View};
-use fjall::Snapshot;
 use tokio::task::consume_budget;
 
 use super::HomeCopy;
+use super::index::IndexReader;
 use crate::{
     CountedTweet, Edge, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, TimelineItem,
     Views,
@@ -26,8 +25,7 @@ use crate::{
 
 /// The local stores as of one closed time. Of home records it serves those of [`FrozenViews::keep_records`].
 pub struct FrozenViews {
-    index: Arc<LocalIndex>,
-    at: Snapshot,
+    index: IndexReader,
     home: HomeCopy,
     records: HashMap<i64, HomeRecord>,
     progress: Progress,
@@ -37,7 +35,7 @@ impl FrozenViews {
     /// The stores of `index` and `home` as they are now, at `position`. No closed time may be applied meanwhile. The copy
     /// of home timelines lies in the folder `dir`, takes at most `bytes_max` there, and goes with this.
     pub fn take(
-        index: &Arc<LocalIndex>,
+        index: &LocalIndex,
         home: &LocalHome,
         position: Position,
         dir: &Path,
@@ -45,8 +43,7 @@ impl FrozenViews {
     ) -> Result<FrozenViews, StoreError> {
         Ok(FrozenViews {
             home: home.copy_to(dir, bytes_max)?,
-            at: index.snapshot(),
-            index: Arc::clone(index),
+            index: index.reader(),
             records: HashMap::new(),
             progress: Progress::new([position; 3]),
         })
@@ -57,7 +54,7 @@ impl FrozenViews {
     pub fn scan(&self, view: View, at: Time, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
         match view {
             View::Active | View::VerifiedFollowing | View::Home => self.home.scan(view, at, each).map_err(unreadable),
-            _ => self.index.scan(&self.at, view, each),
+            _ => self.index.scan(view, each),
         }
     }
 
@@ -86,32 +83,32 @@ fn unreadable(error: StoreError) -> ReadError {
 impl Views for FrozenViews {
     async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
         consume_budget().await;
-        self.index.user_by_name(&self.at, name)
+        self.index.user_by_name(name)
     }
 
     async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
         consume_budget().await;
-        self.index.profiles(&self.at, ids)
+        self.index.profiles(ids)
     }
 
     async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.followers(&self.at, user, after, limit)
+        self.index.followers(user, after, limit)
     }
 
     async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.following(&self.at, user, after, limit)
+        self.index.following(user, after, limit)
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
         consume_budget().await;
-        self.index.tweets(&self.at, ids)
+        self.index.tweets(ids)
     }
 
     async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
         consume_budget().await;
-        self.index.retweets(&self.at, ids)
+        self.index.retweets(ids)
     }
 
     async fn user_timeline(
@@ -122,7 +119,7 @@ impl Views for FrozenViews {
         limit: usize,
     ) -> Result<Vec<TimelineItem>, ReadError> {
         consume_budget().await;
-        self.index.user_timeline(&self.at, user, replies, before, limit)
+        self.index.user_timeline(user, replies, before, limit)
     }
 
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
@@ -132,12 +129,12 @@ impl Views for FrozenViews {
 
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         consume_budget().await;
-        self.index.relationships(&self.at, viewer, users)
+        self.index.relationships(viewer, users)
     }
 
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         consume_budget().await;
-        self.index.deleted_tweets(&self.at, ids)
+        self.index.deleted_tweets(ids)
     }
 
     fn progress(&self) -> &Progress {

@@ -44,6 +44,12 @@
 //! says `P`. A save made meanwhile is right too: it takes for the time of a segment the greater of `T(s)` and its shard's.
 //!
 //! A save never tells of more than the index has on disk: see [`LocalHome::save`].
+//!
+//! # Filling
+//!
+//! A store that is built again ([`LocalHome::fill`]) is given the month's entries by the load, slice by slice as closed
+//! times of their own. A record is not complete above anything before the last of them, which brings the floor. Until then
+//! its shard serves no record, so that whoever reads merges, and has no position, so that nothing is saved.
 
 mod copy;
 mod entries;
@@ -222,6 +228,14 @@ impl LocalHome {
         }
     }
 
+    /// Empties the store, and has the next load fill it with the entries of the month.
+    pub fn fill(&self) {
+        self.clear();
+        for shard in &self.shards {
+            *shard.records.write() = ShardRecords::filling(self.hasher.clone());
+        }
+    }
+
     /// The least closed time that a shard has; `None` if one has none.
     pub fn position(&self) -> Option<Position> {
         let positions = self.progress().into_iter().collect::<Option<Vec<Position>>>()?;
@@ -360,6 +374,10 @@ fn warn(dir: &Path, unusable: &Unusable) {
 impl HomeSink for LocalHome {
     fn progress(&self) -> Vec<Option<Position>> {
         self.shards.iter().map(|shard| shard.records.read().position()).collect()
+    }
+
+    fn is_to_be_filled(&self) -> bool {
+        self.shards.iter().all(|shard| shard.records.read().is_filling())
     }
 
     fn apply(&self, closed: &mut HomeClosed) -> Result<(), StoreError> {

@@ -13,6 +13,10 @@
 //! and a table of it never reaches the disk before the journal does; what was lost the change log replays, since it
 //! keeps its tail from [`LocalIndex::durable`] on. A first load has no progress until its end; if that never comes, the
 //! next start finds shards without progress and clears the store.
+//!
+//! Facts or rows that are built again lose their progress first, durably, and then their keyspaces; new ones take their
+//! place at once. Who began to read the old ones ends so: a keyspace that was deleted goes when nobody holds it. The new
+//! ones cannot be read before they are whole.
 
 mod facts;
 mod key;
@@ -21,13 +25,16 @@ mod read;
 mod rows;
 mod scan;
 
+pub(super) use self::read::IndexReader;
 pub(super) use self::scan::kind_text;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use feedmill_model::{Closed, Fact, Position, RowSink, StoreError, ViewRow};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot};
+use feedmill_model::{Closed, Fact, Position, RowSink, StoreError, Time, ViewRow};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use parking_lot::{Mutex, RwLock};
 
 use self::facts::Facts;
 use self::ledger::{Ledger, Progressed};
@@ -111,8 +118,10 @@ impl Fault {
 /// Facts and rows on this machine's disk.
 pub struct LocalIndex {
     db: Database,
-    facts: Facts,
-    rows: Rows,
+    facts: RwLock<Arc<Facts>>,
+    rows: RwLock<Arc<Rows>>,
+    /// Held while the stores are made durable, and while one is begun anew.
+    keeping: Mutex<()>,
 }
 
 impl LocalIndex {
@@ -131,7 +140,33 @@ impl LocalIndex {
             Facts::open(&db, Ledger::open(&db, &state, "facts", FACTS_PROGRESS).map_err(failed)?).map_err(failed)?;
         let rows =
             Rows::open(&db, Ledger::open(&db, &state, "rows", ROWS_PROGRESS).map_err(failed)?).map_err(failed)?;
-        Ok(LocalIndex { db, facts, rows })
+        let (facts, rows) = (RwLock::new(Arc::new(facts)), RwLock::new(Arc::new(rows)));
+        Ok(LocalIndex { db, facts, rows, keeping: Mutex::new(()) })
+    }
+
+    /// Begins the facts anew, empty and without progress. Until they have the closed time `due` on all shards, reads that
+    /// need them fail with [`Rebuilding`](crate::Rebuilding). No closed time may be applied meanwhile.
+    pub fn rebuild_facts(&self, due: Time) -> Result<(), StoreError> {
+        let _keeping = self.keeping.lock();
+        let anew = self.facts().ledger.begun_anew(&self.db, due).and_then(|ledger| Facts::open(&self.db, ledger));
+        *self.facts.write() = Arc::new(anew.map_err(|error| Fault::from(error).store("facts", "begin anew"))?);
+        Ok(())
+    }
+
+    /// The same for the rows.
+    pub fn rebuild_rows(&self, due: Time) -> Result<(), StoreError> {
+        let _keeping = self.keeping.lock();
+        let anew = self.rows().ledger.begun_anew(&self.db, due).and_then(|ledger| Rows::open(&self.db, ledger));
+        *self.rows.write() = Arc::new(anew.map_err(|error| Fault::from(error).store("rows", "begin anew"))?);
+        Ok(())
+    }
+
+    fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.facts.read())
+    }
+
+    fn rows(&self) -> Arc<Rows> {
+        Arc::clone(&self.rows.read())
     }
 
     /// Makes all that was applied before the call durable. Returns the least position that a shard of facts or rows
@@ -140,11 +175,13 @@ impl LocalIndex {
     /// To be called every few seconds; counts that have come down to zero are dropped here, and rows in memory that have
     /// become many begin to be written into tables.
     pub fn durable(&self) -> Result<Option<Position>, StoreError> {
-        let facts = self.facts.ledger.record(&self.db)?;
-        let rows = self.rows.ledger.record(&self.db)?;
+        let _keeping = self.keeping.lock();
+        let kept = self.rows();
+        let facts = self.facts().ledger.record(&self.db)?;
+        let rows = kept.ledger.record(&self.db)?;
         let persisted = self.db.persist(PersistMode::SyncData);
         persisted.map_err(|error| Fault::from(error).store("index", "make the journal durable"))?;
-        self.rows.drop_zeros(&self.db, &rows)?;
+        kept.drop_zeros(&self.db, &rows)?;
         // A journal that is full goes when all keyspaces that it has rows of are written.
         if self.db.write_buffer_size() > UNWRITTEN_BYTES || self.db.journal_count() > 1 {
             self.write_tables()?;
@@ -157,6 +194,7 @@ impl LocalIndex {
     /// only makes that start slower.
     pub fn write_out(&self, limit: Duration) -> Result<(), StoreError> {
         let deadline = Instant::now() + limit;
+        let _keeping = self.keeping.lock();
         let keyspaces = self.write_tables()?;
         let written = || keyspaces.iter().all(|keyspace| keyspace.sealed_memtable_count() == 0);
         while !written() && Instant::now() < deadline {
@@ -175,11 +213,6 @@ impl LocalIndex {
         });
         let begun: Result<_, Fault> = begun.collect();
         begun.map_err(|fault| fault.store("index", "write tables"))
-    }
-
-    /// What is applied now; what comes later does not change it.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        self.db.snapshot()
     }
 }
 
@@ -219,23 +252,23 @@ fn open_keyspace(db: &Database, ledger: &Ledger, name: &'static str) -> fjall::R
 
 impl RowSink<Fact> for LocalIndex {
     fn progress(&self) -> Vec<Option<Position>> {
-        self.facts.ledger.progress()
+        self.facts().ledger.progress()
     }
 
     fn apply(&self, closed: &Closed<Fact>) -> Result<(), StoreError> {
-        let ledger = &self.facts.ledger;
-        ledger.apply(&self.db, closed, |op, batch, _: &mut Progressed| self.facts.write(op, batch))
+        let facts = self.facts();
+        facts.ledger.apply(&self.db, closed, |op, batch, _: &mut Progressed| facts.write(op, batch))
     }
 }
 
 impl RowSink<ViewRow> for LocalIndex {
     fn progress(&self) -> Vec<Option<Position>> {
-        self.rows.ledger.progress()
+        self.rows().ledger.progress()
     }
 
     fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
-        let time = closed.position.time;
-        self.rows.ledger.apply(&self.db, closed, |op, batch, shard| self.rows.write(op, time, batch, shard))
+        let (rows, time) = (self.rows(), closed.position.time);
+        rows.ledger.apply(&self.db, closed, |op, batch, shard| rows.write(op, time, batch, shard))
     }
 }
 

@@ -38,7 +38,7 @@ impl LocalViews {
 
     /// Calls `each` with everything that `counter` counts, and how often, in no particular order.
     pub fn counts(&self, counter: Counter, each: &mut dyn FnMut(i64, i64)) -> Result<(), ReadError> {
-        self.index.counts(&self.index.snapshot(), counter, each)
+        self.index.reader().counts(counter, each)
     }
 }
 
@@ -46,32 +46,32 @@ impl LocalViews {
 impl Views for LocalViews {
     async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
         consume_budget().await;
-        self.index.user_by_name(&self.index.snapshot(), name)
+        self.index.reader().user_by_name(name)
     }
 
     async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
         consume_budget().await;
-        self.index.profiles(&self.index.snapshot(), ids)
+        self.index.reader().profiles(ids)
     }
 
     async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.followers(&self.index.snapshot(), user, after, limit)
+        self.index.reader().followers(user, after, limit)
     }
 
     async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.following(&self.index.snapshot(), user, after, limit)
+        self.index.reader().following(user, after, limit)
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
         consume_budget().await;
-        self.index.tweets(&self.index.snapshot(), ids)
+        self.index.reader().tweets(ids)
     }
 
     async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
         consume_budget().await;
-        self.index.retweets(&self.index.snapshot(), ids)
+        self.index.reader().retweets(ids)
     }
 
     async fn user_timeline(
@@ -82,7 +82,7 @@ impl Views for LocalViews {
         limit: usize,
     ) -> Result<Vec<TimelineItem>, ReadError> {
         consume_budget().await;
-        self.index.user_timeline(&self.index.snapshot(), user, replies, before, limit)
+        self.index.reader().user_timeline(user, replies, before, limit)
     }
 
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
@@ -92,12 +92,12 @@ impl Views for LocalViews {
 
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         consume_budget().await;
-        self.index.relationships(&self.index.snapshot(), viewer, users)
+        self.index.reader().relationships(viewer, users)
     }
 
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         consume_budget().await;
-        self.index.deleted_tweets(&self.index.snapshot(), ids)
+        self.index.reader().deleted_tweets(ids)
     }
 
     fn progress(&self) -> &Progress {

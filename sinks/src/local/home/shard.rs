@@ -61,6 +61,8 @@ pub(super) struct ShardRecords {
     ahead: Time,
     /// No record is complete at or below it.
     floor: i64,
+    /// The load fills it, and has not ended: no record is complete anywhere yet.
+    filling: bool,
     records: Vec<Record>,
     places: Places,
     segments: Vec<Segment>,
@@ -73,6 +75,7 @@ impl ShardRecords {
             position: Position::default(),
             ahead: 0,
             floor: i64::MIN,
+            filling: false,
             records: Vec::new(),
             places: Places::new(hasher),
             segments: Vec::new(),
@@ -80,13 +83,22 @@ impl ShardRecords {
         }
     }
 
+    /// An empty shard that the load fills, until a closed time brings the floor above which its records are complete.
+    pub(super) fn filling(hasher: DefaultHashBuilder) -> Self {
+        ShardRecords { filling: true, ..ShardRecords::new(hasher) }
+    }
+
+    pub(super) const fn is_filling(&self) -> bool {
+        self.filling
+    }
+
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// The last closed time; `None` before the first.
+    /// The last closed time; `None` before the first, and while the shard is being filled.
     pub(super) fn position(&self) -> Option<Position> {
-        Some(self.position).filter(|position| position.time > 0)
+        Some(self.position).filter(|position| position.time > 0 && !self.filling)
     }
 
     /// Every closed time at or before `position`, when the shard's floor was `floor`, is in the saved segments that follow.
@@ -157,8 +169,11 @@ impl ShardRecords {
         Some(SegmentView { records, time, changed: segment.changed, bound: self.bound(time, parameters) })
     }
 
-    /// The viewer's record, and the floor above which it is complete.
+    /// The viewer's record, and the floor above which it is complete; none is while the shard is being filled.
     pub(super) fn read(&self, viewer: i64, parameters: &Parameters) -> Option<(&Record, i64)> {
+        if self.filling {
+            return None;
+        }
         let record = self.records.get(self.places.find(viewer, &self.records)?)?;
         Some((record, self.bound(self.position.time, parameters).max(record.floor())))
     }
@@ -184,6 +199,7 @@ impl ShardRecords {
         }
         self.position = position;
         self.floor = self.floor.max(floor.unwrap_or(i64::MIN));
+        self.filling &= floor.is_none();
         let bound = self.bound(position.time, parameters);
         for changes in records.chunk_by(|(one, _), (other, _)| one.viewer() == other.viewer()) {
             outcome.anomalies += self.change_records(changes, bound);

@@ -10,8 +10,12 @@
 //! comes together, and a closed time without rows writes it at most once a second of stream time: what is replayed
 //! from the older position has no row for these shards. A shard's progress is the greatest of the rows with its bit, so
 //! rows of an earlier number of workers do no harm.
+//!
+//! A store that is built again is not read before all shards have the closed time that the log had at the beginning of it:
+//! the other stores have no later one, and facts must be as new as what they judge.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use feedmill_model::{Closed, Lsn, Op, Position, SHARDS, StoreError, Time, failpoint};
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
@@ -68,6 +72,9 @@ pub(super) struct Ledger {
     shards: Vec<Mutex<Progressed>>,
     /// Written under the lock of a shard of the set.
     sets: Mutex<Sets>,
+    /// Shards, as bits, of a store that is built again, which have not reached `due`.
+    missing: AtomicU64,
+    due: Time,
 }
 
 impl Ledger {
@@ -86,14 +93,24 @@ impl Ledger {
         }
         if reached.contains(&None) {
             reached = [None; SHARDS];
-            let mut batch = db.batch();
-            sets.keys().for_each(|set| batch.remove(state, encode_set(prefix, *set)));
-            sets.clear();
-            // The progress goes before the rows do: a crash in between must not find progress without rows.
-            batch.durability(Some(PersistMode::SyncAll)).commit()?;
+            forget(db, state, prefix, &mut sets)?;
         }
         let shards = reached.map(|reached| Mutex::new(Progressed { reached, ..Progressed::default() }));
-        Ok(Ledger { store, prefix, state: state.clone(), shards: shards.into(), sets: Mutex::new(sets) })
+        let (shards, sets) = (shards.into(), Mutex::new(sets));
+        Ok(Ledger { store, prefix, state: state.clone(), shards, sets, missing: AtomicU64::new(0), due: 0 })
+    }
+
+    /// The ledger of the store that is built again in the place of this one's, which has no progress any more. It is not
+    /// read before all shards have the closed time `due`. No closed time may be applied meanwhile.
+    pub(super) fn begun_anew(&self, db: &Database, due: Time) -> fjall::Result<Self> {
+        forget(db, &self.state, self.prefix, &mut self.sets.lock())?;
+        let anew = Ledger::open(db, &self.state, self.store, self.prefix)?;
+        Ok(Ledger { missing: AtomicU64::new(u64::MAX), due, ..anew })
+    }
+
+    /// Whether the store may be read: it is not being built again.
+    pub(super) fn is_readable(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
     }
 
     /// Whether every shard has reached some time.
@@ -143,6 +160,9 @@ impl Ledger {
         if record {
             due.iter_mut().flatten().for_each(|shard| shard.reached = Some(position));
             self.note(closed.shards, position, written);
+            if position.time >= self.due && !self.is_readable() {
+                self.missing.fetch_and(!closed.shards, Ordering::AcqRel);
+            }
         }
         Ok(())
     }
@@ -188,6 +208,15 @@ impl Ledger {
         sets.values_mut().for_each(|reached| reached.written = reached.applied);
         Ok(shards.iter().map(|shard| shard.reached).collect())
     }
+}
+
+/// Takes the progress of `sets` away, durably.
+fn forget(db: &Database, state: &Keyspace, prefix: u8, sets: &mut Sets) -> fjall::Result<()> {
+    let mut batch = db.batch();
+    sets.keys().for_each(|set| batch.remove(state, encode_set(prefix, *set)));
+    sets.clear();
+    // The progress goes before the rows do: a crash in between must not find progress without rows.
+    batch.durability(Some(PersistMode::SyncAll)).commit()
 }
 
 fn encode_set(prefix: u8, set: u64) -> [u8; 9] {

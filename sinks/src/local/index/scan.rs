@@ -4,53 +4,45 @@
 //! `\N`, a boolean `t` or `f`, a time its microseconds since 1970.
 
 use feedmill_model::{Counter, EntryKind, Fact, View, ViewRow};
-use fjall::Snapshot;
 
 use super::rows::RowView;
-use super::{LocalIndex, OrRead};
+use super::{IndexReader, OrRead};
 use crate::ReadError;
 
 /// Stands between fields of which one is text.
 const SEPARATOR: &str = "\u{1f}";
 const NULL: &str = "\\N";
 
-impl LocalIndex {
-    /// Calls `each` with everything that `counter` counts in the snapshot `at`, and how often, in no particular order.
-    pub(in crate::local) fn counts(
-        &self,
-        at: &Snapshot,
-        counter: Counter,
-        each: &mut dyn FnMut(i64, i64),
-    ) -> Result<(), ReadError> {
+impl IndexReader {
+    /// Calls `each` with everything that `counter` counts, and how often, in no particular order.
+    pub(in crate::local) fn counts(&self, counter: Counter, each: &mut dyn FnMut(i64, i64)) -> Result<(), ReadError> {
+        let what = "all counts";
         let mut pair = |row: ViewRow, count| match row {
             ViewRow::Count { counter: of_this, of } if of_this == counter => each(of, count),
             _ => {}
         };
-        self.rows.scan(at, RowView::Counts, &mut pair).or_read("all counts")
+        self.rows(what)?.scan(&self.at, RowView::Counts, &mut pair).or_read(what)
     }
 
-    /// Calls `each` with key and value of every row of `view` in the snapshot `at`, in no particular order. Views that are not in this
-    /// store, those of home timelines, have none.
-    pub(in crate::local) fn scan(
-        &self,
-        at: &Snapshot,
-        view: View,
-        each: &mut dyn FnMut(String, String),
-    ) -> Result<(), ReadError> {
+    /// Calls `each` with key and value of every row of `view`, in no particular order. Views that are not in this store,
+    /// those of home timelines, have none.
+    pub(in crate::local) fn scan(&self, view: View, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
+        const ROWS: &str = "all rows of a view";
+        const FACTS: &str = "all facts of a view";
         let rows = |view, each: &mut dyn FnMut(String, String)| {
             let mut pair = |row: ViewRow, count| {
                 if let Some((key, value)) = row_text(&row, count) {
                     each(key, value);
                 }
             };
-            self.rows.scan(at, view, &mut pair).or_read("all rows of a view")
+            self.rows(ROWS)?.scan(&self.at, view, &mut pair).or_read(ROWS)
         };
         let facts = |like: Fact, each: &mut dyn FnMut(String, String)| {
             let mut pair = |fact: Fact| {
                 let (key, value) = fact_text(&fact);
                 each(key, value);
             };
-            self.facts.scan(at, &like, &mut pair).or_read("all facts of a view")
+            self.facts(FACTS)?.scan(&self.at, &like, &mut pair).or_read(FACTS)
         };
         match view {
             View::FollowFacts => facts(Fact::Follow { follower: 0, following: 0, accepted: false }, each),
