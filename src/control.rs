@@ -40,6 +40,11 @@ pub enum Request {
         /// Only these; all if there is none.
         tables: Vec<String>,
     },
+    /// Build stores again from the change log.
+    Replay {
+        /// Only those of these views; all if there is none.
+        views: Vec<String>,
+    },
 }
 
 /// What it answers, a line each.
@@ -59,6 +64,8 @@ pub enum Answer {
     },
     /// How one table compares.
     Compared(Compared),
+    /// How far a replay is.
+    Replaying(Box<feedmill_api::Step>),
     /// All was done.
     Done,
     /// It could not be done.

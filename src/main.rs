@@ -6,6 +6,7 @@ mod exclusion;
 mod import;
 mod load;
 mod quarantine;
+mod replay;
 mod resync;
 mod status;
 mod up;
@@ -87,6 +88,13 @@ enum Command {
         #[command(flatten)]
         args: resync::ResyncArgs,
     },
+    /// Build stores of a running system again from its change log
+    Replay {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: replay::ReplayArgs,
+    },
     /// Show the settings in force
     Config {
         #[command(flatten)]
@@ -139,6 +147,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Command::Verify { settings, args } => runtime.block_on(verify::run(args, &resolve(settings)?)),
         Command::Validate { settings, args } => runtime.block_on(validate::run(args, &resolve(settings)?)),
         Command::Resync { settings, args } => runtime.block_on(resync::run(args, &resolve(settings)?)),
+        Command::Replay { settings, args } => runtime.block_on(replay::run(args, &resolve(settings)?)),
         Command::Config { settings } => resolve(settings)?.print().map(done),
     };
     // What still blocks (a password being hashed, a terminal being read) must not keep the process.

@@ -74,6 +74,9 @@ pub fn load(log: &Log, runtime: &Runtime, load: Position, stations: &Stations) -
         let slice_rows = slice.len() as u64;
         runtime.load(slice)?;
         stations.load().add(slice_rows);
+        if stations.is_replaying() {
+            stations.replay().add(slice_rows);
+        }
         rows += slice_rows;
     }
     // What is not in this state comes after it, through the join: so home timelines are complete above the greatest entry

@@ -20,6 +20,7 @@ mod intake;
 mod meter;
 mod observer;
 pub mod partitions;
+mod pipeline;
 mod popular;
 mod renew;
 mod reporting;
@@ -34,7 +35,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
-use feedmill_dataflows::{Config, Runtime};
+use feedmill_dataflows::Config;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, Position, SourceId};
 use feedmill_sinks::{LocalViews, Progress};
@@ -49,12 +50,13 @@ pub use housekeeping::room;
 
 use crate::config::Settings;
 use crate::control;
+use crate::replay::{Marker, Replayer};
 use crate::resync::Resyncer;
 use crate::verify::Verifier;
 use housekeeping::House;
 use intake::Intake;
+use pipeline::{Anomalies, Pipeline};
 use popular::Watched;
-use reporting::Reporting;
 use requests::Requests;
 use stations::{Limits, Stations};
 use stores::Stores;
@@ -199,10 +201,16 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         () = shutdown.cancelled() => return Ok(()),
     };
     requests.log(log.clone());
-    let opened = opened.map(|stores| Served::new(stores, &log));
+    let marker = Marker::in_folder(&settings.data);
+    // What an earlier process was to build again, and did not complete.
+    let marked = marker.stores()?;
+    if !marked.is_empty() {
+        stations.replaying(&marked, log.rows_about());
+    }
+    let opened = opened.map(|stores| Served::new(stores, &log, &marked)).transpose()?;
     if let Some(served) = &opened {
         front.send_replace(Some(app(&served.views, watch::channel(stores::source_of(&log)?).1)?));
-        if served.stores.are_filled() {
+        if served.stores.are_filled(&marked) {
             stations.allow_reads();
         }
     }
@@ -217,7 +225,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         let ready = copy::ready(source, &log, settings, &stations).await?;
         let served = match opened {
             Some(served) => served,
-            None => Served::new(stores::open_stores(settings).await?, &log),
+            None => Served::new(stores::open_stores(settings).await?, &log, &marked)?,
         };
         let home = Arc::clone(&served.stores.home);
         tokio::task::spawn_blocking(move || home.load()).await?;
@@ -236,59 +244,43 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         progress.begin_history();
         load = Position { lsn: Lsn(0), ..load };
     }
-    let Stores { index, home } = stores;
+    let Stores { index, home } = stores.clone();
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
     let hold = Arc::new(Hold::default());
     let durable = Arc::new(watch::Sender::new(log.position().map_or(Lsn(0), |position| position.lsn)));
     let (cut, cuts) = mpsc::channel(1);
 
-    let runtime = Arc::new(Runtime::start(
-        Config { workers: settings.workers, parameters: parameters.clone(), rows_at_a_time: Config::ROWS_AT_A_TIME },
-        feedmill_dataflows::Stores {
-            facts: Arc::new(Reporting::new(Arc::clone(&index), &stations, Stations::facts)),
-            rows: Arc::new(Reporting::new(Arc::clone(&watched), &stations, Stations::rows)),
-            home: Arc::new(Reporting::new(Arc::clone(&home), &stations, Stations::home)),
+    let anomalies = Arc::new(Anomalies::default());
+    let (loaded, is_loaded) = watch::channel(false);
+    let pipeline = Pipeline {
+        log: log.clone(),
+        stores,
+        watched: Arc::clone(&watched),
+        progress: Arc::clone(&progress),
+        hold: Arc::clone(&hold),
+        stations: Arc::clone(&stations),
+        config: Config {
+            workers: settings.workers,
+            parameters: parameters.clone(),
+            rows_at_a_time: Config::ROWS_AT_A_TIME,
         },
-        load,
-        {
-            let progress = Arc::clone(&progress);
-            Arc::new(move |applied| progress.applied(applied))
-        },
-    )?);
-    progress.covers(load);
-    observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), Arc::clone(&runtime));
+        loaded: Arc::new(loaded),
+        marker,
+        anomalies: Arc::clone(&anomalies),
+    };
+    let flow = pipeline.begin(load)?;
+    observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), anomalies);
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
-    let (loaded, is_loaded) = watch::channel(false);
     parts.spawn(catch_up(Arc::clone(&progress), is_loaded, load.lsn, ready.end, Arc::clone(&stations), end.clone()));
 
-    {
-        // Whoever feeds the dataflows may wait for room in them: this lets go.
-        let (runtime, end) = (Arc::clone(&runtime), end.clone());
-        parts.spawn(async move {
-            end.cancelled().await;
-            runtime.stop();
-            Ok("the stop of the dataflows")
-        });
-    }
-    {
-        let (log, progress, hold, end) = (log.clone(), Arc::clone(&progress), Arc::clone(&hold), end.clone());
-        let stations = Arc::clone(&stations);
-        parts.spawn_blocking(move || {
-            let fed = feeder::load(&log, &runtime, load, &stations)
-                .inspect(|()| {
-                    loaded.send_replace(true);
-                })
-                .and_then(|()| feeder::feed(&log, &runtime, &progress, &hold, load, &stations, &end));
-            // The dataflows know best why they took no more.
-            runtime.join()?;
-            match fed {
-                Err(_) if end.is_cancelled() => Ok(()),
-                fed => fed,
-            }
-            .map(|()| "the feeder of the dataflows")
-        });
-    }
+    let one_at_a_time = Arc::new(Mutex::new(()));
+    let (replays, replays_asked) = mpsc::channel(1);
+    let replayer =
+        Replayer { one_at_a_time: Arc::clone(&one_at_a_time), asked: replays, stations: Arc::clone(&stations) };
+    let replay = if marked.is_empty() { None } else { Some(replayer.resumed(marked)?) };
+    parts.spawn(pipeline.keep(flow, replay, replays_asked, end.clone()));
+    requests.replayer(replayer);
     let intake = Intake {
         source: source.clone(),
         log: log.clone(),
@@ -347,7 +339,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         parameters: parameters.clone(),
         folder: settings.data.join("verify"),
         reserve: settings.disk_reserve_mb << 20,
-        one_at_a_time: Mutex::default(),
+        one_at_a_time,
     });
     banner::print(settings, address, cluster.as_ref())?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
@@ -363,11 +355,13 @@ struct Served {
 }
 
 impl Served {
-    fn new(stores: Stores, log: &Log) -> Self {
+    /// Reads `stores`, of which those that are `marked` begin anew.
+    fn new(stores: Stores, log: &Log, marked: &[Phase]) -> anyhow::Result<Self> {
+        stores.rebuild(marked, log.position().map_or(0, |newest| newest.time))?;
         let progress = Arc::new(Progress::new(stores.positions(log.position().unwrap_or_default())));
         let (index, home) = (Arc::clone(&stores.index), Arc::clone(&stores.home));
         let views = Arc::new(LocalViews::new(index, home, Arc::clone(&progress)));
-        Served { stores, progress, views }
+        Ok(Served { stores, progress, views })
     }
 }
 

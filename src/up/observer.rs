@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use feedmill_api::{Report, Slot, StageState};
 use feedmill_connectors::postgres::Source;
-use feedmill_dataflows::Runtime;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, Position};
 use feedmill_sinks::{LocalHome, Progress};
@@ -21,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::pipeline::Anomalies;
 use super::stations::Stations;
 
 /// How often gauges are brought up to date.
@@ -47,7 +47,13 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
 }
 
 /// Reads where log, stores and dataflows stand whenever somebody asks.
-pub fn look_at(stations: &Stations, log: Log, progress: Arc<Progress>, home: Arc<LocalHome>, runtime: Arc<Runtime>) {
+pub fn look_at(
+    stations: &Stations,
+    log: Log,
+    progress: Arc<Progress>,
+    home: Arc<LocalHome>,
+    anomalies: Arc<Anomalies>,
+) {
     let waited = AtomicBool::new(false);
     stations.look(move |stations| {
         if let Some(position) = log.position() {
@@ -71,8 +77,9 @@ pub fn look_at(stations: &Stations, log: Log, progress: Arc<Progress>, home: Arc
         }
         stations.home().delivered(home.deliveries());
         metrics::counter!("feedmill_home_deliveries_total").absolute(home.deliveries());
-        metrics::counter!("feedmill_dataflow_anomalies_total").absolute(runtime.anomalies());
-        stations.anomalies(runtime.anomalies() + home.anomalies());
+        let of_dataflows = anomalies.count();
+        metrics::counter!("feedmill_dataflow_anomalies_total").absolute(of_dataflows);
+        stations.anomalies(of_dataflows + home.anomalies());
     });
 }
 

@@ -92,14 +92,15 @@ pub async fn keep(
     hot_followers: u64,
     shutdown: CancellationToken,
 ) {
-    // Until the counts are loaded, everyone would seem to have no followers.
     let mut reached = views.progress().watch();
-    tokio::select! {
-        loaded = reached.wait_for(|[_, rows, _]| rows.lsn > Lsn(0)) => if loaded.is_err() { return },
-        () = shutdown.cancelled() => return,
-    }
     let keeper = Keeper { views, watched, hot: i64::try_from(hot_followers).unwrap_or(i64::MAX) };
     loop {
+        // Until the counts are loaded, everyone would seem to have no followers; while they are loaded again, as a replay
+        // does, reads of them fail and the session ends.
+        tokio::select! {
+            loaded = reached.wait_for(|[_, rows, _]| rows.lsn > Lsn(0)) => if loaded.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
         let outcome = tokio::select! {
             outcome = keeper.session(&source) => outcome,
             () = shutdown.cancelled() => return,

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::stations::Stations;
 use crate::control::{Answer, Handler, Request};
+use crate::replay::Replayer;
 use crate::resync::Resyncer;
 use crate::verify::Verifier;
 
@@ -21,12 +22,19 @@ pub struct Requests {
     log: OnceLock<Log>,
     verifier: OnceLock<Verifier>,
     resyncer: OnceLock<Arc<Resyncer>>,
+    replayer: OnceLock<Replayer>,
 }
 
 impl Requests {
     /// Nothing but the status can be asked yet.
     pub fn new(stations: Arc<Stations>) -> Arc<Self> {
-        Arc::new(Requests { stations, log: OnceLock::new(), verifier: OnceLock::new(), resyncer: OnceLock::new() })
+        Arc::new(Requests {
+            stations,
+            log: OnceLock::new(),
+            verifier: OnceLock::new(),
+            resyncer: OnceLock::new(),
+            replayer: OnceLock::new(),
+        })
     }
 
     /// From now on rows in quarantine can be asked for.
@@ -44,6 +52,12 @@ impl Requests {
     /// From now on the change log can be compared.
     pub fn resyncer(&self, resyncer: Arc<Resyncer>) {
         let _ = self.resyncer.set(resyncer);
+    }
+
+    /// From now on stores can be built again.
+    pub fn replayer(&self, replayer: Replayer) {
+        // There is one start, and so one pipeline.
+        let _ = self.replayer.set(replayer);
     }
 
     /// Answers requests of the control socket.
@@ -72,6 +86,10 @@ impl Requests {
             Request::Resync { tables } => {
                 let resyncer = self.resyncer.get().context(STARTS)?;
                 resyncer.answer(&tables, answers).await
+            }
+            Request::Replay { views } => {
+                let replayer = self.replayer.get().context(STARTS)?;
+                replayer.answer(&views, answers).await
             }
         }
     }

@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use feedmill_api::{Health, LogSize, Report, Slot, StageState, StandsStill, Status};
+use feedmill_model::Phase;
 use parking_lot::{Mutex, RwLock};
 
 pub use alarm::Limits;
@@ -56,6 +57,9 @@ pub struct Stations {
     copy: Work,
     load: Work,
     catch_up: Work,
+    replay: Work,
+    /// The stores that are being built again.
+    replaying: RwLock<Vec<Phase>>,
     looks: RwLock<Vec<Look>>,
     slot: Mutex<Option<Slot>>,
     log_size: Mutex<Option<LogSize>>,
@@ -82,6 +86,8 @@ impl Stations {
             copy: Work::rows("copy"),
             load: Work::rows("load"),
             catch_up: Work::bytes("catch up"),
+            replay: Work::rows("replay"),
+            replaying: RwLock::default(),
             looks: RwLock::default(),
             slot: Mutex::default(),
             log_size: Mutex::default(),
@@ -145,6 +151,30 @@ impl Stations {
         &self.catch_up
     }
 
+    /// The stores that are built again from the change log.
+    pub fn replay(&self) -> &Work {
+        &self.replay
+    }
+
+    /// `stores` are built again from now on, from about so many rows.
+    pub fn replaying(&self, stores: &[Phase], rows: u64) {
+        self.replay.begin(Some(rows), format!("{} from the change log", crate::replay::told(stores)));
+        *self.replaying.write() = stores.to_vec();
+    }
+
+    /// Whether stores are being built again.
+    pub fn is_replaying(&self) -> bool {
+        !self.replaying.read().is_empty()
+    }
+
+    /// They are whole. Gives what there is to say of it.
+    pub fn replayed(&self) -> String {
+        self.replaying.write().clear();
+        let told = format!("{} rows", self.replay.told().completed);
+        self.replay.end(told.clone());
+        told
+    }
+
     /// Calls `look` before each report, and several times a second.
     pub fn look(&self, look: impl Fn(&Stations) + Send + Sync + 'static) {
         self.looks.write().push(Box::new(look));
@@ -198,9 +228,10 @@ impl Stations {
         [&self.postgresql, &self.stream, &self.log, &self.dataflows, &self.facts, &self.rows, &self.home]
     }
 
-    /// What takes long and ends.
-    fn works(&self) -> [&Work; 3] {
-        [&self.copy, &self.load, &self.catch_up]
+    /// What takes long and ends: the steps of a start, and a replay once one was asked for.
+    fn works(&self) -> impl Iterator<Item = &Work> {
+        let replay = Some(&self.replay).filter(|replay| replay.has_begun());
+        [&self.copy, &self.load, &self.catch_up].into_iter().chain(replay)
     }
 
     /// Reads everything, remembers where it was for the speeds, and tells.
@@ -238,7 +269,7 @@ impl Stations {
             status: if well { Status::Alive } else { Status::Degraded },
             serving: self.serving(),
             stands_still,
-            steps: self.works().map(|work| work.step(now)).into(),
+            steps: self.works().map(|work| work.step(now)).collect(),
             stages: stages.into_iter().map(|(stage, _)| stage).collect(),
             slot,
             log: self.log_size.lock().clone(),
@@ -259,6 +290,19 @@ impl Health for Stations {
 
     fn writable(&self) -> bool {
         self.writable.load(Ordering::Relaxed)
+    }
+
+    fn rebuilding(&self) -> Option<String> {
+        let replaying = self.replaying.read();
+        let missing: Vec<&str> =
+            replaying.iter().filter(|phase| **phase != Phase::Home).map(|phase| phase.name()).collect();
+        if missing.is_empty() {
+            return None;
+        }
+        let step = self.replay.told();
+        let percent = step.percent.map_or(String::new(), |percent| format!(", {percent:.0} % are done"));
+        let left = step.eta_seconds.map_or(String::new(), |seconds| format!(", about {seconds} s to go"));
+        Some(format!("The {} are being built again from the change log{percent}{left}.", missing.join(" and ")))
     }
 
     fn report(&self) -> Report {

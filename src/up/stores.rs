@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use feedmill_ingest::{Log, LogState, Options};
-use feedmill_model::{Fact, HomeSink, Lsn, Position, RowSink, SourceId, ViewRow};
+use feedmill_model::{Fact, HomeSink, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
 use feedmill_sinks::{LocalHome, LocalIndex};
 use tokio::task::spawn_blocking;
 
@@ -96,9 +96,24 @@ impl Stores {
         ]
     }
 
-    /// Whether they can be read: home timelines that are not there are merged from rows.
-    pub fn are_filled(&self) -> bool {
-        matches!(self.reached(), [Some(_), Some(_), _])
+    /// Whether they can be read: home timelines that are not there are merged from rows, and facts or rows that are
+    /// `rebuilt` refuse by themselves.
+    pub fn are_filled(&self, rebuilt: &[Phase]) -> bool {
+        let [facts, rows, _] = self.reached();
+        (facts.is_some() || rebuilt.contains(&Phase::Facts)) && (rows.is_some() || rebuilt.contains(&Phase::Rows))
+    }
+
+    /// Empties the stores of `phases`, whose progress goes first. Facts and rows are not read before they have the time
+    /// `due`, and home timelines not before the next load has filled them. No closed time may be applied meanwhile.
+    pub fn rebuild(&self, phases: &[Phase], due: Time) -> anyhow::Result<()> {
+        for phase in phases {
+            match phase {
+                Phase::Facts => self.index.rebuild_facts(due)?,
+                Phase::Rows => self.index.rebuild_rows(due)?,
+                Phase::Home => self.home.fill(),
+            }
+        }
+        Ok(())
     }
 
     /// Where the views are that are read: facts, rows, home timelines. The position of a store that has nothing is the

@@ -44,8 +44,8 @@ pub struct Verifier {
     pub folder: PathBuf,
     /// Bytes of the disk that the copy leaves free.
     pub reserve: u64,
-    /// One comparison after the other.
-    pub one_at_a_time: Mutex<()>,
+    /// Whoever compares the stores or builds them again holds this.
+    pub one_at_a_time: Arc<Mutex<()>>,
 }
 
 /// The source as of a position; the dataflows take no batch beyond it while the guard lives.
@@ -63,7 +63,9 @@ struct Frozen {
 impl Verifier {
     /// Compares every view, and sends a report for each.
     pub async fn run(&self, sample: Option<usize>, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
-        let _one = self.one_at_a_time.try_lock().context("another verify is running; try again when it has ended")?;
+        let _one = self.one_at_a_time.try_lock().context(
+            "another verify or a replay is running: try again when it has ended; `feedmill status` says how far a replay is",
+        )?;
         let Frozen { client, mut views, time, aside, held } = self.frozen().await?;
         let send = async |answer| answers.send(answer).await.context("whoever asked has gone away");
         if let Some(report) = aside.hide(&client).await? {

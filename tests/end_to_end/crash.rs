@@ -70,7 +70,9 @@ async fn kill_at_each(needs: &[Needs]) {
         let passes = if point.needs == Needs::Writes { point.passes_max.min(5) } else { 0 };
         let workers = [1 + at % 3, 1 + at % 2];
         let end = End::At(*point, passes);
-        let plan = Plan { end, workers, crash: None, resyncs: false, second_kill: None, is_asked: false };
+        let is_replayed = point.needs == Needs::Replay;
+        let plan =
+            Plan { end, workers, crash: None, resyncs: false, second_kill: None, is_replayed, is_asked: false };
         sitting.follow(&plan, &mut rng).await;
         assert_eq!(sitting.kills.of(point.name), 1, "{} was not reached:\n{}", point.name, sitting.kills);
     }
@@ -89,6 +91,11 @@ async fn c43_a_kill_at_each_failpoint_of_copies_leaves_every_view_equal_to_its_s
 #[tokio::test(flavor = "multi_thread")]
 async fn c43_a_kill_at_each_failpoint_of_housekeeping_leaves_every_view_equal_to_its_sql() {
     kill_at_each(&[Needs::Housekeeping]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c43_a_kill_at_each_failpoint_of_replays_leaves_every_view_equal_to_its_sql() {
+    kill_at_each(&[Needs::Replay]).await;
 }
 
 #[test]

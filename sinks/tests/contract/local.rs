@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use feedmill_model::{Fact, Op, Parameters, Position, RowSink, View, ViewRow};
+use feedmill_model::{Closed, Fact, Op, Parameters, Phase, Position, RowSink, View, ViewRow};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, OpenError, Progress, Views};
+use futures::executor::block_on;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
@@ -106,6 +107,50 @@ fn a_large_closed_time_is_applied_whole_and_written_out_whole() {
     let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     views.scan(View::Followers, 1, &mut |_, _| rows += 1).unwrap();
     assert_eq!(rows, 100_000);
+}
+
+#[test]
+fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay() {
+    let local = Local::new();
+    let store = local.open();
+    let views = local.views(&store);
+    let block = Op::Put(Fact::Block { blocker: 1, blocked: 2 });
+    let row = |id: i64| Op::Put(ViewRow::Profile(Box::new(user(id))));
+    store.apply(&closed(10, ALL, vec![block])).unwrap();
+    store.apply(&closed(10, ALL, vec![row(1), row(2)])).unwrap();
+    let profiles = |views: &Arc<dyn Views>| {
+        let read = block_on(views.profiles(&[1, 2]));
+        let found = |found: Vec<Option<_>>| found.iter().map(Option::is_some).collect::<Vec<_>>();
+        read.map(found).map_err(|error| error.rebuilding())
+    };
+    let blocks = |views: &Arc<dyn Views>| block_on(views.relationships(Some(1), &[2])).map(|found| found[0].blocks);
+    assert_eq!(profiles(&views), Ok(vec![true, true]));
+
+    store.rebuild_rows(12).unwrap();
+    assert!(RowSink::<ViewRow>::progress(&*store).iter().all(Option::is_none));
+    assert!(RowSink::<Fact>::progress(&*store).iter().all(|position| position.is_some_and(|at| at.time == 10)));
+    assert_eq!(profiles(&views), Err(Some(Phase::Rows)));
+    assert!(blocks(&views).unwrap());
+    assert_eq!(local.durable(&store), None, "the change log must keep its tail");
+    // The load, then what comes after it: nothing is read before the time that others may have, on all shards.
+    store.apply(&Closed { loading: true, ..closed(3, ALL, vec![row(1)]) }).unwrap();
+    store.apply(&closed::<ViewRow>(10, ALL, vec![])).unwrap();
+    store.apply(&closed::<ViewRow>(11, ALL, vec![])).unwrap();
+    store.apply(&closed::<ViewRow>(12, ALL >> 1, vec![])).unwrap();
+    assert_eq!(profiles(&views), Err(Some(Phase::Rows)));
+    store.apply(&closed::<ViewRow>(12, !(ALL >> 1), vec![])).unwrap();
+    assert_eq!(profiles(&views), Ok(vec![true, false]), "what was there before is gone");
+
+    // Killed before the load has ended: the next start begins anew, and knows that it must.
+    store.rebuild_facts(12).unwrap();
+    assert!(blocks(&views).is_err_and(|error| error.rebuilding() == Some(Phase::Facts)));
+    drop(views);
+    let store = local.crash(store);
+    assert!(RowSink::<Fact>::progress(&*store).iter().all(Option::is_none));
+    assert!(RowSink::<ViewRow>::progress(&*store).iter().all(|position| position.is_some_and(|at| at.time == 12)));
+    let views = local.views(&store);
+    assert_eq!(profiles(&views), Ok(vec![true, false]));
+    assert!(!blocks(&views).unwrap());
 }
 
 #[test]

@@ -54,6 +54,31 @@ fn opened(dir: &Path) -> LocalHome {
 }
 
 #[test]
+fn a_store_that_is_filled_gives_no_record_and_is_not_saved_before_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = filled(dir.path());
+    save(&home);
+    home.fill();
+    assert!(home.is_to_be_filled());
+    // Slices of the load: the record, then what it holds, some of it before the horizon.
+    let old = packed(5);
+    home.apply(&mut closed(1, vec![active(7, 1), hot(7, 3, 1)], &[])).unwrap();
+    home.apply(&mut closed(2, vec![], &[(7, packed(id(1)), 1), (7, old, 1), (8, packed(id(1)), 1)])).unwrap();
+    home.apply(&mut closed(3, vec![], &[(7, packed(id(2)), 1)])).unwrap();
+    assert_eq!((home.record(7), home.position(), home.saved()), (None, None, None));
+    assert_eq!(home.save(|| Ok(()), || true).unwrap(), None);
+    // The load's own time brings the floor.
+    let floor = Parameters::default().horizon(START + 5);
+    home.apply(&mut feedmill_model::HomeClosed { floor: Some(floor), ..closed(START + 5, vec![], &[]) }).unwrap();
+    assert!(!home.is_to_be_filled());
+    let record = home.record(7).unwrap();
+    assert_eq!((record.floor, record.hot, record.entries), (floor, vec![3], vec![packed(id(2)), packed(id(1))]));
+    assert_eq!((home.record(8), home.anomalies()), (None, 0));
+    save(&home);
+    assert_eq!(opened(dir.path()).record(7), home.record(7));
+}
+
+#[test]
 fn a_save_is_read_whole_and_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let home = filled(dir.path());

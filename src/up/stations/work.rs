@@ -55,6 +55,16 @@ impl Work {
         inner.detail = detail.into();
     }
 
+    /// Whether it has begun, and perhaps ended.
+    pub(super) fn has_begun(&self) -> bool {
+        self.inner.lock().begun.is_some()
+    }
+
+    /// How far it is now.
+    pub fn told(&self) -> Step {
+        self.step(Instant::now())
+    }
+
     /// How far it is.
     pub(super) fn step(&self, now: Instant) -> Step {
         let inner = self.inner.lock();

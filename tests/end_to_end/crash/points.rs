@@ -18,6 +18,8 @@ pub enum Needs {
     Housekeeping,
     /// A first copy.
     Copy,
+    /// A replay.
+    Replay,
 }
 
 /// A failpoint.
@@ -63,6 +65,9 @@ pub const POINTS: &[Point] = &[
     point("copy_chunk_after", 3, Needs::Copy),
     point("copy_done_before", 0, Needs::Copy),
     point("copy_done_after", 0, Needs::Copy),
+    point("replay_marked_after", 0, Needs::Replay),
+    point("replay_emptied_after", 0, Needs::Replay),
+    point("replay_done_before", 0, Needs::Replay),
 ];
 
 /// How often what has ended a process.

@@ -55,6 +55,8 @@ pub struct Plan {
     pub resyncs: bool,
     /// The start after the kill is killed too, after so long.
     pub second_kill: Option<Duration>,
+    /// The stores are built again while the process is written to.
+    pub is_replayed: bool,
     /// Whether the system is asked to stop at the end, or killed.
     pub is_asked: bool,
 }
@@ -74,6 +76,7 @@ impl Plan {
             crash: crashes.then(|| rng.random_range(0..60)),
             resyncs,
             second_kill: rng.random_bool(0.3).then(|| Duration::from_millis(rng.random_range(0..400))),
+            is_replayed: rng.random_bool(0.15) || matches!(end, End::At(Point { needs: Needs::Replay, .. }, _)),
             is_asked: rng.random_bool(0.3),
         }
     }
@@ -92,6 +95,9 @@ impl fmt::Display for Plan {
         }
         if self.resyncs {
             write!(f, ", resynced meanwhile")?;
+        }
+        if self.is_replayed {
+            write!(f, ", a replay")?;
         }
         if let Some(after) = self.second_kill {
             write!(f, ", killed again {after:?} into the start")?;
@@ -145,7 +151,8 @@ impl Sitting {
         }
         if matches!(plan.end, End::At(Point { needs: Needs::Settling, .. }, _)) {
             let before = POINTS.iter().find(|point| point.name == "large_rows_before").unwrap();
-            let before = Plan { end: End::At(*before, 0), crash: None, resyncs: false, second_kill: None, ..*plan };
+            let before =
+                Plan { end: End::At(*before, 0), crash: None, resyncs: false, second_kill: None, is_replayed: false, ..*plan };
             self.write_and_die(&before, rng).await;
         }
         self.write_and_die(plan, rng).await;
@@ -208,6 +215,7 @@ impl Sitting {
                 tokio::join!(
                     write_by_http(system, &mut http_rng, &pace),
                     resync(plan, system, &pace),
+                    replay(plan, system),
                     end(plan, postgres, system, &pace)
                 );
             }
@@ -239,6 +247,13 @@ async fn resync(plan: &Plan, system: &System, pace: &Pace) {
         let output = system.command(&["resync"]).await;
         // The process dies in the middle of the last one.
         assert!(output.status.success() || !system.is_running() || pace.stop.load(Ordering::Relaxed), "{output:?}");
+    }
+}
+
+/// Has all stores built again where that is planned. It ends when the process does, at the latest.
+async fn replay(plan: &Plan, system: &System) {
+    if plan.is_replayed {
+        system.command(&["replay"]).await;
     }
 }
 
