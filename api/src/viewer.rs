@@ -9,8 +9,12 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use crate::answer::now_ms;
+use crate::database::DatabaseError;
 use crate::problem::{Kind, Problem};
 use crate::state::{Context, Shared};
+
+/// Whether an account was deleted, of one that is there.
+const DELETED: &str = "SELECT deleted_at IS NOT NULL FROM users WHERE id = $1";
 
 /// The signed-in user. As `Option<Viewer>`: nobody when no token came, but a token that came must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +54,15 @@ impl OptionalFromRequestParts<Shared> for Viewer {
 
 impl Context {
     async fn is_deleted(&self, Viewer(id): Viewer) -> Result<bool, Problem> {
-        let facts = self.views.relationships(None, &[id]).await?;
-        Ok(facts.first().is_some_and(|facts| facts.deleted))
+        match self.views.relationships(None, &[id]).await {
+            // A write goes on while the facts are being built again.
+            Err(error) if error.rebuilding().is_some() => {
+                let rows = self.database.query(DELETED, &[&id]).await?;
+                let deleted = rows.first().map(|row| row.try_get(0)).transpose().map_err(DatabaseError::from)?;
+                Ok(deleted.unwrap_or(false))
+            }
+            facts => Ok(facts?.first().is_some_and(|facts| facts.deleted)),
+        }
     }
 }
 

@@ -182,9 +182,25 @@ impl Context {
         if let Some(profile) = self.views.profiles(&[id]).await?.pop().flatten() {
             return Ok(profile);
         }
+        Ok(Profile { user: self.registered(id).await?, followers: 0, following: 0, tweets: 0 })
+    }
+
+    /// The signed-in user's own row, for a write: also while the views are being built again.
+    pub(super) async fn writer(&self, id: i64) -> Result<User, Problem> {
+        let profiles = match self.views.profiles(&[id]).await {
+            Err(error) if error.rebuilding().is_some() => Vec::new(),
+            profiles => profiles?,
+        };
+        match profiles.into_iter().next().flatten() {
+            Some(profile) => Ok(profile.user),
+            None => self.registered(id).await,
+        }
+    }
+
+    /// A user's row as the database has it.
+    async fn registered(&self, id: i64) -> Result<User, Problem> {
         let rows = self.database.query(USER, &[&id]).await?;
-        let user = user_of(rows.first().ok_or_else(account_gone)?)?;
-        Ok(Profile { user, followers: 0, following: 0, tweets: 0 })
+        Ok(user_of(rows.first().ok_or_else(account_gone)?)?)
     }
 
     /// The answer that signs the user in.

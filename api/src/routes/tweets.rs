@@ -62,7 +62,7 @@ pub(crate) async fn create(
     Body(tweet): Body<NewTweet>,
 ) -> Result<Response, Problem> {
     tweet.check()?;
-    let author = context.account(author).await?.user;
+    let author = context.writer(author).await?;
     let (rows, lsn) = context.database.commit(POST, &[&author.id, &tweet.content]).await?;
     let row = rows.first().ok_or_else(no_row)?;
     let id = row.try_get(0).map_err(DatabaseError::from)?;

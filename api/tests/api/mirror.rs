@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use feedmill_model::{Applied, EntryId, Lsn, Position, Retweet, Tweet, User};
-use feedmill_sinks::{CountedTweet, Edge, HomeRecord, Profile, Progress, ReadError, Relationship, TimelineItem, Views};
+use feedmill_model::{Applied, EntryId, Lsn, Phase, Position, Retweet, Tweet, User};
+use feedmill_sinks::{
+    CountedTweet, Edge, HomeRecord, Profile, Progress, ReadError, Rebuilding, Relationship, TimelineItem, Views,
+};
 use parking_lot::RwLock;
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
@@ -21,6 +23,8 @@ pub enum Mood {
     Broken,
     /// Every read has a defect.
     Defective,
+    /// Every read needs rows that are being built again.
+    Rebuilding,
 }
 
 #[derive(Default)]
@@ -66,6 +70,10 @@ impl Mirror {
         if mood == Mood::Broken as u8 {
             return Err(ReadError { store: "mirror", what: "anything", source: "the disk is gone".into() });
         }
+        if mood == Mood::Rebuilding as u8 {
+            let source = Box::new(Rebuilding(Phase::Rows));
+            return Err(ReadError { store: "mirror", what: "anything", source });
+        }
         Ok(())
     }
 
@@ -73,7 +81,7 @@ impl Mirror {
     pub async fn catch_up(&self, client: &Client) {
         let lsn: PgLsn = client.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await.unwrap().get(0);
         *self.relations.write() = copy(client).await;
-        let time = now_ms().max(self.progress.position(feedmill_model::Phase::Facts).time + 1);
+        let time = now_ms().max(self.progress.position(Phase::Facts).time + 1);
         self.progress.covers(Position { time, lsn: Lsn(lsn.into()) });
         self.progress.applied(Applied { facts: time + 1, rows: time + 1, home: time + 1 });
     }

@@ -43,8 +43,16 @@ async fn reads_are_told_to_come_again_while_views_are_built_again_and_writes_go_
         assert_eq!(answer.body["detail"], "The rows are being built again: 41 %.");
     }
     world.get("/health", None).await.is(200);
-    world.post("/api/tweets", Some(&ada), json!({ "content": "meanwhile" })).await.is(201);
+    world.mirror.set_mood(Mood::Rebuilding);
+    let posted = world.post("/api/tweets", Some(&ada), json!({ "content": "meanwhile" })).await;
+    assert_eq!(posted.is(201)["author"]["username"], "ada");
     world.serving.1.store(false, Ordering::SeqCst);
+    // A read that had begun before.
+    world.get("/api/timeline", Some(&ada)).await.is_problem(503, "rebuilding");
+    world.run("UPDATE users SET deleted_at = now() WHERE username = 'ada'").await;
+    world.post("/api/tweets", Some(&ada), json!({ "content": "too late" })).await.is_problem(401, "unauthenticated");
+    world.run("UPDATE users SET deleted_at = NULL WHERE username = 'ada'").await;
+    world.mirror.set_mood(Mood::Well);
     world.get("/api/timeline", Some(&ada)).await.is(200);
     world.get("/ready", None).await.is(200);
 }
