@@ -71,8 +71,7 @@ async fn kill_at_each(needs: &[Needs]) {
         let workers = [1 + at % 3, 1 + at % 2];
         let end = End::At(*point, passes);
         let is_replayed = point.needs == Needs::Replay;
-        let plan =
-            Plan { end, workers, crash: None, resyncs: false, second_kill: None, is_replayed, is_asked: false };
+        let plan = Plan { end, workers, crash: None, resyncs: false, second_kill: None, is_replayed, is_asked: false };
         sitting.follow(&plan, &mut rng).await;
         assert_eq!(sitting.kills.of(point.name), 1, "{} was not reached:\n{}", point.name, sitting.kills);
     }

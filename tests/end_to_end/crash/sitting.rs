@@ -151,8 +151,14 @@ impl Sitting {
         }
         if matches!(plan.end, End::At(Point { needs: Needs::Settling, .. }, _)) {
             let before = POINTS.iter().find(|point| point.name == "large_rows_before").unwrap();
-            let before =
-                Plan { end: End::At(*before, 0), crash: None, resyncs: false, second_kill: None, is_replayed: false, ..*plan };
+            let before = Plan {
+                end: End::At(*before, 0),
+                crash: None,
+                resyncs: false,
+                second_kill: None,
+                is_replayed: false,
+                ..*plan
+            };
             self.write_and_die(&before, rng).await;
         }
         self.write_and_die(plan, rng).await;
