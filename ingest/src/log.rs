@@ -171,6 +171,12 @@ impl Log {
         self.shared.current.lock().tail_after
     }
 
+    /// The time since which positions in the source's log are of the present history: that of the batch which took over
+    /// another source, or the same one restored; 0 if there was none.
+    pub fn history(&self) -> Time {
+        self.shared.current.lock().history
+    }
+
     /// The greatest id of a tweet or retweet that was ever in the log and that a home timeline can hold.
     pub fn greatest_entry(&self) -> i64 {
         self.shared.current.lock().greatest_entry

@@ -9,7 +9,7 @@ use crate::LogError;
 use crate::key::{decode, encode};
 
 /// Grows when what is stored changes in a way that an older version cannot read.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What the log holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,11 +32,13 @@ pub(crate) struct Meta {
     /// The tail has every batch after this time.
     pub tail_after: Time,
     pub greatest_entry: i64,
+    /// Positions in the source's log before this time are of another history.
+    pub history: Time,
 }
 
 impl Meta {
     pub const EMPTY: Meta =
-        Meta { state: LogState::Empty, source: None, position: None, tail_after: 0, greatest_entry: 0 };
+        Meta { state: LogState::Empty, source: None, position: None, tail_after: 0, greatest_entry: 0, history: 0 };
 
     /// The newest batch, if there is a finished copy.
     pub fn ready(&self) -> Result<Position, LogError> {

@@ -103,8 +103,10 @@ impl Resync {
         if lsn.is_none() && last.lsn != self.begun.lsn {
             return Err(LogError::MovedOn { from: self.begun.lsn, to: last.lsn });
         }
+        let time =
+            clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn.unwrap_or(last.lsn))?;
+        let history = if lsn.is_some() { time } else { before.history };
         let lsn = lsn.unwrap_or(last.lsn);
-        let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn)?;
         let position = Position { time, lsn };
         let rest = std::mem::take(&mut *self.buffer.lock());
         if !rest.is_empty() {
@@ -113,7 +115,7 @@ impl Resync {
         let cleared =
             |relation: &Relation| Cleared { first: first_key(*relation), last: last_key(*relation), from_run: 0 };
         let cleared = self.relations.iter().map(cleared).collect();
-        let meta = Meta { source: Some(self.source.clone()), position: Some(position), ..before };
+        let meta = Meta { source: Some(self.source.clone()), position: Some(position), history, ..before };
         shared.append_runs(&self.runs, cleared, position, meta)?;
         Ok(position)
     }

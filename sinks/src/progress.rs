@@ -105,11 +105,15 @@ impl Progress {
         matches!(tokio::time::timeout(limit, wait).await, Ok(Ok(_)))
     }
 
-    /// Positions in the source's log are of another history from now on: those that are known lie before all of them, and
-    /// nobody waits any more.
-    pub fn begin_history(&self) {
+    /// Positions in the source's log before the time `since` are of another history: they lie before all that come, and
+    /// nobody waits for one any more.
+    pub fn begin_history(&self, since: Time) {
         let mut batches = self.batches.lock();
-        let before = |position: &mut Position| position.lsn = Lsn(0);
+        let before = |position: &mut Position| {
+            if position.time < since {
+                position.lsn = Lsn(0);
+            }
+        };
         batches.iter_mut().for_each(before);
         self.reached.send_modify(|reached| reached.iter_mut().for_each(before));
         self.wanted.send_replace(Lsn(0));
@@ -167,6 +171,17 @@ mod tests {
         progress.covers(at(30, 300));
         progress.applied(Applied { facts: 31, rows: 31, home: 31 });
         assert_eq!(reached(), [at(30, 300); 3]);
+    }
+
+    #[test]
+    fn positions_of_another_history_come_before_all() {
+        let progress = Progress::new([at(10, 900), at(10, 900), at(20, 120)]);
+        progress.covers(at(10, 900));
+        progress.covers(at(20, 120));
+        progress.begin_history(20);
+        progress.applied(Applied { facts: 11, rows: 21, home: 21 });
+        let reached = [Phase::Facts, Phase::Rows, Phase::Home].map(|phase| progress.position(phase));
+        assert_eq!(reached, [at(10, 0), at(20, 120), at(20, 120)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! PostgreSQL restarts, connections die or stall, another process holds the slot.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -202,4 +203,20 @@ async fn a_way_to_log_in_that_was_changed_is_waited_for_while_reads_go_on() {
     system.until("the new post shows", shows).await;
     assert_eq!(system.home(&ada, Some(&token)).await, [after, before]);
     system.verified().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_interrupted_leaves_no_postgresql_behind() {
+    let mut system = System::start(&[]).await;
+    system.interrupt();
+    let pid_file = system.data().join("postgres/data/postmaster.pid");
+    assert!(!pid_file.exists());
+    system.listen().await;
+    system.until("its PostgreSQL is starting", async |_| pid_file.exists()).await;
+    assert!(system.interrupt().0.success());
+    let ended = |pid_file: &Path| {
+        let text = std::fs::read_to_string(pid_file).unwrap_or_default();
+        text.lines().next().is_none_or(|pid| !Path::new("/proc").join(pid).exists())
+    };
+    system.until("its PostgreSQL has ended", async |_| ended(&pid_file)).await;
 }

@@ -231,14 +231,14 @@ impl Cluster {
     }
 
     /// Starts the cluster under `dir`, made anew if there is none, or takes over one that still runs, and waits until
-    /// it answers, at most `limit`. Dropped half-way it leaves what the next start completes.
+    /// it answers, at most `limit`. Dropped half-way it asks the server to stop, and leaves what the next start completes.
     pub async fn start(dir: &Path, limit: Duration) -> Result<Cluster, ClusterError> {
         let deadline = Instant::now() + limit;
         let layout = Layout::new(dir)?;
         let owner = Owner::of(&layout.data)?;
         let binaries = Binaries::find(&layout.data).await?;
         let superuser = layout.source("postgres", "postgres");
-        let (mut child, mut attempts) = (None, 0);
+        let (mut starting, mut attempts) = (Starting(None), 0);
         if !matches!(answer(&superuser).await, Answer::Ready(_)) {
             owner.check_reach(&layout.dir, &binaries)?;
             layout.prepare(&owner, &binaries).await?;
@@ -248,26 +248,29 @@ impl Cluster {
                 Answer::Ready(client) => break client,
                 Answer::NotNow(problem) => problem,
                 Answer::Silence(problem) => {
-                    if let Some(status) = exited(&mut child) {
+                    if let Some(status) = exited(&mut starting.0) {
                         // Another server, or what a kill left of one, may hold the data directory for a moment.
                         if attempts == ATTEMPTS {
                             return Err(ClusterError::Exited { status, log: layout.log_tail() });
                         }
-                        child = None;
+                        starting.0 = None;
                         tokio::time::sleep(ATTEMPT_PAUSE).await;
-                    } else if child.is_none() {
+                    } else if starting.0.is_none() {
                         attempts += 1;
-                        child = Some(layout.spawn(&owner, &binaries)?);
+                        starting.0 = Some(layout.spawn(&owner, &binaries)?);
                     }
                     problem
                 }
             };
             if Instant::now() > deadline {
+                // It goes on with its recovery, and the next start finds it.
+                starting.0 = None;
                 return Err(ClusterError::NotReady { limit, problem, log: layout.log_tail() });
             }
             tokio::time::sleep(PAUSE).await;
         };
         ensure_database(&client).await.map_err(ClusterError::Prepare)?;
+        let mut child = starting.0.take();
         let started = child.as_ref().and_then(|child| i32::try_from(child.id()).ok());
         let pid = layout.running_pid().or(started).unwrap_or_default();
         if started != Some(pid) {
@@ -353,6 +356,17 @@ async fn answer(superuser: &Source) -> Answer {
             if answered { Answer::NotNow(error.to_string()) } else { Answer::Silence(error.to_string()) }
         }
         Err(error) => Answer::Silence(error.to_string()),
+    }
+}
+
+/// A server that is starting; dropped before it runs, it is asked to stop.
+struct Starting(Option<Child>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0.as_ref().and_then(|child| i32::try_from(child.id()).ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub fn a_resync_is_the_difference<I: Implementation>() {
     drop((log, reader));
     let log = I::open(dir.path()).unwrap();
     assert_eq!((log.state(), log.source(), log.position().unwrap().lsn), (LogState::Ready, Some(promoted), Lsn(17)));
+    assert_eq!(log.history(), position.time, "what was before is of another history");
     assert_eq!(state_at(&log, position.time).into_values().collect::<Vec<_>>(), after);
     assert_eq!(read(&mut log.reader(before.time).unwrap()).len(), 2);
 }
