@@ -103,8 +103,7 @@ impl Resync {
         if lsn.is_none() && last.lsn != self.begun.lsn {
             return Err(LogError::MovedOn { from: self.begun.lsn, to: last.lsn });
         }
-        let time =
-            clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn.unwrap_or(last.lsn))?;
+        let time = clock::mint(last.time, now_ms, shared.ahead_ms.load(Ordering::Relaxed), lsn.unwrap_or(last.lsn))?;
         let history = if lsn.is_some() { time } else { before.history };
         let lsn = lsn.unwrap_or(last.lsn);
         let position = Position { time, lsn };
