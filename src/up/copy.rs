@@ -43,8 +43,6 @@ pub struct Ready {
     pub identity: SourceId,
     /// The end of its log at the start: what was written until then is to be served before anything is.
     pub end: Lsn,
-    /// The log was brought to a new snapshot: the positions that the stores have are of another history.
-    pub renewed: bool,
 }
 
 /// Copies the source if the log is not ready. If it is, checks that it is the same source, and else does what
@@ -57,11 +55,11 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
         match replication.check_continues(&known, position).await {
             Ok(()) => {
                 stations.copy().end(format!("the change log is at {position}"));
-                return Ok(Ready { identity: known, end: replication.wal_end().await?, renewed: false });
+                return Ok(Ready { identity: known, end: replication.wal_end().await? });
             }
             Err(error) if error.is_mismatch() && settings.on_mismatch == OnMismatch::Resync => {
                 let renewed = renew::renew(source, log, settings, stations, &error).await?;
-                return Ok(Ready { identity: renewed.identity, end: renewed.position.lsn, renewed: true });
+                return Ok(Ready { identity: renewed.identity, end: renewed.position.lsn });
             }
             Err(error) => return Err(renew::explained(error)),
         }
@@ -100,7 +98,7 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
     tracing::info!("copied {} rows as of {}", copied.rows, position.lsn);
     stations.copy().end(format!("{} rows as of {}", copied.rows, position.lsn));
     drop(replication);
-    Ok(Ready { identity, end: point, renewed: false })
+    Ok(Ready { identity, end: point })
 }
 
 /// Whether a slot that is there, while the log is not ready, was made for this folder: by a copy of this database that did

@@ -77,7 +77,7 @@ impl Intake {
                 Ok(renewed) => {
                     self.durable.send_replace(renewed.position.lsn);
                     self.identity.send_replace(renewed.identity);
-                    self.progress.begin_history();
+                    self.progress.begin_history(renewed.position.time);
                 }
                 Err(error) if renew::is_transient(&error) => {
                     tracing::warn!("the resync failed ({error:#}); trying again in {RETRY:?}");

@@ -37,11 +37,11 @@ use anyhow::{Context, bail};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_dataflows::Config;
 use feedmill_ingest::Log;
-use feedmill_model::{Lsn, Phase, Position, SourceId};
+use feedmill_model::{Lsn, Phase, SourceId};
 use feedmill_sinks::{LocalViews, Progress};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use capture::Cut;
@@ -53,6 +53,7 @@ use crate::control;
 use crate::replay::{Marker, Replayer};
 use crate::resync::Resyncer;
 use crate::verify::Verifier;
+use copy::Ready;
 use housekeeping::House;
 use intake::Intake;
 use pipeline::{Anomalies, Pipeline};
@@ -65,6 +66,8 @@ use stores::Stores;
 pub const SLOT: &str = "feedmill";
 /// A cluster that has to recover after a crash of the machine takes its time.
 const CLUSTER_START_MAX: Duration = Duration::from_secs(300);
+/// Pause before a database that is away is tried again, while what is here is served.
+const PREPARE_RETRY: Duration = Duration::from_secs(2);
 /// Ctrl-C ends within 5 seconds: HTTP requests and PostgreSQL share them.
 const DRAIN_MAX: Duration = Duration::from_millis(1_500);
 const PARTS_END_MAX: Duration = Duration::from_secs(2);
@@ -199,6 +202,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let (log, opened) = tokio::select! {
         opened = stores::open(settings) => opened?,
         () = shutdown.cancelled() => return Ok(()),
+        Some(ended) = parts.join_next() => return Err(failure(ended)),
     };
     requests.log(log.clone());
     let marker = Marker::in_folder(&settings.data);
@@ -214,15 +218,32 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
             stations.allow_reads();
         }
     }
+    let (cluster_runs, is_cluster_running) = oneshot::channel();
+    {
+        let (source, stations, end) = (source.clone(), Arc::clone(&stations), end.clone());
+        parts.spawn(async move {
+            // Until then there is nothing to be asked.
+            let _ = is_cluster_running.await;
+            observer::watch_slot(source, SLOT, stations, end).await
+        });
+    }
     let start = async {
         if settings.database_url.is_none() {
             // Dropped half-way it leaves what the next start completes.
             *cluster = Some(Cluster::start(&folder, CLUSTER_START_MAX).await?);
         }
-        parts.spawn(observer::watch_slot(source.clone(), SLOT, Arc::clone(&stations), end.clone()));
-        schema::prepare(source).await.context("could not prepare the schema")?;
-        housekeeping::compare_clocks(source, &log).await?;
-        let ready = copy::ready(source, &log, settings, &stations).await?;
+        let _ = cluster_runs.send(());
+        let ready = loop {
+            match prepare(source, &log, settings, &stations).await {
+                // What is here is served meanwhile. Where nothing is, whoever starts it is told at once.
+                Err(error) if opened.is_some() && renew::is_transient(&error) => {
+                    tracing::warn!("PostgreSQL is not ready ({error:#}); trying again in {PREPARE_RETRY:?}");
+                    stations.postgresql().waiting(format!("{error:#}"));
+                    tokio::time::sleep(PREPARE_RETRY).await;
+                }
+                ready => break ready?,
+            }
+        };
         let served = match opened {
             Some(served) => served,
             None => Served::new(stores::open_stores(settings).await?, &log, &marked)?,
@@ -234,15 +255,16 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let (ready, Served { stores, progress, views }) = tokio::select! {
         started = start => started?,
         () = shutdown.cancelled() => return Ok(()),
+        Some(ended) = parts.join_next() => return Err(failure(ended)),
     };
     // Its tokens are of the source, which a first copy has found, or a resync.
     let (identity, is_identity) = watch::channel(ready.identity);
     front.send_replace(Some(app(&views, is_identity)?));
     stations.allow_writes();
     let mut load = stores.start(&log)?;
-    if ready.renewed {
-        progress.begin_history();
-        load = Position { lsn: Lsn(0), ..load };
+    progress.begin_history(log.history());
+    if load.time < log.history() {
+        load.lsn = Lsn(0);
     }
     let Stores { index, home } = stores.clone();
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
@@ -272,7 +294,15 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), anomalies);
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
-    parts.spawn(catch_up(Arc::clone(&progress), is_loaded, load.lsn, ready.end, Arc::clone(&stations), end.clone()));
+    let caught_up = CatchUp {
+        progress: Arc::clone(&progress),
+        is_loaded,
+        from: load.lsn,
+        to: ready.end,
+        log: log.clone(),
+        stations: Arc::clone(&stations),
+    };
+    parts.spawn(caught_up.wait(end.clone()));
 
     let one_at_a_time = Arc::new(Mutex::new(()));
     let (replays, replays_asked) = mpsc::channel(1);
@@ -359,43 +389,58 @@ impl Served {
     fn new(stores: Stores, log: &Log, marked: &[Phase]) -> anyhow::Result<Self> {
         stores.rebuild(marked, log.position().map_or(0, |newest| newest.time))?;
         let progress = Arc::new(Progress::new(stores.positions(log.position().unwrap_or_default())));
+        progress.begin_history(log.history());
         let (index, home) = (Arc::clone(&stores.index), Arc::clone(&stores.home));
         let views = Arc::new(LocalViews::new(index, home, Arc::clone(&progress)));
         Ok(Served { stores, progress, views })
     }
 }
 
+/// Makes the source ready to be read: its schema, its clock, and that it is the one that the log is of, or a first copy.
+async fn prepare(source: &Source, log: &Log, settings: &Settings, stations: &Arc<Stations>) -> anyhow::Result<Ready> {
+    schema::prepare(source).await.context("could not prepare the schema")?;
+    housekeeping::compare_clocks(source, log).await?;
+    copy::ready(source, log, settings, stations).await
+}
+
 /// Waits until everything is served that was committed before this start.
-async fn catch_up(
+struct CatchUp {
     progress: Arc<Progress>,
-    mut is_loaded: watch::Receiver<bool>,
+    is_loaded: watch::Receiver<bool>,
     from: Lsn,
     to: Lsn,
+    log: Log,
     stations: Arc<Stations>,
-    end: CancellationToken,
-) -> anyhow::Result<&'static str> {
-    let bytes = |lsn: Lsn| lsn.0.saturating_sub(from.0);
-    stations.catch_up().begin(Some(bytes(to)), format!("up to {to}, which was the end of the log at the start"));
-    let mut reached = progress.watch();
-    let caught_up = async {
-        // Stores that had it all already serve new writes only once the dataflows are loaded.
-        is_loaded.wait_for(|loaded| *loaded).await.ok()?;
-        let caught_up = reached.wait_for(|[_, _, home]| {
-            stations.catch_up().set(bytes(home.lsn.min(to)));
-            home.lsn >= to
-        });
-        caught_up.await.ok().map(drop)
-    };
-    let caught_up = tokio::select! {
-        caught_up = caught_up => caught_up.is_some(),
-        () = end.cancelled() => false,
-    };
-    if caught_up {
-        stations.catch_up().end(format!("at {to}, which was the end of the log at the start"));
-        stations.serve();
+}
+
+impl CatchUp {
+    async fn wait(self, end: CancellationToken) -> anyhow::Result<&'static str> {
+        let CatchUp { progress, mut is_loaded, from, to, log, stations } = self;
+        let history = log.history();
+        let bytes = |lsn: Lsn| lsn.0.saturating_sub(from.0);
+        stations.catch_up().begin(Some(bytes(to)), format!("up to {to}, which was the end of the log at the start"));
+        let mut reached = progress.watch();
+        let caught_up = async {
+            // Stores that had it all already serve new writes only once the dataflows are loaded.
+            is_loaded.wait_for(|loaded| *loaded).await.ok()?;
+            let caught_up = reached.wait_for(|[_, _, home]| {
+                stations.catch_up().set(bytes(home.lsn.min(to)));
+                // After a resync meanwhile the end is of another history: what it took over is newer.
+                home.lsn >= to || (log.history() > history && home.time >= log.history())
+            });
+            caught_up.await.ok().map(drop)
+        };
+        let caught_up = tokio::select! {
+            caught_up = caught_up => caught_up.is_some(),
+            () = end.cancelled() => false,
+        };
+        if caught_up {
+            stations.catch_up().end(format!("at {to}, which was the end of the log at the start"));
+            stations.serve();
+        }
+        end.cancelled().await;
+        Ok("the catch up")
     }
-    end.cancelled().await;
-    Ok("the catch up")
 }
 
 /// Waits for shutdown or for the first part that ends by itself, then ends the others. The first error counts.
@@ -424,10 +469,8 @@ async fn supervise(
         };
         let failed = match part {
             None => return outcome,
-            Some(Ok(Ok(name))) if !end.is_cancelled() => Err(anyhow::anyhow!("{name} ended by itself")),
-            Some(Ok(Ok(_))) => Ok(()),
-            Some(Ok(Err(error))) => Err(error),
-            Some(Err(error)) => Err(anyhow::anyhow!(error).context("a part panicked")),
+            Some(Ok(Ok(_))) if end.is_cancelled() => Ok(()),
+            Some(ended) => Err(failure(ended)),
         };
         if let Err(error) = failed {
             tracing::error!("{error:#}");
@@ -436,6 +479,15 @@ async fn supervise(
             }
             end.cancel();
         }
+    }
+}
+
+/// Why a part ended that was to go on.
+fn failure(ended: Result<anyhow::Result<&'static str>, JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(name)) => anyhow::anyhow!("{name} ended by itself"),
+        Ok(Err(error)) => error,
+        Err(panic) => anyhow::anyhow!(panic).context("a part panicked"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use feedmill_connectors::postgres::{
-    COPY_APPLICATION, CopyError, Replication, ReplicationError, Source, SourceError, schema,
+    COPY_APPLICATION, CopyError, Replication, ReplicationError, Source, SourceError, schema, schema::SchemaError,
 };
 use feedmill_ingest::Log;
 use feedmill_model::{Position, Relation, SourceId};
@@ -52,6 +52,8 @@ pub fn is_transient(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<ReplicationError>().is_some_and(ReplicationError::is_transient)
             || cause.downcast_ref::<CopyError>().is_some_and(CopyError::is_transient)
+            || cause.downcast_ref::<tokio_postgres::Error>().is_some_and(tokio_postgres::Error::is_closed)
+            || cause.downcast_ref::<SchemaError>().is_some_and(SchemaError::is_transient)
             || cause.downcast_ref::<SourceError>().is_some_and(SourceError::is_transient)
     })
 }
