@@ -176,6 +176,37 @@ async fn c13_a_database_restored_from_an_older_backup_is_told() {
     assert!(!story.system.home(&story.ben, None).await.contains(&gone));
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn c13_a_kill_before_the_stores_have_the_difference_mixes_no_positions() {
+    let mut postgres = Postgres::new(&[]).await;
+    let mut story = Story::begin(&postgres, &["--on-mismatch", "resync"]).await;
+    story.system.interrupt();
+    postgres.stop_fast();
+    let backup = postgres.backup();
+    postgres.start().await;
+    story.system.go().await;
+    // Much log, so that positions of the restored database are long below those of the stores.
+    postgres.superuser("feedmill").await.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    let (gone, token) = story.system.tweet(&story.ada, "after the backup").await;
+    assert!(story.system.home(&story.ben, Some(&token)).await.contains(&gone));
+    story.system.interrupt();
+    postgres.stop_fast();
+    postgres.restore(&backup);
+    postgres.start().await;
+    story.system.failpoints = Some("sink_write_before=return".to_owned());
+    story.system.spawn().await.unwrap();
+    story.system.until("it died with the difference in the log", async |system| !system.is_running()).await;
+    story.ended();
+    assert!(story.system.log().contains("differences taken over"), "{}", story.system.log());
+    story.system.failpoints = None;
+    story.system.go().await;
+    assert!(!story.system.home(&story.ben, None).await.contains(&gone), "ready is what has the difference");
+    let (newest, token) = story.system.tweet(&story.ada, "afterwards").await;
+    assert_eq!(story.system.home(&story.ben, Some(&token)).await.first(), Some(&newest));
+    story.system.verified().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c13_a_promoted_standby_is_told() {
     let mut postgres = Postgres::new(&[]).await;

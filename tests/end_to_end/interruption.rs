@@ -176,6 +176,27 @@ async fn a_start_without_postgres_says_what_it_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_while_postgres_is_away_serves_what_is_here_and_waits() {
+    let mut postgres = Postgres::new(&[]).await;
+    let mut system = System::start_on(&postgres, &[]).await;
+    let ada = system.register("ada").await;
+    let (before, token) = system.tweet(&ada, "before").await;
+    assert_eq!(system.home(&ada, Some(&token)).await, std::slice::from_ref(&before));
+    system.interrupt();
+    postgres.stop_fast();
+    system.listen().await;
+    let tries = async |system: &System| system.log().matches("PostgreSQL is not ready").count() >= 2;
+    system.until("it has tried again", tries).await;
+    assert_eq!(system.home(&ada, None).await, std::slice::from_ref(&before));
+    assert_eq!(system.get("/ready", None).await.status, 503);
+    postgres.start().await;
+    system.until("it is ready", async |system| system.get("/ready", None).await.status == 200).await;
+    let (after, token) = system.tweet(&ada, "after").await;
+    assert_eq!(system.home(&ada, Some(&token)).await, [after, before]);
+    system.verified().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_way_to_log_in_that_was_changed_is_waited_for_while_reads_go_on() {
     let postgres = Postgres::new(&[]).await;
     let system = System::start_on(&postgres, &[]).await;
