@@ -108,6 +108,10 @@ pub fn feed(
         // A time of which a piece is fed must be fed to its end: nothing is held in between.
         if batch.last {
             last = batch.position;
+            if last.time < log.history() {
+                // A position of another history says nothing to who waits for one of this.
+                last.lsn = Lsn(0);
+            }
             progress.covers(last);
         } else {
             stations.dataflows().midway();
