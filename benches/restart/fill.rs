@@ -29,9 +29,13 @@ fn now_ms() -> u64 {
 /// Puts users, follows and activity into the change log of a system that does not run, in the place of what it has; its
 /// stores go.
 pub fn graph(folder: &Path, args: &Args) -> anyhow::Result<()> {
-    let log = Log::open(&folder.join("log"), Options::default())?;
+    let dir = folder.join("log");
+    let log = Log::open(&dir, Options::default())?;
     let source = log.source().context("the log has no source")?;
     let lsn = log.position().context("the log has no position")?.lsn;
+    drop(log);
+    std::fs::remove_dir_all(&dir)?;
+    let log = Log::open(&dir, Options::default())?;
     let day = i32::try_from(now_ms() / DAY_MS)?;
     log.begin_copy(&source)?;
     let copy = |rows: &mut Vec<Row>| log.copy_rows(std::mem::take(rows));
