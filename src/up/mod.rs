@@ -200,9 +200,11 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     };
     // What is here already is read from now on, while PostgreSQL and the dataflows start.
     let (log, opened) = tokio::select! {
-        opened = stores::open(settings) => opened?,
+        // A shutdown ends the parts too.
+        biased;
         () = shutdown.cancelled() => return Ok(()),
         Some(ended) = parts.join_next() => return Err(failure(ended)),
+        opened = stores::open(settings) => opened?,
     };
     requests.log(log.clone());
     let marker = Marker::in_folder(&settings.data);
@@ -253,9 +255,10 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         anyhow::Ok((ready, served))
     };
     let (ready, Served { stores, progress, views }) = tokio::select! {
-        started = start => started?,
+        biased;
         () = shutdown.cancelled() => return Ok(()),
         Some(ended) = parts.join_next() => return Err(failure(ended)),
+        started = start => started?,
     };
     // Its tokens are of the source, which a first copy has found, or a resync.
     let (identity, is_identity) = watch::channel(ready.identity);
