@@ -92,6 +92,44 @@ async fn c03_nothing_is_acknowledged_before_it_is_durable() {
     system.verified().await;
 }
 
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn c04_what_was_received_and_is_not_durable_is_not_acknowledged() {
+    let postgres = Postgres::new(&[]).await;
+    let mut system = System::start_on(&postgres, &[]).await;
+    let (ada, sql) = (system.register("ada").await, postgres.superuser("feedmill").await);
+    let (first, token) = system.tweet(&ada, "first").await;
+    assert_eq!(system.home(&ada, Some(&token)).await, std::slice::from_ref(&first));
+    system.interrupt();
+    // The stream goes on, and the change log does not.
+    system.failpoints = Some("log_append_before=sleep(120000)".to_owned());
+    system.spawn().await.unwrap();
+    let mut expected = vec![first];
+    for n in 0..10 {
+        let insert = format!(
+            "INSERT INTO tweets (id, user_id, content, conversation_id)
+                SELECT id, {}, 'number {n}', id FROM feedmill_id() AS id RETURNING id",
+            ada.id
+        );
+        expected.insert(0, sql.query_one(&insert, &[]).await.unwrap().get::<_, i64>(0).to_string());
+    }
+    let end = lsn(&sql, "pg_current_wal_flush_lsn()").await;
+    let stage = async |system: &System, name: &str| {
+        let health = system.get("/health", None).await.body;
+        let stages = health["stages"].as_array().unwrap().clone();
+        let stage = stages.into_iter().find(|stage| stage["name"] == name).unwrap();
+        stage["lsn"].as_str().and_then(|lsn| lsn.parse::<Lsn>().ok())
+    };
+    system.until("all is received", async |system| stage(system, "stream").await >= Some(end)).await;
+    let (acknowledged, durable) = (confirmed(&sql).await, stage(&system, "log").await);
+    assert!(Some(acknowledged) <= durable && acknowledged < end, "{acknowledged} of {durable:?}, {end} is received");
+    system.kill();
+    system.failpoints = None;
+    system.go().await;
+    assert_eq!(system.home(&ada, None).await, expected);
+    system.verified().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn c05_statuses_go_out_in_the_middle_of_a_large_transaction() {
     let settings = ["wal_sender_timeout = 1500ms", "logical_decoding_work_mem = 64kB"];
