@@ -156,14 +156,19 @@ async fn answer(stream: UnixStream, handler: Handler) -> anyhow::Result<()> {
     };
     tokio::pin!(work);
     tokio::pin!(send);
-    let mut rest = [0; 1];
+    // More than the request says nothing; its end says that the client went away.
+    let gone = async {
+        let mut rest = [0; 1_024];
+        while matches!(read.read(&mut rest).await, Ok(1..)) {}
+    };
+    tokio::pin!(gone);
     let mut working = true;
     loop {
         tokio::select! {
             () = &mut work, if working => working = false,
             sent = &mut send => return sent,
-            // The client went away, and the work is dropped with it.
-            _ = read.read(&mut rest) => return Ok(()),
+            // The work is dropped with the client.
+            () = &mut gone => return Ok(()),
         }
     }
 }
