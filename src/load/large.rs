@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   BEGIN; INSERT of all rows; COMMIT ──► committed ── /health, until the stores are past it ──► visible
-//!   posts that are committed after it, for a while ──► their latency from commit to visible, apart
+//!   posts that are committed between BEGIN and COMMIT ──► their latency from commit to visible, apart
+//!   posts that are committed after it, for a while ──► theirs, apart
 //! ```
 
 use std::sync::OnceLock;
@@ -49,7 +50,9 @@ pub struct Large {
     of: LargeOf,
     rows: u64,
     authors: u64,
+    began: OnceLock<Instant>,
     committed: OnceLock<Instant>,
+    beside: Latencies,
     behind: Latencies,
 }
 
@@ -64,6 +67,8 @@ pub struct LargeOutcome {
     pub written_s: f64,
     /// Seconds from its commit until all stores were past it.
     pub visible_s: f64,
+    /// Posts that were committed while it was written, from commit to visible.
+    pub beside_ms: Option<Summary>,
     /// Posts that were committed within ten seconds after it, from commit to visible.
     pub behind_ms: Option<Summary>,
 }
@@ -71,14 +76,18 @@ pub struct LargeOutcome {
 impl Large {
     /// One of `rows` rows; tweets are those of the users 1 to `authors`.
     pub fn new(source: Source, of: LargeOf, rows: u64, authors: u64) -> anyhow::Result<Self> {
-        Ok(Large { source, of, rows, authors, committed: OnceLock::new(), behind: Latencies::new()? })
+        let (began, committed) = (OnceLock::new(), OnceLock::new());
+        Ok(Large { source, of, rows, authors, began, committed, beside: Latencies::new()?, behind: Latencies::new()? })
     }
 
-    /// Counts a post of the run that was committed at `committed`, if it is behind the transaction.
+    /// Counts a post of the run that was committed at `committed`, if it is beside the transaction or behind it.
     pub fn record(&self, committed: Instant, visible_after: Duration) {
-        let behind = |large: &Instant| committed >= *large && committed.duration_since(*large) < BEHIND;
-        if self.committed.get().is_some_and(behind) {
-            self.behind.record(visible_after);
+        let has_begun = self.began.get().is_some_and(|began| committed >= *began);
+        match self.committed.get() {
+            Some(large) if committed < *large + BEHIND && committed >= *large => self.behind.record(visible_after),
+            None if has_begun => self.beside.record(visible_after),
+            Some(large) if has_begun && committed < *large => self.beside.record(visible_after),
+            _ => {}
         }
     }
 
@@ -86,7 +95,7 @@ impl Large {
     pub async fn run(&self, reads: &Client) -> anyhow::Result<Written> {
         let client = self.source.connect("feedmill load").await?;
         let rows = i64::try_from(self.rows)?;
-        let began = Instant::now();
+        let began = *self.began.get_or_init(Instant::now);
         let written = match self.of {
             LargeOf::Likes => {
                 // So many of the newest tweets that each user likes all of them.
@@ -121,6 +130,7 @@ impl Large {
             rows: written.rows,
             written_s: written.took.as_secs_f64(),
             visible_s: written.visible.as_secs_f64(),
+            beside_ms: self.beside.summary(),
             behind_ms: self.behind.summary(),
         }
     }

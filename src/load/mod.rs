@@ -5,7 +5,7 @@
 //!   arrivals at --rate ──► post ──► commit answered ──┬─► latency of the post
 //!                                                     └─► of some: follower's timeline until it shows ──► visible
 //!   arrivals at --read-rate ──► timelines of random users ──► latency of reads
-//!   one transaction of --large rows ──► commit ──► visible; the posts behind it apart
+//!   one transaction of --large rows ──► commit ──► visible; the posts beside and behind it apart
 //!   /metrics, ten times a second ──► deliveries
 //! ```
 //!

@@ -128,9 +128,11 @@ impl Outcome {
         println!("{:<22} {:>14.1}", "seconds", self.seconds);
         println!();
         println!("{:<22} {:>10} {:>10} {:>10} {:>10} {:>10}", "ms", "p50", "p90", "p99", "max", "count");
-        let behind = self.large.map(|large| ("behind the large one", large.behind_ms));
+        let of_large = self
+            .large
+            .map(|large| [("beside the large one", large.beside_ms), ("behind the large one", large.behind_ms)]);
         let all = [("commit to visible", self.visible_ms), ("read a timeline", self.read_ms), ("post", self.post_ms)];
-        for (what, summary) in all.into_iter().chain(behind) {
+        for (what, summary) in all.into_iter().chain(of_large.into_iter().flatten()) {
             match summary {
                 Some(Summary { p50, p90, p99, max, count }) => {
                     println!("{what:<22} {p50:>10.1} {p90:>10.1} {p99:>10.1} {max:>10.1} {count:>10}");

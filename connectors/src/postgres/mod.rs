@@ -15,6 +15,7 @@ mod changes;
 mod cluster;
 mod copy;
 mod error;
+mod paced;
 mod pgoutput;
 mod replication;
 pub mod schema;

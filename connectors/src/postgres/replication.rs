@@ -27,6 +27,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::TargetSessionAttrs;
 
 use super::error::{is_transient, with_causes};
+use super::paced::{Pump, paced};
 use super::transport::{self, LogIn, Transport};
 use super::{DecodeError, ServerError, Source, SourceError, SpillError};
 
@@ -360,6 +361,12 @@ impl Replication {
                 _ => {}
             }
         }
+    }
+
+    /// The same connection, read by a thread of its own, which must run what is returned beside it.
+    pub(super) fn paced(self) -> (Self, Pump) {
+        let (paced, pump) = paced(self.transport);
+        (Replication { transport: Transport::Paced(Box::new(paced)), ..self }, pump)
     }
 
     /// The next frame that has been received whole.

@@ -1,8 +1,8 @@
 //! The stream of committed transactions from a slot.
 //!
 //! ```text
-//!           task of its own                                       the consumer
-//!  socket ─> frames ─> Decoder ─> open transactions ─> room? ─> queue ─> Stream::next
+//!   a thread       task of its own                                 the consumer
+//!  socket ─> chunks ─> Decoder ─> open transactions ─> room? ─> queue ─> Stream::next
 //!     ▲                        (memory, then disk)       │
 //!     └── status each second, received and durable <─────┴──────── acknowledge, request_keepalive
 //! ```
@@ -30,7 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use feedmill_model::{Lsn, SourceId, Timestamp, failpoint};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::runtime::Builder;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -98,7 +99,7 @@ impl Stream {
         spilling: Spilling,
     ) -> Result<Self, ReplicationError> {
         let Opened { connection, tables, tables_as_of, status_interval, silence_max } =
-            start::open(source, known, from).await?;
+            open_on_a_thread(source, known, from).await?;
         let (sender, events) = mpsc::unbounded_channel();
         let (durable, acknowledged) = watch::channel(Lsn(0));
         let wanted = Arc::new(Notify::new());
@@ -172,6 +173,40 @@ impl Stream {
             Ok(Err(_)) | Err(_) => Err(ReplicationError::Ended),
         }
     }
+}
+
+/// Opens a connection that a thread of its own reads.
+async fn open_on_a_thread(source: &Source, known: &SourceId, from: Lsn) -> Result<Opened, ReplicationError> {
+    let failed = |error| ReplicationError::Lost { tried: "start a thread for the stream".to_owned(), error };
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (mut opens, opened) = oneshot::channel();
+    let (source, known) = (source.clone(), known.clone());
+    let read = async move {
+        let opened = tokio::select! {
+            opened = start::open(&source, &known, from) => opened,
+            // Nobody waits for it any more.
+            () = opens.closed() => return,
+        };
+        let (opened, pump) = match opened {
+            Ok(opened) => {
+                let (connection, pump) = opened.connection.paced();
+                (Ok(Opened { connection, ..opened }), Some(pump))
+            }
+            Err(error) => (Err(error), None),
+        };
+        if opens.send(opened).is_ok()
+            && let Some(pump) = pump
+        {
+            pump.run().await;
+        }
+    };
+    let run = move || {
+        runtime.block_on(read);
+        // A name that is still being looked up holds nobody up.
+        runtime.shutdown_background();
+    };
+    std::thread::Builder::new().name("stream".to_owned()).spawn(run).map_err(failed)?;
+    opened.await.map_err(|_| ReplicationError::Ended)?
 }
 
 /// An event that waits for the consumer, and the room that it takes.

@@ -37,6 +37,7 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 
 use super::error::REFUSED_BY_RULES;
+use super::paced::Paced;
 use super::tls::{SslMode, TlsError, end_point};
 use super::{Source, SourceError};
 
@@ -179,7 +180,7 @@ impl Server {
     }
 }
 
-/// A connection to a server over which nothing was said yet.
+/// A connection to a server.
 pub(super) enum Transport {
     /// Over a socket of this machine.
     Unix(UnixStream),
@@ -187,6 +188,8 @@ pub(super) enum Transport {
     Plain(TcpStream),
     /// Over the network, encrypted.
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// One of these, once logged in, that a thread of its own reads.
+    Paced(Box<Paced>),
 }
 
 impl Transport {
@@ -231,14 +234,14 @@ impl Transport {
 
     /// Whether nobody on the way can listen.
     pub(super) fn is_private(&self) -> bool {
-        !matches!(self, Transport::Plain(_))
+        matches!(self, Transport::Unix(_) | Transport::Tls(_))
     }
 
     /// What a login over this connection is bound to.
     pub(super) fn end_point(&self) -> Option<Vec<u8>> {
         match self {
             Transport::Tls(stream) => end_point(stream.get_ref().1.peer_certificates()?.first()?),
-            Transport::Unix(_) | Transport::Plain(_) => None,
+            Transport::Unix(_) | Transport::Plain(_) | Transport::Paced(_) => None,
         }
     }
 }
@@ -286,6 +289,7 @@ impl AsyncRead for Transport {
             Transport::Unix(socket) => Pin::new(socket).poll_read(context, into),
             Transport::Plain(socket) => Pin::new(socket).poll_read(context, into),
             Transport::Tls(stream) => Pin::new(stream).poll_read(context, into),
+            Transport::Paced(paced) => Pin::new(paced).poll_read(context, into),
         }
     }
 }
@@ -296,6 +300,7 @@ impl AsyncWrite for Transport {
             Transport::Unix(socket) => Pin::new(socket).poll_write(context, bytes),
             Transport::Plain(socket) => Pin::new(socket).poll_write(context, bytes),
             Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Paced(paced) => Pin::new(paced).poll_write(context, bytes),
         }
     }
 
@@ -304,6 +309,7 @@ impl AsyncWrite for Transport {
             Transport::Unix(socket) => Pin::new(socket).poll_flush(context),
             Transport::Plain(socket) => Pin::new(socket).poll_flush(context),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Paced(paced) => Pin::new(paced).poll_flush(context),
         }
     }
 
@@ -312,6 +318,7 @@ impl AsyncWrite for Transport {
             Transport::Unix(socket) => Pin::new(socket).poll_shutdown(context),
             Transport::Plain(socket) => Pin::new(socket).poll_shutdown(context),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Paced(paced) => Pin::new(paced).poll_shutdown(context),
         }
     }
 }
