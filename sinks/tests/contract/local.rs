@@ -1,9 +1,10 @@
 //! The local stores, put through the suites, and what only they do.
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use feedmill_model::{Closed, Fact, Op, Parameters, Phase, Position, RowSink, View, ViewRow};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, OpenError, Progress, Views};
@@ -29,17 +30,42 @@ impl Local {
     }
 }
 
+/// Copies a folder as it is at one moment: anew if files came or went meanwhile, as they do when tables are written.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    loop {
+        let before = files(from);
+        if copied(from, to).is_ok() && files(from) == before {
+            return;
+        }
+        fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn copied(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
+        if entry.file_type()?.is_dir() {
+            copied(&entry.path(), &to)?;
         } else {
-            fs::copy(entry.path(), to).unwrap();
+            fs::copy(entry.path(), to)?;
         }
     }
+    Ok(())
+}
+
+/// All files in a folder, and how long they are; what goes while it is looked at is left out.
+fn files(folder: &Path) -> BTreeSet<(PathBuf, u64)> {
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => files.extend(self::files(&entry.path())),
+            Ok(metadata) => drop(files.insert((entry.path(), metadata.len()))),
+            Err(_) => {}
+        }
+    }
+    files
 }
 
 impl Subject for Local {
