@@ -4,7 +4,8 @@
 //!   users tweets follows blocks mutes ─► facts ────────────────────────────────► facts sink
 //!   users ─► profile ┐                                                               │
 //!   follows ─► follows├──────────────────────────────────────────────────────────► rows sink
-//!   tweets likes retweets ─► tweets, retweets, user_timeline ┘                       │
+//!   tweets likes retweets ─► tweets, retweets, user_timeline, hashtags ┤             │
+//!   tweets likes retweets follows users ─► conversation, trends, notifications ┘     │
 //!   activity ─► active ┐                                                             │
 //!   follows blocks mutes ─► audience ─► by author ┬─► verified_following ─► records  │
 //!   users popular ─► hot ─────────────────────────┤                              ▼   ▼
@@ -19,8 +20,8 @@ use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
 use feedmill_model::{
-    Activity, Applied, Block, Follow, HomeRecordChange, Like, Mute, Parameters, Popular, Position, Retweet, Row, Time,
-    Tweet, User,
+    Activity, Applied, Block, Follow, HomeRecordChange, Like, Mute, Parameters, Popular, Position, ReadMark, Retweet,
+    Row, Time, Tweet, User,
 };
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
@@ -47,6 +48,7 @@ pub(crate) struct Inputs {
     mutes: Changes<Mute>,
     activity: Changes<Activity>,
     popular: Changes<Popular>,
+    read_marks: Changes<ReadMark>,
     ticks: InputHandle<Time, Tick>,
     ticks_at: Time,
 }
@@ -63,6 +65,7 @@ impl Inputs {
             mutes: Changes::new(),
             activity: Changes::new(),
             popular: Changes::new(),
+            read_marks: Changes::new(),
             ticks: InputHandle::new(),
             ticks_at: 0,
         }
@@ -80,7 +83,7 @@ impl Inputs {
             Row::Mute(row) => self.mutes.update_at(*row, time, diff),
             Row::Activity(row) => self.activity.update_at(*row, time, diff),
             Row::Popular(row) => self.popular.update_at(*row, time, diff),
-            Row::ReadMark(_) => {}
+            Row::ReadMark(row) => self.read_marks.update_at(*row, time, diff),
         }
     }
 
@@ -100,6 +103,7 @@ impl Inputs {
         self.mutes.advance_to(time);
         self.activity.advance_to(time);
         self.popular.advance_to(time);
+        self.read_marks.advance_to(time);
         self.ticks_at = time;
     }
 
@@ -114,6 +118,7 @@ impl Inputs {
         self.mutes.flush();
         self.activity.flush();
         self.popular.flush();
+        self.read_marks.flush();
         self.ticks.flush();
         if *self.ticks.time() < self.ticks_at {
             self.ticks.advance_to(self.ticks_at);
@@ -161,6 +166,7 @@ pub(crate) fn build(
     let mutes = inputs.mutes.to_collection(scope);
     let activity = inputs.activity.to_collection(scope);
     let popular = inputs.popular.to_collection(scope);
+    let read_marks = inputs.read_marks.to_collection(scope);
     let ticks = scope.input_from(&mut inputs.ticks);
     let live_retweets = jobs::retweets::live_retweets(retweets.clone(), tweets.clone());
 
@@ -174,12 +180,23 @@ pub(crate) fn build(
         after(blocks.clone(), reached),
         after(mutes.clone(), reached),
     );
-    let new_retweets = after(live_retweets.clone(), reached);
+    let (new_likes, new_retweets) = (after(likes.clone(), reached), after(retweets.clone(), reached));
+    let new_live_retweets = after(live_retweets.clone(), reached);
+    let with_state = jobs::conversation::conversation(tweets.clone()).concatenate([
+        jobs::trends::trending_hashtags(tweets.clone(), users.clone(), load.time),
+        jobs::trends::trending_tweets(likes.clone(), tweets.clone(), load.time),
+        jobs::notifications::notifications(users.clone(), tweets.clone(), follows.clone(), likes, retweets, load.time),
+    ]);
     let rows = jobs::profile::profile(new_users).concatenate([
         jobs::follows::follows(new_follows),
-        jobs::tweets::tweets(new_tweets.clone(), after(likes, reached), after(retweets, reached)),
-        jobs::retweets::retweets(new_retweets.clone()),
-        jobs::user_timeline::user_timeline(new_tweets, new_retweets),
+        jobs::tweets::tweets(new_tweets.clone(), new_likes.clone(), new_retweets.clone()),
+        jobs::likes::likes(new_likes),
+        jobs::retweets::retweeters(new_retweets),
+        jobs::retweets::retweets(new_live_retweets.clone()),
+        jobs::user_timeline::user_timeline(new_tweets.clone(), new_live_retweets),
+        jobs::hashtags::hashtags(new_tweets),
+        jobs::read_marks::read_marks(after(read_marks, reached)),
+        after(with_state, reached),
     ]);
 
     let active = jobs::active::active(activity, load.time, parameters);

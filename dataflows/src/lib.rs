@@ -4,6 +4,7 @@
 //! batch, and hands closed times of view changes to the stores. [`definition`](fn@definition) is the SQL that says what each view
 //! holds: the jobs compute the same, incrementally.
 
+mod closed;
 mod collection;
 mod dataflow;
 mod definition;

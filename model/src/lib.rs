@@ -14,6 +14,7 @@ mod id;
 mod parameters;
 mod relation;
 mod store;
+pub mod text;
 mod time;
 mod view;
 
@@ -25,7 +26,10 @@ pub use relation::{
 };
 pub use store::{Applied, Closed, HomeClosed, HomeSink, Op, Phase, RowSink, StoreError};
 pub use time::{Lsn, ParseLsnError, Position, SourceId, Time, minute_of};
-pub use view::{Counter, Delivery, Fact, HomeRecordChange, Keyed, View, ViewRow};
+pub use view::{
+    Counter, Delivery, Fact, HomeRecordChange, Keyed, Notice, NoticeKind, PATH_MAX, TrendWindow, View, ViewRow,
+    name_owner,
+};
 
 /// A place at which tests can make the process end, wait or go on: `failpoint!("log_append_before")`. Compiles to nothing
 /// without the feature `failpoints`.

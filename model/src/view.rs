@@ -35,6 +35,28 @@ pub enum View {
     UserTimeline,
     /// All counters.
     Counts,
+    /// Tweet to who likes it.
+    Likers,
+    /// Tweet to who retweeted it.
+    Retweeters,
+    /// User and tweet that the user likes.
+    Liked,
+    /// User and tweet that the user retweeted.
+    Retweeted,
+    /// User to who asks to follow.
+    FollowRequests,
+    /// Up to where a user has read notifications.
+    ReadMarks,
+    /// Tag to tweets.
+    Hashtag,
+    /// The tags that most authors use, by window.
+    TrendingHashtags,
+    /// The tweets that are liked most.
+    TrendingTweets,
+    /// First tweet of a thread to all replies, depth first.
+    Conversation,
+    /// User to what happened to them.
+    Notifications,
     /// Who has a home timeline.
     Active,
     /// Viewer to hot accounts followed.
@@ -45,7 +67,7 @@ pub enum View {
 
 impl View {
     /// All views.
-    pub const ALL: [View; 17] = [
+    pub const ALL: [View; 28] = [
         View::FollowFacts,
         View::Blocks,
         View::Mutes,
@@ -60,6 +82,17 @@ impl View {
         View::Retweet,
         View::UserTimeline,
         View::Counts,
+        View::Likers,
+        View::Retweeters,
+        View::Liked,
+        View::Retweeted,
+        View::FollowRequests,
+        View::ReadMarks,
+        View::Hashtag,
+        View::TrendingHashtags,
+        View::TrendingTweets,
+        View::Conversation,
+        View::Notifications,
         View::Active,
         View::VerifiedFollowing,
         View::Home,
@@ -82,6 +115,17 @@ impl View {
             View::Retweet => "retweet",
             View::UserTimeline => "user_timeline",
             View::Counts => "counts",
+            View::Likers => "likers",
+            View::Retweeters => "retweeters",
+            View::Liked => "liked",
+            View::Retweeted => "retweeted",
+            View::FollowRequests => "follow_requests",
+            View::ReadMarks => "read_marks",
+            View::Hashtag => "hashtag",
+            View::TrendingHashtags => "trending_hashtags",
+            View::TrendingTweets => "trending_tweets",
+            View::Conversation => "conversation",
+            View::Notifications => "notifications",
             View::Active => "active",
             View::VerifiedFollowing => "verified_following",
             View::Home => "home",
@@ -104,7 +148,18 @@ impl View {
             | View::Tweet
             | View::Retweet
             | View::UserTimeline
-            | View::Counts => Phase::Rows,
+            | View::Counts
+            | View::Likers
+            | View::Retweeters
+            | View::Liked
+            | View::Retweeted
+            | View::FollowRequests
+            | View::ReadMarks
+            | View::Hashtag
+            | View::TrendingHashtags
+            | View::TrendingTweets
+            | View::Conversation
+            | View::Notifications => Phase::Rows,
             View::Active | View::VerifiedFollowing | View::Home => Phase::Home,
         }
     }
@@ -144,6 +199,9 @@ pub enum Fact {
     DeletedTweet(i64),
 }
 
+/// The longest path of a reply. One that lies deeper hangs from the last that fits.
+pub const PATH_MAX: usize = 1_000;
+
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
@@ -163,6 +221,10 @@ pub enum Counter {
 }
 
 impl Counter {
+    /// All of them.
+    pub const ALL: [Counter; 6] =
+        [Counter::Followers, Counter::Following, Counter::Tweets, Counter::Likes, Counter::Retweets, Counter::Replies];
+
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -174,6 +236,93 @@ impl Counter {
             Counter::Replies => "replies",
         }
     }
+}
+
+/// How far back a list of trends looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum TrendWindow {
+    /// An hour.
+    Hour = 1,
+    /// 24 hours.
+    Day = 2,
+}
+
+impl TrendWindow {
+    /// Both.
+    pub const ALL: [TrendWindow; 2] = [TrendWindow::Hour, TrendWindow::Day];
+
+    /// How long it is.
+    pub const fn minutes(self) -> u64 {
+        match self {
+            TrendWindow::Hour => 60,
+            TrendWindow::Day => 24 * 60,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TrendWindow::Hour => "1h",
+            TrendWindow::Day => "24h",
+        }
+    }
+}
+
+/// What happened to a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum NoticeKind {
+    /// Somebody follows them.
+    Follow = 1,
+    /// Somebody asks to follow them.
+    FollowRequest = 2,
+    /// Somebody likes a tweet of theirs.
+    Like = 3,
+    /// Somebody retweeted a tweet of theirs.
+    Retweet = 4,
+    /// Somebody answered a tweet of theirs.
+    Reply = 5,
+    /// Somebody named them in a tweet.
+    Mention = 6,
+}
+
+impl NoticeKind {
+    /// All kinds.
+    pub const ALL: [NoticeKind; 6] = [
+        NoticeKind::Follow,
+        NoticeKind::FollowRequest,
+        NoticeKind::Like,
+        NoticeKind::Retweet,
+        NoticeKind::Reply,
+        NoticeKind::Mention,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            NoticeKind::Follow => "follow",
+            NoticeKind::FollowRequest => "follow_request",
+            NoticeKind::Like => "like",
+            NoticeKind::Retweet => "retweet",
+            NoticeKind::Reply => "reply",
+            NoticeKind::Mention => "mention",
+        }
+    }
+}
+
+/// A notification, without whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Notice {
+    /// Orders notifications, and is what a read mark names: the id of the tweet or retweet; of a like or a follow what an
+    /// id would be that was made at its time ([`id_at`](crate::id_at) its millisecond, and its microsecond as sequence).
+    pub order: i64,
+    /// What happened.
+    pub kind: NoticeKind,
+    /// Who did it.
+    pub actor: i64,
+    /// The tweet that is liked or retweeted, or that answers or names; 0 for a follow.
+    pub tweet: i64,
 }
 
 /// A row of an index.
@@ -228,6 +377,99 @@ pub enum ViewRow {
         /// The tweet itself or the one retweeted.
         tweet: i64,
     },
+    /// Who likes a tweet; every field is key, newest first.
+    Liker {
+        /// What is liked.
+        tweet: i64,
+        /// Since when.
+        at: Timestamp,
+        /// Who likes it.
+        user: i64,
+    },
+    /// Who retweeted a tweet; the key is the tweet and the retweet's id, newest first.
+    Retweeter {
+        /// What was retweeted.
+        tweet: i64,
+        /// The retweet.
+        id: i64,
+        /// Who retweeted it.
+        user: i64,
+    },
+    /// A like; both fields are key.
+    Liked {
+        /// Who likes.
+        user: i64,
+        /// What is liked.
+        tweet: i64,
+    },
+    /// A retweet; the key is user and tweet.
+    Retweeted {
+        /// Who retweeted.
+        user: i64,
+        /// What was retweeted.
+        tweet: i64,
+        /// The retweet.
+        id: i64,
+    },
+    /// A follow that is not accepted yet; every field is key, newest first.
+    FollowRequest {
+        /// Who is asked.
+        user: i64,
+        /// Since when.
+        at: Timestamp,
+        /// Who asks.
+        follower: i64,
+    },
+    /// Up to where a user has read notifications; the key is the user.
+    ReadMark {
+        /// Who.
+        user: i64,
+        /// [`Notice::order`] of the newest that was read.
+        read: i64,
+    },
+    /// A tweet with a tag; both fields are key, newest first.
+    Tagged {
+        /// Folded ([`fold_tag`](crate::text::fold_tag)).
+        tag: String,
+        /// The tweet.
+        tweet: i64,
+    },
+    /// One of the first hundred tags of a window; the key is window and tag.
+    TrendingTag {
+        /// Counted over how long.
+        window: TrendWindow,
+        /// Folded.
+        tag: String,
+        /// How many use it.
+        authors: u64,
+        /// In how many tweets.
+        uses: u64,
+    },
+    /// One of the hundred tweets that were liked most in 24 hours; the key is the tweet.
+    TrendingTweet {
+        /// The tweet.
+        tweet: i64,
+        /// How often it was liked in that time.
+        likes: u64,
+    },
+    /// A reply in its thread; the key is root and path.
+    Reply {
+        /// The first tweet of the thread.
+        root: i64,
+        /// The replies from the root down to this one, without the root; at most [`PATH_MAX`].
+        path: Vec<i64>,
+        /// What it answers.
+        parent: i64,
+        /// Who wrote it.
+        user: i64,
+    },
+    /// A notification; every field is key, newest first.
+    Notification {
+        /// Whose.
+        user: i64,
+        /// What happened.
+        notice: Notice,
+    },
     /// A count; the key is counter and id, the row's multiplicity is the count.
     Count {
         /// What is counted.
@@ -276,8 +518,8 @@ impl Keyed for Fact {
     }
 }
 
-/// Names live in a shard too: that of a hash (FNV-1a) of the name.
-fn name_owner(name: &str) -> i64 {
+/// Names and tags live in a shard too: that of a hash (FNV-1a) of the name.
+pub fn name_owner(name: &str) -> i64 {
     name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3))
         as i64
 }
@@ -287,9 +529,19 @@ impl Keyed for ViewRow {
         match self {
             ViewRow::Profile(user) => user.id,
             ViewRow::Username { name, .. } => name_owner(name),
-            ViewRow::Follower { user, .. } | ViewRow::Following { user, .. } | ViewRow::TimelineEntry { user, .. } => {
-                *user
-            }
+            ViewRow::Tagged { tag, .. } => name_owner(tag),
+            ViewRow::TrendingTag { window, .. } => *window as i64,
+            ViewRow::Follower { user, .. }
+            | ViewRow::Following { user, .. }
+            | ViewRow::TimelineEntry { user, .. }
+            | ViewRow::Liked { user, .. }
+            | ViewRow::Retweeted { user, .. }
+            | ViewRow::FollowRequest { user, .. }
+            | ViewRow::ReadMark { user, .. }
+            | ViewRow::Notification { user, .. } => *user,
+            ViewRow::Liker { tweet, .. } | ViewRow::Retweeter { tweet, .. } => *tweet,
+            ViewRow::TrendingTweet { .. } => 0,
+            ViewRow::Reply { root, .. } => *root,
             ViewRow::Tweet(tweet) => tweet.id,
             ViewRow::Retweet { id, .. } => *id,
             ViewRow::Count { of, .. } => *of,
@@ -306,6 +558,22 @@ impl Keyed for ViewRow {
                 ViewRow::TimelineEntry { user, reply, entry, .. },
                 ViewRow::TimelineEntry { user: other_user, reply: other_reply, entry: other_entry, .. },
             ) => (user, reply, entry) == (other_user, other_reply, other_entry),
+            (ViewRow::Retweeter { tweet, id, .. }, ViewRow::Retweeter { tweet: other_tweet, id: other_id, .. }) => {
+                (tweet, id) == (other_tweet, other_id)
+            }
+            (
+                ViewRow::Retweeted { user, tweet, .. },
+                ViewRow::Retweeted { user: other_user, tweet: other_tweet, .. },
+            ) => (user, tweet) == (other_user, other_tweet),
+            (ViewRow::ReadMark { user: one, .. }, ViewRow::ReadMark { user: other, .. }) => one == other,
+            (
+                ViewRow::TrendingTag { window, tag, .. },
+                ViewRow::TrendingTag { window: other_window, tag: other_tag, .. },
+            ) => (window, tag) == (other_window, other_tag),
+            (ViewRow::TrendingTweet { tweet: one, .. }, ViewRow::TrendingTweet { tweet: other, .. }) => one == other,
+            (ViewRow::Reply { root, path, .. }, ViewRow::Reply { root: other_root, path: other_path, .. }) => {
+                (root, path) == (other_root, other_path)
+            }
             _ => self == other,
         }
     }

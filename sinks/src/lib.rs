@@ -7,4 +7,7 @@ mod views;
 
 pub use local::{FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalViews, OpenError, Saved};
 pub use progress::Progress;
-pub use views::{CountedTweet, Edge, HomeRecord, Profile, ReadError, Rebuilding, Relationship, TimelineItem, Views};
+pub use views::{
+    CountedTweet, Edge, HomeRecord, List, Profile, ReadError, Rebuilding, Relationship, Reply, TimelineItem,
+    TrendingTag, TrendingTweet, Views,
+};

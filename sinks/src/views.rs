@@ -1,7 +1,7 @@
 //! The read side of the stores: what `api` needs, whichever store serves it.
 
 use async_trait::async_trait;
-use feedmill_model::{EntryId, PackedEntry, Phase, Time, Timestamp, Tweet, User};
+use feedmill_model::{EntryId, Notice, PackedEntry, Phase, Time, Timestamp, TrendWindow, Tweet, User, View};
 
 use crate::Progress;
 
@@ -56,7 +56,7 @@ pub struct CountedTweet {
     pub replies: i64,
 }
 
-/// An account in a list of followers or of accounts followed; lists are ordered by `(at, id)`, newest first.
+/// An account in a list of accounts; lists are ordered by `(at, id)`, newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Edge {
     /// Since when.
@@ -72,6 +72,62 @@ pub struct TimelineItem {
     pub entry: EntryId,
     /// The tweet itself or the one retweeted.
     pub tweet: i64,
+}
+
+/// A tag that many use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrendingTag {
+    /// Folded.
+    pub tag: String,
+    /// How many use it.
+    pub authors: u64,
+    /// In how many tweets.
+    pub uses: u64,
+}
+
+/// A tweet that many like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrendingTweet {
+    /// The tweet.
+    pub tweet: i64,
+    /// How many liked it in 24 hours.
+    pub likes: u64,
+}
+
+/// A reply in its thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The replies from the root down to this one, without the root.
+    pub path: Vec<i64>,
+    /// What it answers: the last but one of the path, or the root; something else where the path is cut.
+    pub parent: i64,
+    /// Who wrote it.
+    pub user: i64,
+}
+
+/// A list of accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// Accepted followers of a user.
+    Followers,
+    /// Accounts that a user follows.
+    Following,
+    /// Who asks to follow a user.
+    FollowRequests,
+    /// Who likes a tweet.
+    Likers,
+}
+
+impl List {
+    /// The view that holds it.
+    pub const fn view(self) -> View {
+        match self {
+            List::Followers => View::Followers,
+            List::Following => View::Following,
+            List::FollowRequests => View::FollowRequests,
+            List::Likers => View::Likers,
+        }
+    }
 }
 
 /// The pushed part of a viewer's home timeline.
@@ -126,11 +182,8 @@ pub trait Views: Send + Sync {
     /// Rows and counts of users; `None` for one that does not exist or was deleted.
     async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError>;
 
-    /// At most `limit` accepted followers of `user` that come after (are older than) `after`.
-    async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError>;
-
-    /// At most `limit` accounts that `user` follows and that come after (are older than) `after`.
-    async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError>;
+    /// At most `limit` accounts of a list of `of`, a user or a tweet, that come after (are older than) `after`.
+    async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError>;
 
     /// Rows and counts of tweets; `None` for one that does not exist or was deleted.
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError>;
@@ -146,6 +199,40 @@ pub trait Views: Send + Sync {
         before: Option<EntryId>,
         limit: usize,
     ) -> Result<Vec<TimelineItem>, ReadError>;
+
+    /// At most `limit` retweets of `tweet` older than `before`, newest first, with who retweeted.
+    async fn retweeters(&self, tweet: i64, before: Option<i64>, limit: usize) -> Result<Vec<(i64, i64)>, ReadError>;
+
+    /// Which of the tweets `user` likes.
+    async fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError>;
+
+    /// The retweets by which `user` retweeted the tweets, if so.
+    async fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError>;
+
+    /// At most `limit` tweets with `tag`, which is folded, older than `before`, newest first.
+    async fn tagged(&self, tag: &str, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError>;
+
+    /// The tags that most use in a window, in no particular order.
+    async fn trending_tags(&self, window: TrendWindow) -> Result<Vec<TrendingTag>, ReadError>;
+
+    /// The tweets that are liked most, in no particular order.
+    async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError>;
+
+    /// At most `limit` replies of the thread `root`, depth first: those below the reply with the path `under` (all of the
+    /// thread if that is empty) that come after the one with the path `after`.
+    async fn replies(
+        &self,
+        root: i64,
+        under: &[i64],
+        after: Option<&[i64]>,
+        limit: usize,
+    ) -> Result<Vec<Reply>, ReadError>;
+
+    /// At most `limit` notifications of `user` that come after (are older than) `after`.
+    async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError>;
+
+    /// Up to where `user` has read notifications ([`Notice::order`]).
+    async fn read_mark(&self, user: i64) -> Result<Option<i64>, ReadError>;
 
     /// The viewer's record, `None` for one who is not active.
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError>;

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use feedmill_model::{Applied, EntryId, Lsn, Phase, Position, Retweet, Tweet, User};
+use feedmill_model::{Applied, EntryId, Lsn, Notice, Phase, Position, Retweet, TrendWindow, Tweet, User};
 use feedmill_sinks::{
-    CountedTweet, Edge, HomeRecord, Profile, Progress, ReadError, Rebuilding, Relationship, TimelineItem, Views,
+    CountedTweet, Edge, HomeRecord, List, Profile, Progress, ReadError, Rebuilding, Relationship, Reply, TimelineItem,
+    TrendingTag, TrendingTweet, Views,
 };
 use parking_lot::RwLock;
 use tokio_postgres::Client;
@@ -150,10 +151,13 @@ impl Relations {
         self.tweets.get(&id).filter(|tweet| tweet.deleted_at.is_none())
     }
 
-    fn edges(&self, pick: impl Fn(i64, i64) -> Option<i64>, after: Option<Edge>, limit: usize) -> Vec<Edge> {
-        let accepted = self.follows.iter().filter(|(_, (accepted, _))| *accepted);
-        let mut edges: Vec<Edge> = accepted
-            .filter_map(|((follower, following), (_, at))| Some(Edge { at: *at, id: pick(*follower, *following)? }))
+    fn edges(&self, pick: impl Fn(i64, i64, bool) -> Option<i64>, after: Option<Edge>, limit: usize) -> Vec<Edge> {
+        let mut edges: Vec<Edge> = self
+            .follows
+            .iter()
+            .filter_map(|((follower, following), (accepted, at))| {
+                Some(Edge { at: *at, id: pick(*follower, *following, *accepted)? })
+            })
             .filter(|edge| after.is_none_or(|after| *edge < after))
             .collect();
         edges.sort_by(|one, other| other.cmp(one));
@@ -188,16 +192,54 @@ impl Views for Mirror {
         Ok(ids.iter().map(profile).collect())
     }
 
-    async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+    async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         self.feel()?;
-        let pick = |follower, following| (following == user).then_some(follower);
-        Ok(self.relations.read().edges(pick, after, limit))
+        let all = self.relations.read();
+        let is_listed = |follower: i64, following: i64, accepted: bool| match list {
+            List::Followers => (accepted && following == of).then_some(follower),
+            List::Following => (accepted && follower == of).then_some(following),
+            List::FollowRequests => (!accepted && following == of).then_some(follower),
+            List::Likers => None,
+        };
+        Ok(all.edges(is_listed, after, limit))
     }
 
-    async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
-        self.feel()?;
-        let pick = |follower, following| (follower == user).then_some(following);
-        Ok(self.relations.read().edges(pick, after, limit))
+    // No route reads what follows.
+
+    async fn retweeters(&self, _: i64, _: Option<i64>, _: usize) -> Result<Vec<(i64, i64)>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn liked(&self, _: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
+        Ok(vec![false; tweets.len()])
+    }
+
+    async fn retweeted(&self, _: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
+        Ok(vec![None; tweets.len()])
+    }
+
+    async fn tagged(&self, _: &str, _: Option<i64>, _: usize) -> Result<Vec<i64>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn trending_tags(&self, _: TrendWindow) -> Result<Vec<TrendingTag>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn replies(&self, _: i64, _: &[i64], _: Option<&[i64]>, _: usize) -> Result<Vec<Reply>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn notifications(&self, _: i64, _: Option<&Notice>, _: usize) -> Result<Vec<Notice>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn read_mark(&self, _: i64) -> Result<Option<i64>, ReadError> {
+        Ok(None)
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {

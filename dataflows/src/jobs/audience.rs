@@ -9,18 +9,15 @@
 //! An operator of ours, because joins and antijoins would arrange all follows three times. Its state is a sorted list
 //! of accounts a viewer; with the one arrangement by author that both joins share, that is all that is kept of follows.
 //!
-//! Why it is correct: a viewer's links all come to one worker, which applies those of one time together once that time
-//! is closed, in the order of times. It emits the difference between the viewer's visible accounts before and after:
+//! Why it is correct: a viewer's links all come to one worker, which applies those of one time together ([`each_time`]). It
+//! emits the difference between the viewer's visible accounts before and after:
 //! all of them when the viewer becomes active or stops being so, only those with a changed link otherwise.
 
-use differential_dataflow::AsCollection;
-use feedmill_model::{Block, Follow, Mute, Time, shard_of};
+use feedmill_model::{Block, Follow, Mute, shard_of};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::Operator;
 
+use crate::closed::each_time;
 use crate::collection::Rows;
 
 /// What a viewer's home timeline depends on.
@@ -181,56 +178,24 @@ pub(crate) fn audience<'scope>(
 }
 
 fn by_viewer<'scope>(links: Rows<'scope, (i64, Link)>) -> Rows<'scope, (i64, i64)> {
-    let exchange = Exchange::new(|((viewer, _), _, _): &((i64, Link), Time, isize)| u64::from(shard_of(*viewer)));
-    links
-        .inner
-        .unary_frontier(exchange, "Audience", |initial, _info| {
-            drop(initial);
-            let mut viewers = Viewers::default();
-            let mut pending = Vec::<((i64, Link), Time, isize)>::new();
-            let mut earliest: Option<Capability<Time>> = None;
-            move |(input, frontier), output| {
-                input.for_each(|capability, changes| {
-                    if earliest.as_ref().is_none_or(|earliest| capability.time() < earliest.time()) {
-                        earliest = Some(capability.retain(0));
-                    }
-                    pending.append(changes);
-                });
-                let open = |time: &Time| frontier.less_equal(time);
-                let Some(held) = earliest.as_mut().filter(|held| !open(held.time())) else { return };
-                pending.sort_unstable_by_key(|((viewer, link), time, _)| (*time, *viewer, *link));
-                let closed = pending.partition_point(|(_, time, _)| !open(time));
-                let of_closed = pending.get(..closed).unwrap_or_default();
-                let mut session = output.session(&*held);
-                let mut links = Vec::new();
-                for changes in of_closed.chunk_by(|((one, _), t, _), ((other, _), u, _)| (t, one) == (u, other)) {
-                    let Some(&((viewer, _), time, _)) = changes.first() else { continue };
-                    links.clear();
-                    for same in changes.chunk_by(|((_, one), ..), ((_, other), ..)| one == other) {
-                        let diff: isize = same.iter().map(|(_, _, diff)| diff).sum();
-                        links.extend(same.first().filter(|_| diff != 0).map(|((_, link), _, _)| (*link, diff)));
-                    }
-                    viewers.change(viewer, &links, &mut |author, viewer, diff| {
-                        session.give(((author, viewer), time, diff));
-                    });
-                }
-                drop(session);
-                pending.drain(..closed);
-                // What comes next is likely to be as much.
-                pending.shrink_to(2 * closed.max(pending.len()) + 1024);
-                match pending.first() {
-                    Some((_, next, _)) => held.downgrade(next),
-                    None => earliest = None,
-                }
-            }
-        })
-        .as_collection()
+    let mut viewers = Viewers::default();
+    let route = |(viewer, _): &(i64, Link)| u64::from(shard_of(*viewer));
+    each_time(links, "Audience", route, move |changes, emit| {
+        let mut links = Vec::new();
+        for changes in changes.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
+            let Some(&((viewer, _), _)) = changes.first() else { continue };
+            links.clear();
+            links.extend(changes.iter().map(|((_, link), diff)| (*link, *diff)));
+            viewers.change(viewer, &links, &mut |author, viewer, diff| emit((author, viewer), diff));
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
+    use feedmill_model::Time;
     use proptest::prelude::*;
 
     use super::*;

@@ -24,3 +24,10 @@ pub(crate) fn live_retweets<'scope>(
 pub(crate) fn retweets(live: Rows<'_, LiveRetweet>) -> Rows<'_, ViewRow> {
     live.map(|retweet| ViewRow::Retweet { id: retweet.id, user: retweet.user_id, tweet: retweet.tweet_id })
 }
+
+/// Who retweeted a tweet, and whether a user did. Retweets of a deleted tweet stay, and are hidden at read.
+pub(crate) fn retweeters(retweets: Rows<'_, Retweet>) -> Rows<'_, ViewRow> {
+    retweets.flat_map(|Retweet { id, user_id: user, tweet_id: tweet, .. }| {
+        [ViewRow::Retweeter { tweet, id, user }, ViewRow::Retweeted { user, tweet, id }]
+    })
+}

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use feedmill_model::{
-    Activity, Batch, Block, Change, Follow, Key, Like, Lsn, Mute, Parameters, Popular, Position, Relation, Retweet,
-    Row, Time, Tweet, User, floor_of, id_at,
+    Activity, Batch, Block, Change, Follow, Key, Like, Lsn, Mute, Parameters, Popular, Position, ReadMark, Relation,
+    Retweet, Row, Time, Tweet, User, floor_of, id_at,
 };
 use proptest::prelude::*;
 
@@ -22,27 +22,92 @@ pub fn parameters() -> Parameters {
 /// Something that a user or the system does. Users are indexes into [`USERS`]; `pick` chooses among the rows there are.
 #[derive(Clone, Debug)]
 pub enum Action {
-    Register { user: usize, verified: bool },
-    Rename { user: usize, name: u8 },
-    Verify { user: usize, verified: bool },
-    Protect { user: usize, protected: bool },
-    DeleteUser { user: usize },
-    Popular { user: usize, popular: bool },
-    Follow { user: usize, other: usize, accepted: bool },
-    Unfollow { pick: usize },
-    Mute { user: usize, other: usize },
-    Unmute { pick: usize },
-    Block { user: usize, other: usize },
-    Unblock { pick: usize },
-    Post { user: usize, age: Age, reply_to: Option<usize> },
-    Edit { pick: usize },
-    DeleteTweet { pick: usize },
-    Retweet { user: usize, pick: usize, age: Age },
-    Unretweet { pick: usize },
-    Like { user: usize, pick: usize },
-    Unlike { pick: usize },
-    Act { user: usize, days_ago: i32 },
-    ForgetActivity { pick: usize },
+    Register {
+        user: usize,
+        verified: bool,
+    },
+    Rename {
+        user: usize,
+        name: u8,
+    },
+    Verify {
+        user: usize,
+        verified: bool,
+    },
+    Protect {
+        user: usize,
+        protected: bool,
+    },
+    DeleteUser {
+        user: usize,
+    },
+    Popular {
+        user: usize,
+        popular: bool,
+    },
+    Follow {
+        user: usize,
+        other: usize,
+        accepted: bool,
+    },
+    Unfollow {
+        pick: usize,
+    },
+    Mute {
+        user: usize,
+        other: usize,
+    },
+    Unmute {
+        pick: usize,
+    },
+    Block {
+        user: usize,
+        other: usize,
+    },
+    Unblock {
+        pick: usize,
+    },
+    Post {
+        user: usize,
+        age: Age,
+        reply_to: Option<usize>,
+    },
+    Edit {
+        pick: usize,
+    },
+    DeleteTweet {
+        pick: usize,
+    },
+    Retweet {
+        user: usize,
+        pick: usize,
+        age: Age,
+    },
+    Unretweet {
+        pick: usize,
+    },
+    Like {
+        user: usize,
+        pick: usize,
+    },
+    Unlike {
+        pick: usize,
+    },
+    /// The row of a reply goes, as another writer might have it.
+    Purge {
+        pick: usize,
+    },
+    Read {
+        user: usize,
+        pick: usize,
+    },
+    Act {
+        user: usize,
+        days_ago: i32,
+    },
+    ForgetActivity {
+        pick: usize,
+    },
 }
 
 /// How old a row's id says it is.
@@ -96,13 +161,15 @@ pub fn actions() -> impl Strategy<Value = Action> {
         2 => pick().prop_map(|pick| Action::Unmute { pick }),
         2 => (user(), user()).prop_map(|(user, other)| Action::Block { user, other }),
         2 => pick().prop_map(|pick| Action::Unblock { pick }),
-        12 => (user(), age(), prop::option::weighted(0.2, pick()))
+        12 => (user(), age(), prop::option::weighted(0.4, pick()))
             .prop_map(|(user, age, reply_to)| Action::Post { user, age, reply_to }),
         2 => pick().prop_map(|pick| Action::Edit { pick }),
         3 => pick().prop_map(|pick| Action::DeleteTweet { pick }),
         5 => (user(), pick(), age()).prop_map(|(user, pick, age)| Action::Retweet { user, pick, age }),
         2 => pick().prop_map(|pick| Action::Unretweet { pick }),
-        2 => (user(), pick()).prop_map(|(user, pick)| Action::Like { user, pick }),
+        6 => (user(), pick()).prop_map(|(user, pick)| Action::Like { user, pick }),
+        1 => pick().prop_map(|pick| Action::Purge { pick }),
+        1 => (user(), pick()).prop_map(|(user, pick)| Action::Read { user, pick }),
         1 => pick().prop_map(|pick| Action::Unlike { pick }),
         8 => (user(), 0..5_i32).prop_map(|(user, days_ago)| Action::Act { user, days_ago }),
         2 => pick().prop_map(|pick| Action::ForgetActivity { pick }),
@@ -288,14 +355,28 @@ impl Scene {
                 let id = self.new_id(age);
                 let conversation_id = parent.as_ref().map_or(id, |parent| parent.conversation_id);
                 let (user_id, reply_to_id) = (USERS[user], parent.map(|parent| parent.id));
-                let content = format!("tweet {id}");
+                // Tags and names in several cases, and those of nobody.
+                let number = self.sequence;
+                let content = format!(
+                    "tweet {id} #Tag{} #tag{} ＃{} @USER{} @name{}_{}",
+                    number % 4,
+                    number % 3,
+                    number % 2,
+                    number % 8,
+                    number % 3,
+                    USERS[usize::from(number) % USERS.len()],
+                );
+                let created_at = match age {
+                    Age::Ms(ms) => now - ms * 1_000,
+                    Age::Negative => i64::MIN,
+                };
                 let tweet =
-                    Tweet { id, user_id, content, reply_to_id, conversation_id, created_at: now, ..Tweet::default() };
+                    Tweet { id, user_id, content, reply_to_id, conversation_id, created_at, ..Tweet::default() };
                 self.put(Row::Tweet(Box::new(tweet)));
             }
             Action::Edit { pick } => {
                 if let Some(mut tweet) = self.tweet(pick) {
-                    tweet.content.push('!');
+                    tweet.content.push_str(" #edited");
                     self.put(Row::Tweet(tweet));
                 }
             }
@@ -307,7 +388,11 @@ impl Scene {
                 }
             }
             Action::Retweet { user, pick, age } => {
-                if let Some(tweet) = self.tweet(pick) {
+                let is_new = |tweet: &Box<Tweet>| {
+                    let pair = (USERS[user], tweet.id);
+                    !self.world.values().any(|row| matches!(row, Row::Retweet(r) if (r.user_id, r.tweet_id) == pair))
+                };
+                if let Some(tweet) = self.tweet(pick).filter(is_new) {
                     let id = self.new_id(age);
                     let retweet = Retweet { id, user_id: USERS[user], tweet_id: tweet.id, created_at: now };
                     self.put(Row::Retweet(retweet));
@@ -320,6 +405,20 @@ impl Scene {
                 }
             }
             Action::Unlike { pick } => self.drop_picked(Relation::Likes, pick),
+            Action::Purge { pick } => {
+                let replies: Vec<_> = self
+                    .world
+                    .values()
+                    .filter(|row| matches!(row, Row::Tweet(tweet) if tweet.reply_to_id.is_some()))
+                    .collect();
+                if let Some(key) = (!replies.is_empty()).then(|| replies[pick % replies.len()].key()) {
+                    self.world.remove(&key);
+                }
+            }
+            Action::Read { user, pick } => {
+                let notifications_id = self.tweet(pick).map_or(0, |tweet| tweet.id);
+                self.put(Row::ReadMark(ReadMark { user_id: USERS[user], notifications_id }));
+            }
             Action::Act { user, days_ago } => {
                 let day = (self.time / 86_400_000) as i32 - days_ago;
                 self.put(Row::Activity(Activity { user_id: USERS[user], day }));

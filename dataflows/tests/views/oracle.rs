@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use feedmill_model::{
-    Activity, Block, Counter, EntryId, Fact, Follow, Mute, PackedEntry, Parameters, Retweet, Row, Time, ViewRow,
-    minute_of,
+    Activity, Block, Counter, EntryId, Fact, Follow, Like, Mute, Notice, NoticeKind, PackedEntry, Parameters, ReadMark,
+    Retweet, Row, Time, Timestamp, TrendWindow, Tweet, User, ViewRow, minute_of, text,
 };
 
 use super::history::World;
@@ -42,6 +42,10 @@ pub fn views(world: &World, time: Time, parameters: &Parameters) -> Views {
     of_users(world, &mut views);
     of_follows(world, &mut views);
     of_tweets(world, &deleted, &mut views);
+    of_texts(world, &mut views);
+    trends(world, time, &deleted, &mut views);
+    conversations(world, &mut views);
+    notifications(world, time, &deleted, &mut views);
     for viewer in active(world, time, parameters) {
         views.home.insert(viewer, home(world, viewer, time, parameters, &deleted));
     }
@@ -70,6 +74,8 @@ fn of_follows(world: &World, views: &mut Views) {
             views.rows.insert(ViewRow::Following { user: follower_id, at, following: following_id });
             *views.counts.entry((Counter::Followers, following_id)).or_default() += 1;
             *views.counts.entry((Counter::Following, follower_id)).or_default() += 1;
+        } else {
+            views.rows.insert(ViewRow::FollowRequest { user: following_id, at, follower: follower_id });
         }
     }
     for &Block { blocker_id, blocked_id } in rows_of!(world, Block) {
@@ -93,13 +99,117 @@ fn of_tweets(world: &World, deleted: &BTreeSet<i64>, views: &mut Views) {
     }
     for &Retweet { id, user_id: user, tweet_id: tweet, .. } in rows_of!(world, Retweet) {
         *views.counts.entry((Counter::Retweets, tweet)).or_default() += 1;
+        views.rows.insert(ViewRow::Retweeter { tweet, id, user });
+        views.rows.insert(ViewRow::Retweeted { user, tweet, id });
         if !deleted.contains(&tweet) {
             views.rows.insert(ViewRow::Retweet { id, user, tweet });
             views.rows.insert(ViewRow::TimelineEntry { user, reply: false, entry: EntryId::retweet(id), tweet });
         }
     }
+    for &Like { user_id: user, tweet_id: tweet, created_at: at } in rows_of!(world, Like) {
+        *views.counts.entry((Counter::Likes, tweet)).or_default() += 1;
+        views.rows.insert(ViewRow::Liker { tweet, at, user });
+        views.rows.insert(ViewRow::Liked { user, tweet });
+    }
+    for &ReadMark { user_id: user, notifications_id: read } in rows_of!(world, ReadMark) {
+        views.rows.insert(ViewRow::ReadMark { user, read });
+    }
+}
+
+fn of_texts(world: &World, views: &mut Views) {
+    for tweet in rows_of!(world, Tweet).filter(|tweet| tweet.deleted_at.is_none()) {
+        for tag in text::hashtags(&tweet.content) {
+            views.rows.insert(ViewRow::Tagged { tag, tweet: tweet.id });
+        }
+    }
+}
+
+/// `minute(t) − window < minute(created_at)`
+fn within(time: Time, minutes: i64, at: Timestamp) -> bool {
+    minute_of(time) as i64 - minutes < at.div_euclid(60_000_000)
+}
+
+fn trends(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut Views) {
+    let protected: BTreeSet<i64> = rows_of!(world, User).filter(|user| user.protected).map(|user| user.id).collect();
+    for (window, minutes) in [(TrendWindow::Hour, 60), (TrendWindow::Day, 24 * 60)] {
+        let mut tags = BTreeMap::<String, (BTreeSet<i64>, u64)>::new();
+        let counts = |tweet: &&Box<Tweet>| tweet.deleted_at.is_none() && !protected.contains(&tweet.user_id);
+        let tweets = rows_of!(world, Tweet).filter(counts);
+        for tweet in tweets.filter(|tweet| within(time, minutes, tweet.created_at)) {
+            for tag in text::hashtags(&tweet.content) {
+                let (authors, uses) = tags.entry(tag).or_default();
+                authors.insert(tweet.user_id);
+                *uses += 1;
+            }
+        }
+        let mut ranked: Vec<_> =
+            tags.into_iter().map(|(tag, (authors, uses))| (authors.len() as u64, uses, tag)).collect();
+        ranked.sort_by(|one, other| (other.0, other.1, &one.2).cmp(&(one.0, one.1, &other.2)));
+        let listed = ranked.into_iter().take(100);
+        views.rows.extend(listed.map(|(authors, uses, tag)| ViewRow::TrendingTag { window, tag, authors, uses }));
+    }
+    let mut likes = BTreeMap::<i64, u64>::new();
+    for like in rows_of!(world, Like).filter(|like| within(time, 24 * 60, like.created_at)) {
+        if !deleted.contains(&like.tweet_id) {
+            *likes.entry(like.tweet_id).or_default() += 1;
+        }
+    }
+    let mut ranked: Vec<_> = likes.into_iter().collect();
+    ranked.sort_by_key(|(tweet, likes)| std::cmp::Reverse((*likes, *tweet)));
+    views.rows.extend(ranked.into_iter().take(100).map(|(tweet, likes)| ViewRow::TrendingTweet { tweet, likes }));
+}
+
+fn conversations(world: &World, views: &mut Views) {
+    let replies: BTreeMap<i64, &Tweet> = rows_of!(world, Tweet)
+        .filter(|tweet| tweet.reply_to_id.is_some() && tweet.id != tweet.conversation_id)
+        .map(|tweet| (tweet.id, &**tweet))
+        .collect();
+    for reply in replies.values() {
+        let root = reply.conversation_id;
+        let (mut path, mut at) = (vec![reply.id], reply.reply_to_id);
+        while let Some(above) = at.filter(|above| *above != root && path.len() <= replies.len()) {
+            let above = replies.get(&above).filter(|above| above.conversation_id == root);
+            path.extend(above.map(|above| above.id));
+            at = above.and_then(|above| above.reply_to_id);
+        }
+        if at == Some(root) {
+            path.reverse();
+            let (parent, user) = (reply.reply_to_id.unwrap(), reply.user_id);
+            views.rows.insert(ViewRow::Reply { root, path, parent, user });
+        }
+    }
+}
+
+fn notifications(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut Views) {
+    let author = |tweet: i64| {
+        rows_of!(world, Tweet).find(|row| row.id == tweet && !deleted.contains(&tweet)).map(|row| row.user_id)
+    };
+    let mut note = |user: Option<i64>, kind, actor: i64, tweet, id: Option<i64>, at: Timestamp| {
+        let micros = at.clamp(0, (1 << 47) * 1_000 - 1);
+        let order = id.unwrap_or(((micros / 1_000) << 16) + micros % 1_000);
+        if let Some(user) = user.filter(|user| *user != actor && within(time, 30 * 24 * 60, at)) {
+            views.rows.insert(ViewRow::Notification { user, notice: Notice { order, kind, actor, tweet } });
+        }
+    };
+    for follow in rows_of!(world, Follow) {
+        let kind = if follow.accepted { NoticeKind::Follow } else { NoticeKind::FollowRequest };
+        note(Some(follow.following_id), kind, follow.follower_id, 0, None, follow.created_at);
+    }
     for like in rows_of!(world, Like) {
-        *views.counts.entry((Counter::Likes, like.tweet_id)).or_default() += 1;
+        note(author(like.tweet_id), NoticeKind::Like, like.user_id, like.tweet_id, None, like.created_at);
+    }
+    for &Retweet { id, user_id, tweet_id, created_at } in rows_of!(world, Retweet) {
+        note(author(tweet_id), NoticeKind::Retweet, user_id, tweet_id, Some(id), created_at);
+    }
+    for tweet in rows_of!(world, Tweet).filter(|tweet| tweet.deleted_at.is_none()) {
+        let mut note = |user, kind| note(user, kind, tweet.user_id, tweet.id, Some(tweet.id), tweet.created_at);
+        if let Some(parent) = tweet.reply_to_id {
+            note(author(parent), NoticeKind::Reply);
+        }
+        for name in text::mentions(&tweet.content) {
+            let named = |user: &&Box<User>| user.deleted_at.is_none() && user.username.eq_ignore_ascii_case(&name);
+            rows_of!(world, User).filter(named).for_each(|user| note(Some(user.id), NoticeKind::Mention));
+        }
     }
 }
 

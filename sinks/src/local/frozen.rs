@@ -13,14 +13,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use async_trait::async_trait;
-use feedmill_model::{EntryId, Position, StoreError, Time, View};
+use feedmill_model::{EntryId, Notice, Position, StoreError, Time, TrendWindow, View};
 use tokio::task::consume_budget;
 
 use super::HomeCopy;
 use super::index::IndexReader;
 use crate::{
-    CountedTweet, Edge, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, TimelineItem,
-    Views,
+    CountedTweet, Edge, HomeRecord, List, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, Reply,
+    TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
 /// The local stores as of one closed time. Of home records it serves those of [`FrozenViews::keep_records`].
@@ -91,14 +91,60 @@ impl Views for FrozenViews {
         self.index.profiles(ids)
     }
 
-    async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+    async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.followers(user, after, limit)
+        self.index.edges(list.view(), of, after, limit)
     }
 
-    async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+    async fn retweeters(&self, tweet: i64, before: Option<i64>, limit: usize) -> Result<Vec<(i64, i64)>, ReadError> {
         consume_budget().await;
-        self.index.following(user, after, limit)
+        self.index.retweeters(tweet, before, limit)
+    }
+
+    async fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
+        consume_budget().await;
+        self.index.liked(user, tweets)
+    }
+
+    async fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
+        consume_budget().await;
+        self.index.retweeted(user, tweets)
+    }
+
+    async fn tagged(&self, tag: &str, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        consume_budget().await;
+        self.index.tagged(tag, before, limit)
+    }
+
+    async fn trending_tags(&self, window: TrendWindow) -> Result<Vec<TrendingTag>, ReadError> {
+        consume_budget().await;
+        self.index.trending_tags(window)
+    }
+
+    async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
+        consume_budget().await;
+        self.index.trending_tweets()
+    }
+
+    async fn replies(
+        &self,
+        root: i64,
+        under: &[i64],
+        after: Option<&[i64]>,
+        limit: usize,
+    ) -> Result<Vec<Reply>, ReadError> {
+        consume_budget().await;
+        self.index.replies(root, under, after, limit)
+    }
+
+    async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
+        consume_budget().await;
+        self.index.notifications(user, after, limit)
+    }
+
+    async fn read_mark(&self, user: i64) -> Result<Option<i64>, ReadError> {
+        consume_budget().await;
+        self.index.read_mark(user)
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {

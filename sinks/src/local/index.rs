@@ -20,6 +20,7 @@
 
 mod facts;
 mod key;
+mod layout;
 mod ledger;
 mod read;
 mod rows;
@@ -42,7 +43,7 @@ use self::rows::Rows;
 use crate::ReadError;
 
 /// Version of what the keyspaces hold. Another version is refused: derived data is rebuilt rather than migrated.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FORMAT_KEY: &[u8] = b"format";
 const STATE: &str = "state";
 /// First bytes of the rows of `state` that hold progress.
@@ -53,7 +54,7 @@ const ROWS_PROGRESS: u8 = 2;
 const BATCH_ROWS: usize = 65_536;
 /// Blocks of tables in memory, for all keyspaces. The file cache of the system holds more.
 const CACHE_BYTES: u64 = 128 << 20;
-/// A keyspace's rows in memory before they become a table; there are ten keyspaces.
+/// A keyspace's rows in memory before they become a table; there are some twenty keyspaces.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 /// All keyspaces' rows in memory above which [`LocalIndex::durable`] makes tables of them. A start puts what had not become
 /// one into memory again, some 50 MB a second, before the first read.
@@ -105,6 +106,8 @@ enum Fault {
     Engine(#[from] fjall::Error),
     #[error("a row of keyspace {keyspace} cannot be decoded; move the store away, and it is built again")]
     Undecodable { keyspace: &'static str },
+    #[error("the view {view} is not in this store")]
+    Elsewhere { view: &'static str },
     #[error("a row cannot be encoded: {0}")]
     Unencodable(#[from] postcard::Error),
 }

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use feedmill_model::{Counter, EntryId, Phase, StoreError};
+use feedmill_model::{Counter, EntryId, Notice, Phase, StoreError, TrendWindow};
 use tokio::task::consume_budget;
 
 use crate::{
-    CountedTweet, Edge, FrozenViews, HomeRecord, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship,
-    TimelineItem, Views,
+    CountedTweet, Edge, FrozenViews, HomeRecord, List, LocalHome, LocalIndex, Profile, Progress, ReadError,
+    Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
 /// The local stores, read.
@@ -54,14 +54,60 @@ impl Views for LocalViews {
         self.index.reader().profiles(ids)
     }
 
-    async fn followers(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+    async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         consume_budget().await;
-        self.index.reader().followers(user, after, limit)
+        self.index.reader().edges(list.view(), of, after, limit)
     }
 
-    async fn following(&self, user: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
+    async fn retweeters(&self, tweet: i64, before: Option<i64>, limit: usize) -> Result<Vec<(i64, i64)>, ReadError> {
         consume_budget().await;
-        self.index.reader().following(user, after, limit)
+        self.index.reader().retweeters(tweet, before, limit)
+    }
+
+    async fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
+        consume_budget().await;
+        self.index.reader().liked(user, tweets)
+    }
+
+    async fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
+        consume_budget().await;
+        self.index.reader().retweeted(user, tweets)
+    }
+
+    async fn tagged(&self, tag: &str, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        consume_budget().await;
+        self.index.reader().tagged(tag, before, limit)
+    }
+
+    async fn trending_tags(&self, window: TrendWindow) -> Result<Vec<TrendingTag>, ReadError> {
+        consume_budget().await;
+        self.index.reader().trending_tags(window)
+    }
+
+    async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
+        consume_budget().await;
+        self.index.reader().trending_tweets()
+    }
+
+    async fn replies(
+        &self,
+        root: i64,
+        under: &[i64],
+        after: Option<&[i64]>,
+        limit: usize,
+    ) -> Result<Vec<Reply>, ReadError> {
+        consume_budget().await;
+        self.index.reader().replies(root, under, after, limit)
+    }
+
+    async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
+        consume_budget().await;
+        self.index.reader().notifications(user, after, limit)
+    }
+
+    async fn read_mark(&self, user: i64) -> Result<Option<i64>, ReadError> {
+        consume_budget().await;
+        self.index.reader().read_mark(user)
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {

@@ -4,14 +4,7 @@ use feedmill_model::Phase;
 
 use super::candidates::{profile, profiles, relationship};
 use super::{Access, Page, Served, served};
-use crate::{Edge, Profile, ReadError, Views};
-
-/// Which list of accounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum List {
-    Followers,
-    Following,
-}
+use crate::{Edge, List, Profile, ReadError, Views};
 
 /// A page of the accounts that follow `user`, newest first.
 pub async fn followers_page(
@@ -56,10 +49,7 @@ async fn list_page(
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let limit = limit.max(1);
     // One more tells whether there is a next page.
-    let mut edges = match list {
-        List::Followers => views.followers(user, cursor, limit + 1).await?,
-        List::Following => views.following(user, cursor, limit + 1).await?,
-    };
+    let mut edges = views.edges(list, user, cursor, limit + 1).await?;
     let more = edges.len() > limit;
     edges.truncate(limit);
     let next = edges.last().copied().filter(|_| more);

@@ -16,7 +16,7 @@ use feedmill_model::{EntryId, Parameters, Phase};
 use super::candidates::{Audience, Candidates, profile, show};
 use super::merge::{Candidate, Merge, Source};
 use super::{HomeCursor, Page, SHOWN_MAX, TimelineTweet, served};
-use crate::{Edge, HomeRecord, ReadError, Views};
+use crate::{Edge, HomeRecord, List, ReadError, Views};
 
 /// Accounts of a list that are read at once.
 const LIST_CHUNK: usize = 1_000;
@@ -58,7 +58,7 @@ async fn following(views: &dyn Views, user: i64, max: usize) -> Result<Vec<i64>,
     let mut after: Option<Edge> = None;
     while accounts.len() < max {
         let limit = LIST_CHUNK.min(max - accounts.len());
-        let edges = views.following(user, after, limit).await?;
+        let edges = views.edges(List::Following, user, after, limit).await?;
         after = edges.last().copied();
         accounts.extend(edges.iter().map(|edge| edge.id));
         if edges.len() < limit {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use feedmill_model::{
     Closed, Counter, EntryId, Fact, Keyed, Lsn, Op, Position, RowSink, SHARDS, Time, Tweet, User, ViewRow, shard_of,
 };
-use feedmill_sinks::{Edge, Relationship, TimelineItem, Views};
+use feedmill_sinks::{Edge, List, Relationship, TimelineItem, Views};
 use futures::executor::block_on;
 
 /// All shards.
@@ -177,8 +177,8 @@ pub fn lists_are_newest_first_and_paged(subject: &impl Subject) {
     for limit in 1..=7 {
         let (mut followers, mut following, mut after) = (Vec::new(), Vec::new(), None);
         loop {
-            let page = block_on(views.followers(1, after, limit)).unwrap();
-            following.extend(block_on(views.following(1, after, limit)).unwrap());
+            let page = block_on(views.edges(List::Followers, 1, after, limit)).unwrap();
+            following.extend(block_on(views.edges(List::Following, 1, after, limit)).unwrap());
             after = page.last().copied();
             let last = page.len() < limit;
             followers.extend(page);
@@ -188,7 +188,7 @@ pub fn lists_are_newest_first_and_paged(subject: &impl Subject) {
         }
         assert_eq!((&followers, &following), (&expected, &expected), "{limit} at a time");
     }
-    assert!(block_on(views.following(2, None, 10)).unwrap().is_empty());
+    assert!(block_on(views.edges(List::Following, 2, None, 10)).unwrap().is_empty());
 }
 
 pub fn timelines_are_newest_first_and_paged(subject: &impl Subject) {

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use feedmill_model::{EntryId, Phase};
+use feedmill_model::{EntryId, Notice, Phase, TrendWindow, View};
 use fjall::Snapshot;
 
 use super::facts::Facts;
-use super::rows::{List, Rows};
+use super::rows::Rows;
 use super::{LocalIndex, OrRead};
-use crate::{CountedTweet, Edge, Profile, ReadError, Rebuilding, Relationship, TimelineItem};
+use crate::{
+    CountedTweet, Edge, Profile, ReadError, Rebuilding, Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet,
+};
 
 /// Facts and rows as of one moment; what is applied later does not change it, nor does it matter if they are begun anew.
 pub(in crate::local) struct IndexReader {
@@ -44,24 +46,15 @@ impl IndexReader {
         ids.iter().map(|id| rows.profile(&self.at, *id)).collect::<Result<_, _>>().or_read(what)
     }
 
-    pub(in crate::local) fn followers(
+    pub(in crate::local) fn edges(
         &self,
-        user: i64,
+        list: View,
+        of: i64,
         after: Option<Edge>,
         limit: usize,
     ) -> Result<Vec<Edge>, ReadError> {
-        let what = "followers";
-        self.rows(what)?.edges(&self.at, List::Followers, user, after, limit).or_read(what)
-    }
-
-    pub(in crate::local) fn following(
-        &self,
-        user: i64,
-        after: Option<Edge>,
-        limit: usize,
-    ) -> Result<Vec<Edge>, ReadError> {
-        let what = "accounts followed";
-        self.rows(what)?.edges(&self.at, List::Following, user, after, limit).or_read(what)
+        let what = "a list of accounts";
+        self.rows(what)?.edges(&self.at, list, of, after, limit).or_read(what)
     }
 
     pub(in crate::local) fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
@@ -85,6 +78,69 @@ impl IndexReader {
     ) -> Result<Vec<TimelineItem>, ReadError> {
         let what = "a user timeline";
         self.rows(what)?.timeline(&self.at, user, replies, before, limit).or_read(what)
+    }
+
+    pub(in crate::local) fn retweeters(
+        &self,
+        tweet: i64,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<(i64, i64)>, ReadError> {
+        let what = "retweeters";
+        self.rows(what)?.retweeters(&self.at, tweet, before, limit).or_read(what)
+    }
+
+    pub(in crate::local) fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
+        let what = "likes of a user";
+        let rows = self.rows(what)?;
+        tweets.iter().map(|tweet| rows.likes(&self.at, user, *tweet)).collect::<Result<_, _>>().or_read(what)
+    }
+
+    pub(in crate::local) fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
+        let what = "retweets of a user";
+        let rows = self.rows(what)?;
+        tweets.iter().map(|tweet| rows.retweet_of(&self.at, user, *tweet)).collect::<Result<_, _>>().or_read(what)
+    }
+
+    pub(in crate::local) fn tagged(&self, tag: &str, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        let what = "tweets with a tag";
+        self.rows(what)?.tagged(&self.at, tag, before, limit).or_read(what)
+    }
+
+    pub(in crate::local) fn trending_tags(&self, window: TrendWindow) -> Result<Vec<TrendingTag>, ReadError> {
+        let what = "trending hashtags";
+        self.rows(what)?.trending_tags(&self.at, window).or_read(what)
+    }
+
+    pub(in crate::local) fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
+        let what = "trending tweets";
+        self.rows(what)?.trending_tweets(&self.at).or_read(what)
+    }
+
+    pub(in crate::local) fn replies(
+        &self,
+        root: i64,
+        under: &[i64],
+        after: Option<&[i64]>,
+        limit: usize,
+    ) -> Result<Vec<Reply>, ReadError> {
+        let what = "a conversation";
+        self.rows(what)?.replies(&self.at, root, under, after, limit).or_read(what)
+    }
+
+    pub(in crate::local) fn notifications(
+        &self,
+        user: i64,
+        after: Option<&Notice>,
+        limit: usize,
+    ) -> Result<Vec<Notice>, ReadError> {
+        let what = "notifications";
+        self.rows(what)?.notifications(&self.at, user, after, limit).or_read(what)
+    }
+
+    pub(in crate::local) fn read_mark(&self, user: i64) -> Result<Option<i64>, ReadError> {
+        let what = "a read mark";
+        self.rows(what)?.read_mark(&self.at, user).or_read(what)
     }
 
     pub(in crate::local) fn relationships(

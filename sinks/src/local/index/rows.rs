@@ -1,151 +1,39 @@
-//! Rows and counts: a keyspace a view, each key in the shard of its owner.
+//! Rows and counts, in a keyspace a view ([`layout`]).
 //!
-//! | keyspace | key after the shard | value |
-//! |---|---|---|
-//! | `profile`, `tweet` | id | the row (postcard) |
-//! | `username` | name | id |
-//! | `followers`, `following` | user, at ↓, other ↓ | |
-//! | `retweet` | id | user, tweet |
-//! | `user_timeline` | user, reply, id ↓, kind ↓ | tweet |
-//! | `counts` | counter, id | count, time |
-//!
-//! ↓ is in descending order, so that a page is one range, newest first. A count carries the time of its last change and
-//! ignores what is not after it, so that it is added up exactly once. One that comes down to zero stays, with its time,
-//! until the shard's progress on disk has passed it: were it dropped before, a replay would begin at nothing again.
+//! A count carries the time of its last change and ignores what is not after it, so that it is added up exactly once. One
+//! that comes down to zero stays, with its time, until the shard's progress on disk has passed it: were it dropped before,
+//! a replay would begin at nothing again.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use feedmill_model::{Counter, EntryId, EntryKind, Keyed, Op, Position, StoreError, Time, ViewRow};
-use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot, UserValue};
+use feedmill_model::{
+    Counter, EntryId, Notice, Op, Phase, Position, StoreError, Time, TrendWindow, View, ViewRow, name_owner, shard_of,
+};
+use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot, UserKey, UserValue};
 use serde::de::DeserializeOwned;
 
-use super::key::{Key, Parts};
+use super::key::Key;
+use super::layout::{self, place};
 use super::ledger::{Ledger, Progressed};
 use super::{Fault, open_keyspace};
-use crate::{CountedTweet, Edge, Profile, TimelineItem};
-const PROFILE: &str = "profile";
-const USERNAME: &str = "username";
-const FOLLOWERS: &str = "followers";
-const FOLLOWING: &str = "following";
-const TWEET: &str = "tweet";
-const RETWEET: &str = "retweet";
-const USER_TIMELINE: &str = "user_timeline";
-const COUNTS: &str = "counts";
+use crate::{CountedTweet, Edge, Profile, Reply, TimelineItem, TrendingTag, TrendingTweet};
 
 /// The keyspaces of the rows.
 pub(super) struct Rows {
     pub(super) ledger: Ledger,
-    profile: Keyspace,
-    username: Keyspace,
-    followers: Keyspace,
-    following: Keyspace,
-    tweet: Keyspace,
-    retweet: Keyspace,
-    user_timeline: Keyspace,
-    counts: Keyspace,
-}
-
-/// Which of the two lists of accounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum List {
-    Followers,
-    Following,
-}
-
-fn edge_key(user: i64, edge: Edge) -> Key {
-    Key::of(user).ascending(user).descending(edge.at).descending(edge.id)
-}
-
-fn timeline_key(user: i64, reply: bool, entry: EntryId) -> Key {
-    let kind = match entry.kind {
-        EntryKind::Retweet => 0,
-        EntryKind::Tweet => 1,
-    };
-    timeline_prefix(user, reply).descending(entry.id).byte(kind)
-}
-
-fn timeline_prefix(user: i64, reply: bool) -> Key {
-    Key::of(user).ascending(user).byte(u8::from(reply))
-}
-
-fn count_key(counter: Counter, of: i64) -> Key {
-    Key::of(of).byte(counter as u8).ascending(of)
-}
-
-fn encode_two(one: u64, other: u64) -> [u8; 16] {
-    (u128::from(one) << 64 | u128::from(other)).to_be_bytes()
-}
-
-/// User and other account of a key of a list.
-fn decode_edge(key: &[u8]) -> Option<(i64, Edge)> {
-    let mut parts = Parts::new(key);
-    let (_, user) = (parts.byte()?, parts.ascending()?);
-    Some((user, Edge { at: parts.descending()?, id: parts.descending()? }))
-}
-
-fn decode_timeline(key: &[u8], value: &[u8]) -> Option<(i64, bool, TimelineItem)> {
-    let mut parts = Parts::new(key);
-    let (_, user, reply, id) = (parts.byte()?, parts.ascending()?, parts.byte()? == 1, parts.descending()?);
-    let entry = if parts.byte()? == 0 { EntryId::retweet(id) } else { EntryId::tweet(id) };
-    Some((user, reply, TimelineItem { entry, tweet: decode_id(value)? }))
-}
-
-fn decode_count(key: &[u8], value: &[u8]) -> Option<(Counter, i64, i64)> {
-    let mut parts = Parts::new(key);
-    let (_, number) = (parts.byte()?, parts.byte()?);
-    let counters =
-        [Counter::Followers, Counter::Following, Counter::Tweets, Counter::Likes, Counter::Retweets, Counter::Replies];
-    let counter = counters.into_iter().find(|counter| *counter as u8 == number)?;
-    Some((counter, parts.ascending()?, decode_two(value)?.0 as i64))
-}
-
-fn decode_two(value: &[u8]) -> Option<(u64, u64)> {
-    let mut parts = Parts::new(value);
-    Some((parts.number()?, parts.number()?))
-}
-
-fn decode_id(value: &[u8]) -> Option<i64> {
-    Parts::new(value).number().map(|id| id as i64)
-}
-
-fn undecodable<T>(keyspace: &'static str) -> impl FnOnce() -> Result<T, Fault> {
-    move || Err(Fault::Undecodable { keyspace })
+    keyspaces: BTreeMap<View, Keyspace>,
 }
 
 impl Rows {
     pub(super) fn open(db: &Database, ledger: Ledger) -> fjall::Result<Self> {
-        let open = |name| open_keyspace(db, &ledger, name);
-        Ok(Rows {
-            profile: open(PROFILE)?,
-            username: open(USERNAME)?,
-            followers: open(FOLLOWERS)?,
-            following: open(FOLLOWING)?,
-            tweet: open(TWEET)?,
-            retweet: open(RETWEET)?,
-            user_timeline: open(USER_TIMELINE)?,
-            counts: open(COUNTS)?,
-            ledger,
-        })
+        let views = View::ALL.into_iter().filter(|view| view.phase() == Phase::Rows);
+        let keyspaces = views.map(|view| Ok((view, open_keyspace(db, &ledger, view.name())?)));
+        Ok(Rows { keyspaces: keyspaces.collect::<fjall::Result<_>>()?, ledger })
     }
 
-    /// Where a row lives.
-    fn place(&self, row: &ViewRow) -> (&Keyspace, Key) {
-        match row {
-            ViewRow::Profile(user) => (&self.profile, Key::of(user.id).ascending(user.id)),
-            ViewRow::Username { name, .. } => (&self.username, Key::in_shard(row.shard()).text(name)),
-            ViewRow::Follower { user, at, follower } => {
-                (&self.followers, edge_key(*user, Edge { at: *at, id: *follower }))
-            }
-            ViewRow::Following { user, at, following } => {
-                (&self.following, edge_key(*user, Edge { at: *at, id: *following }))
-            }
-            ViewRow::Tweet(tweet) => (&self.tweet, Key::of(tweet.id).ascending(tweet.id)),
-            ViewRow::Retweet { id, .. } => (&self.retweet, Key::of(*id).ascending(*id)),
-            ViewRow::TimelineEntry { user, reply, entry, .. } => {
-                (&self.user_timeline, timeline_key(*user, *reply, *entry))
-            }
-            ViewRow::Count { counter, of } => (&self.counts, count_key(*counter, *of)),
-        }
+    fn keyspace(&self, view: View) -> Result<&Keyspace, Fault> {
+        self.keyspaces.get(&view).ok_or(Fault::Elsewhere { view: view.name() })
     }
 
     /// Puts one operation of the closed time `time` into the batch.
@@ -158,15 +46,15 @@ impl Rows {
     ) -> Result<(), Fault> {
         match op {
             Op::Add(ViewRow::Count { counter, of }, diff) => {
-                self.add(count_key(*counter, *of), *diff, time, batch, shard)?;
+                self.add(layout::count_key(*counter, *of), *diff, time, batch, shard)?;
             }
             Op::Put(row) | Op::Add(row, 1..) => {
-                let (keyspace, key) = self.place(row);
-                batch.insert(keyspace, key, encode(row, time)?);
+                let (view, key) = place(row);
+                batch.insert(self.keyspace(view)?, key, layout::value(row, time)?);
             }
             Op::Delete(row) | Op::Add(row, _) => {
-                let (keyspace, key) = self.place(row);
-                batch.remove(keyspace, key);
+                let (view, key) = place(row);
+                batch.remove(self.keyspace(view)?, key);
             }
         }
         Ok(())
@@ -180,7 +68,8 @@ impl Rows {
         batch: &mut OwnedWriteBatch,
         shard: &mut Progressed,
     ) -> Result<(), Fault> {
-        let (count, last) = self.count_and_time(self.counts.get(&key)?)?;
+        let counts = self.keyspace(View::Counts)?;
+        let (count, last) = count_and_time(counts.get(&key)?)?;
         if last.is_some_and(|last| last >= time) {
             return Ok(());
         }
@@ -188,26 +77,21 @@ impl Rows {
         if count == 0 {
             shard.is_zero(key.as_ref(), time);
         }
-        batch.insert(&self.counts, key, encode_two(count as u64, time));
+        batch.insert(counts, key, layout::two(count as u64, time));
         Ok(())
-    }
-
-    fn count_and_time(&self, value: Option<UserValue>) -> Result<(i64, Option<Time>), Fault> {
-        let Some(value) = value else { return Ok((0, None)) };
-        let (count, time) = decode_two(&value).map_or_else(undecodable(COUNTS), Ok)?;
-        Ok((count as i64, Some(time)))
     }
 
     /// Drops the counts that are zero since a time that the shard's progress on disk has passed.
     pub(super) fn drop_zeros(&self, db: &Database, durable: &[Option<Position>]) -> Result<(), StoreError> {
         let failed = |fault: Fault| fault.store("rows", "drop counts that are zero");
+        let counts = self.keyspace(View::Counts).map_err(failed)?;
         for (shard, durable) in durable.iter().enumerate() {
             let Some((mut shard, durable)) = self.ledger.shard(shard).zip(*durable) else { continue };
             let mut batch = db.batch();
             while let Some((since, key)) = shard.next_zero(durable.time) {
-                let value = self.counts.get(&key).map_err(|error| failed(error.into()))?;
-                if self.count_and_time(value).map_err(failed)? == (0, Some(since)) {
-                    batch.remove(&self.counts, key);
+                let value = counts.get(&key).map_err(|error| failed(error.into()))?;
+                if count_and_time(value).map_err(failed)? == (0, Some(since)) {
+                    batch.remove(counts, key);
                 }
             }
             batch.commit().map_err(|error| failed(error.into()))?;
@@ -215,21 +99,29 @@ impl Rows {
         Ok(())
     }
 
+    fn get(&self, at: &Snapshot, view: View, key: &Key) -> Result<Option<UserValue>, Fault> {
+        Ok(at.get(self.keyspace(view)?, key)?)
+    }
+
     fn count(&self, at: &Snapshot, counter: Counter, of: i64) -> Result<i64, Fault> {
-        Ok(self.count_and_time(at.get(&self.counts, count_key(counter, of))?)?.0)
+        Ok(count_and_time(self.get(at, View::Counts, &layout::count_key(counter, of))?)?.0)
+    }
+
+    /// The id that stands under a key.
+    fn id(&self, at: &Snapshot, view: View, key: &Key) -> Result<Option<i64>, Fault> {
+        let Some(value) = self.get(at, view, key)? else { return Ok(None) };
+        decoded(view, layout::id(&value)).map(Some)
     }
 
     pub(super) fn user_by_name(&self, at: &Snapshot, name: &str) -> Result<Option<i64>, Fault> {
-        let row = ViewRow::Username { name: name.to_ascii_lowercase(), user: 0 };
-        let (keyspace, key) = self.place(&row);
-        let Some(value) = at.get(keyspace, key)? else { return Ok(None) };
-        decode_id(&value).map_or_else(undecodable(USERNAME), |id| Ok(Some(id)))
+        let name = name.to_ascii_lowercase();
+        self.id(at, View::Username, &Key::in_shard(shard_of(name_owner(&name))).text(&name))
     }
 
     pub(super) fn profile(&self, at: &Snapshot, id: i64) -> Result<Option<Profile>, Fault> {
-        let Some(value) = at.get(&self.profile, Key::of(id).ascending(id))? else { return Ok(None) };
+        let Some(value) = self.get(at, View::Profile, &layout::id_key(id))? else { return Ok(None) };
         Ok(Some(Profile {
-            user: decode_row(PROFILE, &value)?,
+            user: decoded_row(View::Profile, &value)?,
             followers: self.count(at, Counter::Followers, id)?,
             following: self.count(at, Counter::Following, id)?,
             tweets: self.count(at, Counter::Tweets, id)?,
@@ -237,9 +129,9 @@ impl Rows {
     }
 
     pub(super) fn tweet(&self, at: &Snapshot, id: i64) -> Result<Option<CountedTweet>, Fault> {
-        let Some(value) = at.get(&self.tweet, Key::of(id).ascending(id))? else { return Ok(None) };
+        let Some(value) = self.get(at, View::Tweet, &layout::id_key(id))? else { return Ok(None) };
         Ok(Some(CountedTweet {
-            tweet: decode_row(TWEET, &value)?,
+            tweet: decoded_row(View::Tweet, &value)?,
             likes: self.count(at, Counter::Likes, id)?,
             retweets: self.count(at, Counter::Retweets, id)?,
             replies: self.count(at, Counter::Replies, id)?,
@@ -247,32 +139,66 @@ impl Rows {
     }
 
     pub(super) fn retweet(&self, at: &Snapshot, id: i64) -> Result<Option<(i64, i64)>, Fault> {
-        let Some(value) = at.get(&self.retweet, Key::of(id).ascending(id))? else { return Ok(None) };
-        let (user, tweet) = decode_two(&value).map_or_else(undecodable(RETWEET), Ok)?;
+        let Some(value) = self.get(at, View::Retweet, &layout::id_key(id))? else { return Ok(None) };
+        let (user, tweet) = decoded(View::Retweet, layout::of_two(&value))?;
         Ok(Some((user as i64, tweet as i64)))
     }
 
-    /// At most `limit` accounts of the list of `user` after `after`.
+    pub(super) fn likes(&self, at: &Snapshot, user: i64, tweet: i64) -> Result<bool, Fault> {
+        Ok(at.contains_key(self.keyspace(View::Liked)?, layout::id_key(user).ascending(tweet))?)
+    }
+
+    pub(super) fn retweet_of(&self, at: &Snapshot, user: i64, tweet: i64) -> Result<Option<i64>, Fault> {
+        self.id(at, View::Retweeted, &layout::id_key(user).ascending(tweet))
+    }
+
+    pub(super) fn read_mark(&self, at: &Snapshot, user: i64) -> Result<Option<i64>, Fault> {
+        self.id(at, View::ReadMarks, &layout::id_key(user))
+    }
+
+    /// What `decode` makes of at most `limit` rows below `all`, in the order of keys, after the key `after`.
+    fn page<T>(
+        &self,
+        at: &Snapshot,
+        view: View,
+        (all, after): (Key, Option<Key>),
+        limit: usize,
+        decode: impl Fn(&UserKey, &UserValue) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
+        let from = after.unwrap_or_else(|| all.clone());
+        let rows = at.range(self.keyspace(view)?, (Bound::Excluded(from), Bound::Excluded(all.end())));
+        let row = |row: fjall::Guard| {
+            let (key, value) = row.into_inner()?;
+            decoded(view, decode(&key, &value))
+        };
+        rows.take(limit).map(row).collect()
+    }
+
+    /// At most `limit` edges of a list of `of` after `after`.
     pub(super) fn edges(
         &self,
         at: &Snapshot,
-        list: List,
-        user: i64,
+        list: View,
+        of: i64,
         after: Option<Edge>,
         limit: usize,
     ) -> Result<Vec<Edge>, Fault> {
-        let (keyspace, name) = match list {
-            List::Followers => (&self.followers, FOLLOWERS),
-            List::Following => (&self.following, FOLLOWING),
-        };
-        let all = Key::of(user).ascending(user);
-        let from = after.map_or_else(|| all.clone(), |after| edge_key(user, after));
-        let rows = at.range(keyspace, (Bound::Excluded(from), Bound::Excluded(all.end())));
-        let edge = |row: fjall::Guard| match decode_edge(&row.key()?) {
-            Some((_, edge)) => Ok(edge),
-            None => Err(Fault::Undecodable { keyspace: name }),
-        };
-        rows.take(limit).map(edge).collect()
+        let range = (layout::id_key(of), after.map(|after| layout::edge_key(of, after)));
+        self.page(at, list, range, limit, |key, _| layout::edge(key).map(|(_, edge)| edge))
+    }
+
+    /// At most `limit` retweets of `tweet` older than `before`, with who retweeted.
+    pub(super) fn retweeters(
+        &self,
+        at: &Snapshot,
+        tweet: i64,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<(i64, i64)>, Fault> {
+        let range = (layout::id_key(tweet), before.map(|before| layout::id_key(tweet).descending(before)));
+        self.page(at, View::Retweeters, range, limit, |key, value| {
+            layout::retweeter(key, value).map(|(_, id, user)| (id, user))
+        })
     }
 
     /// At most `limit` entries or replies of `user` before `before`.
@@ -284,99 +210,104 @@ impl Rows {
         before: Option<EntryId>,
         limit: usize,
     ) -> Result<Vec<TimelineItem>, Fault> {
-        let all = timeline_prefix(user, replies);
-        let from = before.map_or_else(|| all.clone(), |before| timeline_key(user, replies, before));
-        let rows = at.range(&self.user_timeline, (Bound::Excluded(from), Bound::Excluded(all.end())));
-        let item = |row: fjall::Guard| {
+        let before = before.map(|before| layout::timeline_key(user, replies, before));
+        let range = (layout::timeline_prefix(user, replies), before);
+        self.page(at, View::UserTimeline, range, limit, |key, value| {
+            layout::timeline_item(key, value).map(|(_, _, item)| item)
+        })
+    }
+
+    /// At most `limit` tweets with `tag`, older than `before`.
+    pub(super) fn tagged(
+        &self,
+        at: &Snapshot,
+        tag: &str,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<i64>, Fault> {
+        let range = (layout::tag_prefix(tag), before.map(|before| layout::tag_prefix(tag).descending(before)));
+        self.page(at, View::Hashtag, range, limit, |key, _| layout::tagged(key).map(|(_, tweet)| tweet))
+    }
+
+    /// The tags of a window, in no particular order.
+    pub(super) fn trending_tags(&self, at: &Snapshot, window: TrendWindow) -> Result<Vec<TrendingTag>, Fault> {
+        let rows = at.prefix(self.keyspace(View::TrendingHashtags)?, layout::trend_prefix(window));
+        let tag = |row: fjall::Guard| {
             let (key, value) = row.into_inner()?;
-            match decode_timeline(&key, &value) {
-                Some((_, _, item)) => Ok(item),
-                None => Err(Fault::Undecodable { keyspace: USER_TIMELINE }),
-            }
+            let row = layout::row(View::TrendingHashtags, &key, &value);
+            decoded(
+                View::TrendingHashtags,
+                row.and_then(|(row, _)| match row {
+                    ViewRow::TrendingTag { tag, authors, uses, .. } => Some(TrendingTag { tag, authors, uses }),
+                    _ => None,
+                }),
+            )
         };
-        rows.take(limit).map(item).collect()
+        rows.map(tag).collect()
+    }
+
+    /// The tweets that trend, in no particular order.
+    pub(super) fn trending_tweets(&self, at: &Snapshot) -> Result<Vec<TrendingTweet>, Fault> {
+        let mut tweets = Vec::new();
+        self.scan(at, View::TrendingTweets, &mut |row, _| {
+            if let ViewRow::TrendingTweet { tweet, likes } = row {
+                tweets.push(TrendingTweet { tweet, likes });
+            }
+        })?;
+        Ok(tweets)
+    }
+
+    /// At most `limit` replies below the one at `under` (or the root), depth first, after the one at `after`.
+    pub(super) fn replies(
+        &self,
+        at: &Snapshot,
+        root: i64,
+        under: &[i64],
+        after: Option<&[i64]>,
+        limit: usize,
+    ) -> Result<Vec<Reply>, Fault> {
+        let range = (layout::path_key(root, under), after.map(|after| layout::path_key(root, after)));
+        self.page(at, View::Conversation, range, limit, |key, value| {
+            match layout::row(View::Conversation, key, value)?.0 {
+                ViewRow::Reply { path, parent, user, .. } => Some(Reply { path, parent, user }),
+                _ => None,
+            }
+        })
+    }
+
+    /// At most `limit` notifications of `user` after `after`.
+    pub(super) fn notifications(
+        &self,
+        at: &Snapshot,
+        user: i64,
+        after: Option<&Notice>,
+        limit: usize,
+    ) -> Result<Vec<Notice>, Fault> {
+        let range = (layout::id_key(user), after.map(|after| layout::notice_key(user, after)));
+        self.page(at, View::Notifications, range, limit, |key, _| layout::notice(key).map(|(_, notice)| notice))
     }
 
     /// Calls `each` with every row of a view, counts with how many.
-    pub(super) fn scan(&self, at: &Snapshot, view: RowView, each: &mut dyn FnMut(ViewRow, i64)) -> Result<(), Fault> {
-        let (keyspace, name) = match view {
-            RowView::Profile => (&self.profile, PROFILE),
-            RowView::Username => (&self.username, USERNAME),
-            RowView::Followers => (&self.followers, FOLLOWERS),
-            RowView::Following => (&self.following, FOLLOWING),
-            RowView::Tweet => (&self.tweet, TWEET),
-            RowView::Retweet => (&self.retweet, RETWEET),
-            RowView::UserTimeline => (&self.user_timeline, USER_TIMELINE),
-            RowView::Counts => (&self.counts, COUNTS),
-        };
-        for row in at.iter(keyspace) {
+    pub(super) fn scan(&self, at: &Snapshot, view: View, each: &mut dyn FnMut(ViewRow, i64)) -> Result<(), Fault> {
+        for row in at.iter(self.keyspace(view)?) {
             let (key, value) = row.into_inner()?;
-            let (row, count) = decode(view, &key, &value).map_or_else(undecodable(name), Ok)?;
+            let (row, count) = decoded(view, layout::row(view, &key, &value))?;
             each(row, count);
         }
         Ok(())
     }
 }
 
-/// A view that has a keyspace of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RowView {
-    Profile,
-    Username,
-    Followers,
-    Following,
-    Tweet,
-    Retweet,
-    UserTimeline,
-    Counts,
+fn decoded<T>(view: View, decoded: Option<T>) -> Result<T, Fault> {
+    decoded.ok_or(Fault::Undecodable { keyspace: view.name() })
 }
 
-fn encode(row: &ViewRow, time: Time) -> Result<UserValue, Fault> {
-    Ok(match row {
-        ViewRow::Profile(user) => postcard::to_allocvec(user)?.into(),
-        ViewRow::Tweet(tweet) => postcard::to_allocvec(tweet)?.into(),
-        ViewRow::Username { user, .. } => user.to_be_bytes().into(),
-        ViewRow::Retweet { user, tweet, .. } => encode_two(*user as u64, *tweet as u64).into(),
-        ViewRow::TimelineEntry { tweet, .. } => tweet.to_be_bytes().into(),
-        ViewRow::Follower { .. } | ViewRow::Following { .. } => UserValue::from([]),
-        ViewRow::Count { .. } => encode_two(1, time).into(),
-    })
+fn decoded_row<T: DeserializeOwned>(view: View, value: &[u8]) -> Result<T, Fault> {
+    decoded(view, postcard::from_bytes(value).ok())
 }
 
-fn decode_row<T: DeserializeOwned>(keyspace: &'static str, value: &[u8]) -> Result<T, Fault> {
-    postcard::from_bytes(value).map_err(|_| Fault::Undecodable { keyspace })
-}
-
-/// The row, and the count if it is one.
-fn decode(view: RowView, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)> {
-    let row = match view {
-        RowView::Profile => ViewRow::Profile(postcard::from_bytes(value).ok()?),
-        RowView::Tweet => ViewRow::Tweet(postcard::from_bytes(value).ok()?),
-        RowView::Username => {
-            let name = String::from_utf8(key.get(1..)?.to_vec()).ok()?;
-            ViewRow::Username { name, user: decode_id(value)? }
-        }
-        RowView::Followers => {
-            let (user, edge) = decode_edge(key)?;
-            ViewRow::Follower { user, at: edge.at, follower: edge.id }
-        }
-        RowView::Following => {
-            let (user, edge) = decode_edge(key)?;
-            ViewRow::Following { user, at: edge.at, following: edge.id }
-        }
-        RowView::Retweet => {
-            let id = Parts::new(key.get(1..)?).ascending()?;
-            let (user, tweet) = decode_two(value)?;
-            ViewRow::Retweet { id, user: user as i64, tweet: tweet as i64 }
-        }
-        RowView::UserTimeline => {
-            let (user, reply, item) = decode_timeline(key, value)?;
-            ViewRow::TimelineEntry { user, reply, entry: item.entry, tweet: item.tweet }
-        }
-        RowView::Counts => {
-            let (counter, of, count) = decode_count(key, value)?;
-            return Some((ViewRow::Count { counter, of }, count));
-        }
-    };
-    Some((row, 1))
+fn count_and_time(value: Option<UserValue>) -> Result<(i64, Option<Time>), Fault> {
+    let Some(value) = value else { return Ok((0, None)) };
+    let (count, time) = decoded(View::Counts, layout::of_two(&value))?;
+    Ok((count as i64, Some(time)))
 }

@@ -3,9 +3,8 @@
 //! Key and value are text: fields stand apart by a space when all are numbers, by U+001F when there is text; NULL is
 //! `\N`, a boolean `t` or `f`, a time its microseconds since 1970.
 
-use feedmill_model::{Counter, EntryKind, Fact, View, ViewRow};
+use feedmill_model::{Counter, EntryKind, Fact, Notice, View, ViewRow};
 
-use super::rows::RowView;
 use super::{IndexReader, OrRead};
 use crate::ReadError;
 
@@ -21,7 +20,7 @@ impl IndexReader {
             ViewRow::Count { counter: of_this, of } if of_this == counter => each(of, count),
             _ => {}
         };
-        self.rows(what)?.scan(&self.at, RowView::Counts, &mut pair).or_read(what)
+        self.rows(what)?.scan(&self.at, View::Counts, &mut pair).or_read(what)
     }
 
     /// Calls `each` with key and value of every row of `view`, in no particular order. Views that are not in this store,
@@ -51,15 +50,8 @@ impl IndexReader {
             View::Protected => facts(Fact::Protected(0), each),
             View::DeletedUsers => facts(Fact::DeletedUser(0), each),
             View::DeletedTweets => facts(Fact::DeletedTweet(0), each),
-            View::Profile => rows(RowView::Profile, each),
-            View::Username => rows(RowView::Username, each),
-            View::Followers => rows(RowView::Followers, each),
-            View::Following => rows(RowView::Following, each),
-            View::Tweet => rows(RowView::Tweet, each),
-            View::Retweet => rows(RowView::Retweet, each),
-            View::UserTimeline => rows(RowView::UserTimeline, each),
-            View::Counts => rows(RowView::Counts, each),
             View::Active | View::VerifiedFollowing | View::Home => Ok(()),
+            _ => rows(view, each),
         }
     }
 }
@@ -97,8 +89,25 @@ fn row_text(row: &ViewRow, count: i64) -> Option<(String, String)> {
             (user.id.to_string(), text.join(SEPARATOR))
         }
         ViewRow::Username { name, user } => (name.clone(), user.to_string()),
-        ViewRow::Follower { user, at, follower: other } | ViewRow::Following { user, at, following: other } => {
-            (format!("{user} {other}"), at.to_string())
+        ViewRow::Follower { user, at, follower: other }
+        | ViewRow::Following { user, at, following: other }
+        | ViewRow::FollowRequest { user, at, follower: other }
+        | ViewRow::Liker { tweet: user, at, user: other } => (format!("{user} {other}"), at.to_string()),
+        ViewRow::Liked { user, tweet } => (format!("{user} {tweet}"), String::new()),
+        ViewRow::Retweeter { tweet, id, user } => (format!("{tweet} {id}"), user.to_string()),
+        ViewRow::Retweeted { user, tweet, id } => (format!("{user} {tweet}"), id.to_string()),
+        ViewRow::ReadMark { user, read } => (user.to_string(), read.to_string()),
+        ViewRow::Tagged { tag, tweet } => (format!("{tag}{SEPARATOR}{tweet}"), String::new()),
+        ViewRow::TrendingTag { window, tag, authors, uses } => {
+            (format!("{}{SEPARATOR}{tag}", window.name()), format!("{authors} {uses}"))
+        }
+        ViewRow::TrendingTweet { tweet, likes } => (tweet.to_string(), likes.to_string()),
+        ViewRow::Reply { root, path, parent, user } => {
+            let path: String = path.iter().map(|id| format!(" {id}")).collect();
+            (format!("{root}{path}"), format!("{parent} {user}"))
+        }
+        ViewRow::Notification { user, notice: Notice { order, kind, actor, tweet } } => {
+            (format!("{user} {order} {} {actor} {tweet}", kind.name()), String::new())
         }
         ViewRow::Tweet(tweet) => {
             let reply_to = tweet.reply_to_id.map_or_else(|| NULL.to_owned(), |id| id.to_string());
