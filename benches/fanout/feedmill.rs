@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
     let facts: Arc<dyn RowSink<Fact>> = discard.clone();
     let rows: Arc<dyn RowSink<ViewRow>> = discard;
     let runtime = Runtime::start(
-        Config { workers: args.workers, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME },
+        Config { workers: args.workers, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None },
         Stores { facts, rows, home: home.clone() },
         load,
         Arc::new(|_| {}),

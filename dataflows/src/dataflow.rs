@@ -30,7 +30,7 @@ use timely::dataflow::{Scope, operators::Input};
 
 use crate::Stores;
 use crate::collection::{Rows, after, index, set};
-use crate::jobs::{self, home::BulkTimes, home::Window};
+use crate::jobs::{self, home::BulkTimes, home::Window, notifications::Causes};
 use crate::sink::{Tick, home_sink, row_sink};
 use crate::supervisor::Supervisor;
 
@@ -182,11 +182,29 @@ pub(crate) fn build(
     );
     let (new_likes, new_retweets) = (after(likes.clone(), reached), after(retweets.clone(), reached));
     let new_live_retweets = after(live_retweets.clone(), reached);
-    let with_state = jobs::conversation::conversation(tweets.clone()).concatenate([
-        jobs::trends::trending_hashtags(tweets.clone(), users.clone(), load.time),
-        jobs::trends::trending_tweets(likes.clone(), tweets.clone(), load.time),
-        jobs::notifications::notifications(users.clone(), tweets.clone(), follows.clone(), likes, retweets, load.time),
-    ]);
+    // Each in a region of its own, which is scheduled, drawn and measured as one.
+    let conversation = scope.region_named("Conversation", |job| {
+        jobs::conversation::conversation(tweets.clone().enter_region(job)).leave_region(scope)
+    });
+    let trending_hashtags = scope.region_named("TrendingHashtags", |job| {
+        let (tweets, users) = (tweets.clone().enter_region(job), users.clone().enter_region(job));
+        jobs::trends::trending_hashtags(tweets, users, load.time).leave_region(scope)
+    });
+    let trending_tweets = scope.region_named("TrendingTweets", |job| {
+        let (likes, tweets) = (likes.clone().enter_region(job), tweets.clone().enter_region(job));
+        jobs::trends::trending_tweets(likes, tweets, load.time).leave_region(scope)
+    });
+    let notifications = scope.region_named("Notifications", |job| {
+        let causes = Causes {
+            users: users.clone().enter_region(job),
+            tweets: tweets.clone().enter_region(job),
+            follows: follows.clone().enter_region(job),
+            likes: likes.enter_region(job),
+            retweets: retweets.enter_region(job),
+        };
+        jobs::notifications::notifications(causes, load.time).leave_region(scope)
+    });
+    let with_state = conversation.concatenate([trending_hashtags, trending_tweets, notifications]);
     let rows = jobs::profile::profile(new_users).concatenate([
         jobs::follows::follows(new_follows),
         jobs::tweets::tweets(new_tweets.clone(), new_likes.clone(), new_retweets.clone()),

@@ -10,6 +10,7 @@ mod dataflow;
 mod definition;
 mod expire;
 mod jobs;
+mod profile;
 mod runtime;
 mod sink;
 mod supervisor;
@@ -18,4 +19,5 @@ mod testing;
 mod worker;
 
 pub use definition::definition;
+pub use profile::Profile;
 pub use runtime::{Config, OnApplied, Runtime, RuntimeError, Stores};

@@ -19,6 +19,7 @@ use feedmill_model::{
 };
 use timely::communication::WorkerGuards;
 
+use crate::Profile;
 use crate::dataflow::reached_by_all;
 use crate::supervisor::Supervisor;
 use crate::worker::{Feed, Plan, work};
@@ -45,6 +46,8 @@ pub struct Config {
     /// Rows of the state that are loaded at one time. What an arrangement takes in at one time is sorted and built at once,
     /// and what it takes in at many times is merged again and again; but until a time ends all of it is held.
     pub rows_at_a_time: usize,
+    /// Told how long the parts of the dataflow run, if that is wanted: it costs a little at each step.
+    pub profile: Option<Profile>,
 }
 
 impl Config {
@@ -146,7 +149,15 @@ impl Runtime {
             (false, false) => usize::MAX,
         };
         let rows_at_a_time = config.rows_at_a_time.min(rows_max);
-        let plan = Plan { parameters, stores, load, fill, on_applied, supervisor: Arc::clone(&supervisor) };
+        let plan = Plan {
+            parameters,
+            profile: config.profile,
+            stores,
+            load,
+            fill,
+            on_applied,
+            supervisor: Arc::clone(&supervisor),
+        };
         let guards = timely::execute(timely_config(workers), move |worker| {
             let mut receivers = receivers.lock().unwrap_or_else(PoisonError::into_inner);
             let feed = receivers.get_mut(worker.index()).and_then(Option::take);

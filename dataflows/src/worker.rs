@@ -28,7 +28,7 @@ use crate::dataflow::{Inputs, Probes, build};
 use crate::jobs::home::BulkTimes;
 use crate::sink::Tick;
 use crate::supervisor::Supervisor;
-use crate::{OnApplied, RuntimeError, Stores};
+use crate::{OnApplied, Profile, RuntimeError, Stores};
 
 /// Batches that are fed and not yet applied: at most this many,
 const BATCHES_IN_FLIGHT_MAX: usize = 64;
@@ -51,6 +51,7 @@ pub(crate) enum Feed {
 /// What a worker needs to know.
 pub(crate) struct Plan {
     pub(crate) parameters: Parameters,
+    pub(crate) profile: Option<Profile>,
     pub(crate) stores: Stores,
     pub(crate) load: Position,
     /// The load fills home timelines.
@@ -67,6 +68,9 @@ pub(crate) fn work(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>) {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let bulk = BulkTimes::default();
         let known = Rc::clone(&bulk);
+        if let Some(profile) = &plan.profile {
+            profile.listen(worker);
+        }
         let (inputs, probes) = worker
             .dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, plan.fill, known, supervisor));
         let (index, peers) = (worker.index(), worker.peers());

@@ -288,6 +288,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
             workers: settings.workers,
             parameters: parameters.clone(),
             rows_at_a_time: Config::ROWS_AT_A_TIME,
+            profile: None,
         },
         loaded: Arc::new(loaded),
         marker,

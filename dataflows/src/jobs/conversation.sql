@@ -4,7 +4,7 @@ WITH RECURSIVE replies AS (
     FROM tweets
     WHERE reply_to_id = conversation_id AND id <> conversation_id
     UNION ALL
-    SELECT root, CASE WHEN cardinality(path) >= 1000 THEN path[1:999] ELSE path END || reply.id, reply.id,
+    SELECT root, CASE WHEN cardinality(path) >= 1000 THEN trim_array(path, 1) ELSE path END || reply.id, reply.id,
            reply.reply_to_id, reply.user_id
     FROM replies JOIN tweets AS reply ON reply.reply_to_id = replies.id AND reply.conversation_id = root
     WHERE reply.id <> root

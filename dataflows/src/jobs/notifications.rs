@@ -14,6 +14,7 @@
 
 use std::rc::Rc;
 
+use differential_dataflow::ExchangeData;
 use feedmill_model::{
     Follow, Like, Notice, NoticeKind, Retweet, Time, Timestamp, Tweet, User, ViewRow, id_at, name_owner, text,
 };
@@ -46,7 +47,7 @@ fn order_of(at: Timestamp) -> i64 {
 }
 
 /// `acts` with whom or what they were done to, as long as they count.
-fn recent<'scope, D: differential_dataflow::ExchangeData>(
+fn recent<'scope, D: ExchangeData>(
     acts: Rows<'scope, (D, Act)>,
     start: Time,
     name: &str,
@@ -56,15 +57,18 @@ fn recent<'scope, D: differential_dataflow::ExchangeData>(
     expire(leaving, start, name, owner)
 }
 
+/// What notifications come from.
+pub(crate) struct Causes<'scope> {
+    pub(crate) users: Rows<'scope, Rc<User>>,
+    pub(crate) tweets: Rows<'scope, Rc<Tweet>>,
+    pub(crate) follows: Rows<'scope, Follow>,
+    pub(crate) likes: Rows<'scope, Like>,
+    pub(crate) retweets: Rows<'scope, Retweet>,
+}
+
 /// All notifications.
-pub(crate) fn notifications<'scope>(
-    users: Rows<'scope, Rc<User>>,
-    tweets: Rows<'scope, Rc<Tweet>>,
-    follows: Rows<'scope, Follow>,
-    likes: Rows<'scope, Like>,
-    retweets: Rows<'scope, Retweet>,
-    start: Time,
-) -> Rows<'scope, ViewRow> {
+pub(crate) fn notifications<'scope>(causes: Causes<'scope>, start: Time) -> Rows<'scope, ViewRow> {
+    let Causes { users, tweets, follows, likes, retweets } = causes;
     let tweets = tweets.filter(|tweet| tweet.deleted_at.is_none());
     let follows = follows.map(|Follow { follower_id, following_id, accepted, created_at: at }| {
         let kind = if accepted { NoticeKind::Follow } else { NoticeKind::FollowRequest };

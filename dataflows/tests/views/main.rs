@@ -160,7 +160,8 @@ fn check(moments: &[Moment], runs: &[Run]) {
 fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, run: &Run, kept: &Kept) -> usize {
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
     let stores = Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone() };
-    let config = Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time };
+    let config =
+        Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
     let mut relations = Relation::LOAD_ORDER;
@@ -417,7 +418,7 @@ fn a_load_that_fills_home_timelines_gives_every_entry_of_the_month_whatever_the_
 fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
     let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
     let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home };
-    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME };
+    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
     let on_applied = waiter.clone();
     let load = Position { time: 1_000, lsn: Lsn(1) };
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
