@@ -13,6 +13,7 @@ mod certificates;
 mod copying;
 #[cfg(feature = "failpoints")]
 mod crash;
+mod derived;
 mod disk;
 mod first_steps;
 mod follow_graph;

@@ -388,11 +388,11 @@ impl Scene {
                 }
             }
             Action::Retweet { user, pick, age } => {
-                let is_new = |tweet: &Box<Tweet>| {
-                    let pair = (USERS[user], tweet.id);
+                let is_new = |tweet: i64| {
+                    let pair = (USERS[user], tweet);
                     !self.world.values().any(|row| matches!(row, Row::Retweet(r) if (r.user_id, r.tweet_id) == pair))
                 };
-                if let Some(tweet) = self.tweet(pick).filter(is_new) {
+                if let Some(tweet) = self.tweet(pick).filter(|tweet| is_new(tweet.id)) {
                     let id = self.new_id(age);
                     let retweet = Retweet { id, user_id: USERS[user], tweet_id: tweet.id, created_at: now };
                     self.put(Row::Retweet(retweet));

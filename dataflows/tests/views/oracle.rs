@@ -133,8 +133,8 @@ fn trends(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut Views)
     let protected: BTreeSet<i64> = rows_of!(world, User).filter(|user| user.protected).map(|user| user.id).collect();
     for (window, minutes) in [(TrendWindow::Hour, 60), (TrendWindow::Day, 24 * 60)] {
         let mut tags = BTreeMap::<String, (BTreeSet<i64>, u64)>::new();
-        let counts = |tweet: &&Box<Tweet>| tweet.deleted_at.is_none() && !protected.contains(&tweet.user_id);
-        let tweets = rows_of!(world, Tweet).filter(counts);
+        let counts = |tweet: &&Tweet| tweet.deleted_at.is_none() && !protected.contains(&tweet.user_id);
+        let tweets = rows_of!(world, Tweet).map(Box::as_ref).filter(counts);
         for tweet in tweets.filter(|tweet| within(time, minutes, tweet.created_at)) {
             for tag in text::hashtags(&tweet.content) {
                 let (authors, uses) = tags.entry(tag).or_default();
@@ -207,8 +207,11 @@ fn notifications(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut
             note(author(parent), NoticeKind::Reply);
         }
         for name in text::mentions(&tweet.content) {
-            let named = |user: &&Box<User>| user.deleted_at.is_none() && user.username.eq_ignore_ascii_case(&name);
-            rows_of!(world, User).filter(named).for_each(|user| note(Some(user.id), NoticeKind::Mention));
+            let named = |user: &&User| user.deleted_at.is_none() && user.username.eq_ignore_ascii_case(&name);
+            rows_of!(world, User)
+                .map(Box::as_ref)
+                .filter(named)
+                .for_each(|user| note(Some(user.id), NoticeKind::Mention));
         }
     }
 }
