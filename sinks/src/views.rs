@@ -228,6 +228,9 @@ pub trait Views: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Reply>, ReadError>;
 
+    /// The paths of replies in the thread `root`, also of deleted ones; `None` for what is no reply there.
+    async fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError>;
+
     /// At most `limit` notifications of `user` that come after (are older than) `after`.
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError>;
 
@@ -239,6 +242,12 @@ pub trait Views: Send + Sync {
 
     /// The facts between `viewer` (or nobody in particular) and each of `users`.
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError>;
+
+    /// At most `limit` accounts that `user` blocks, by id, after `after`.
+    async fn blocks(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError>;
+
+    /// At most `limit` accounts that `user` mutes, by id, after `after`.
+    async fn mutes(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError>;
 
     /// Which of the tweets were deleted, by the facts.
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError>;

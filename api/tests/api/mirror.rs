@@ -234,6 +234,18 @@ impl Views for Mirror {
         Ok(Vec::new())
     }
 
+    async fn reply_paths(&self, _: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
+        Ok(vec![None; replies.len()])
+    }
+
+    async fn blocks(&self, _: i64, _: Option<i64>, _: usize) -> Result<Vec<i64>, ReadError> {
+        Ok(Vec::new())
+    }
+
+    async fn mutes(&self, _: i64, _: Option<i64>, _: usize) -> Result<Vec<i64>, ReadError> {
+        Ok(Vec::new())
+    }
+
     async fn notifications(&self, _: i64, _: Option<&Notice>, _: usize) -> Result<Vec<Notice>, ReadError> {
         Ok(Vec::new())
     }

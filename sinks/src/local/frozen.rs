@@ -137,6 +137,11 @@ impl Views for FrozenViews {
         self.index.replies(root, under, after, limit)
     }
 
+    async fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
+        consume_budget().await;
+        self.index.reply_paths(root, replies)
+    }
+
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
         consume_budget().await;
         self.index.notifications(user, after, limit)
@@ -176,6 +181,16 @@ impl Views for FrozenViews {
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         consume_budget().await;
         self.index.relationships(viewer, users)
+    }
+
+    async fn blocks(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        consume_budget().await;
+        self.index.blocks(user, after, limit)
+    }
+
+    async fn mutes(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        consume_budget().await;
+        self.index.mutes(user, after, limit)
     }
 
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {

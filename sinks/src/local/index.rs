@@ -43,7 +43,7 @@ use self::rows::Rows;
 use crate::ReadError;
 
 /// Version of what the keyspaces hold. Another version is refused: derived data is rebuilt rather than migrated.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const FORMAT_KEY: &[u8] = b"format";
 const STATE: &str = "state";
 /// First bytes of the rows of `state` that hold progress.

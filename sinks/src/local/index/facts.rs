@@ -1,5 +1,7 @@
 //! Visibility facts: `shard kind owner [other]`, each in the shard of its owner.
 
+use std::ops::Bound;
+
 use feedmill_model::{Fact, Op, SHARDS, Shard};
 use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot};
 
@@ -106,6 +108,36 @@ impl Facts {
             relationship.mutes = self.has(at, &of_two(Kind::Mute, viewer, user))?;
         }
         Ok(relationship)
+    }
+
+    /// At most `limit` accounts that `user` blocks, by id, after `after`.
+    pub(super) fn blocks(&self, at: &Snapshot, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, Fault> {
+        self.others(at, Kind::Block, user, after, limit)
+    }
+
+    /// At most `limit` accounts that `user` mutes, by id, after `after`.
+    pub(super) fn mutes(&self, at: &Snapshot, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, Fault> {
+        self.others(at, Kind::Mute, user, after, limit)
+    }
+
+    fn others(
+        &self,
+        at: &Snapshot,
+        kind: Kind,
+        owner: i64,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<i64>, Fault> {
+        let all = of_one(kind, owner);
+        let from = after.map_or_else(|| all.clone(), |after| of_two(kind, owner, after));
+        let facts = at.range(&self.keyspace, (Bound::Excluded(from), Bound::Excluded(all.end())));
+        let other = |fact: fjall::Guard| {
+            let key = fact.key()?;
+            // Shard, kind and owner come before it.
+            let other = key.get(10..).and_then(|other| Parts::new(other).ascending());
+            other.ok_or(Fault::Undecodable { keyspace: KEYSPACE })
+        };
+        facts.take(limit).map(other).collect()
     }
 
     pub(super) fn is_deleted_tweet(&self, at: &Snapshot, id: i64) -> Result<bool, Fault> {

@@ -16,11 +16,13 @@
 //! | `trending_hashtags` | window, tag | authors, uses |
 //! | `trending_tweets` | tweet | likes |
 //! | `conversation` | root, ids from there down | parent, user |
+//! | `conversation_paths` | root, id, ids from the root down to it | |
 //! | `notifications` | user, order ↓, kind, actor, tweet | |
 //! | `read_marks` | user | order |
 //!
 //! ↓ is in descending order, so that a page is one range, newest first. A conversation's keys are depth first, and those
-//! below a reply begin with its own.
+//! below a reply begin with its own. Where a reply lies in it is found by its id: the path is part of that key too, so that
+//! a reply which moves within a closed time is deleted and put in any order.
 
 use feedmill_model::{
     Counter, EntryId, EntryKind, Keyed, Notice, NoticeKind, Shard, Time, TrendWindow, View, ViewRow, name_owner,
@@ -247,6 +249,19 @@ pub(super) fn trend_prefix(window: TrendWindow) -> Key {
 
 pub(super) fn path_key(root: i64, path: &[i64]) -> Key {
     path.iter().fold(id_key(root), |key, id| key.ascending(*id))
+}
+
+/// The key of a reply in `conversation_paths`.
+pub(super) fn by_reply_key(root: i64, path: &[i64]) -> Key {
+    let id = path.last().copied().unwrap_or(root);
+    path.iter().fold(id_key(root).ascending(id), |key, id| key.ascending(*id))
+}
+
+/// The path in such a key.
+pub(super) fn path_by_reply(key: &[u8]) -> Option<Vec<i64>> {
+    // Shard, root and id come before it.
+    let mut parts = Parts::new(key.get(17..)?);
+    Some(std::iter::from_fn(|| parts.ascending()).collect())
 }
 
 pub(super) fn notice_key(user: i64, notice: &Notice) -> Key {

@@ -128,6 +128,12 @@ impl IndexReader {
         self.rows(what)?.replies(&self.at, root, under, after, limit).or_read(what)
     }
 
+    pub(in crate::local) fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
+        let what = "places in a conversation";
+        let rows = self.rows(what)?;
+        replies.iter().map(|reply| rows.reply_path(&self.at, root, *reply)).collect::<Result<_, _>>().or_read(what)
+    }
+
     pub(in crate::local) fn notifications(
         &self,
         user: i64,
@@ -151,6 +157,16 @@ impl IndexReader {
         let what = "relationships";
         let facts = self.facts(what)?;
         users.iter().map(|user| facts.relationship(&self.at, viewer, *user)).collect::<Result<_, _>>().or_read(what)
+    }
+
+    pub(in crate::local) fn blocks(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        let what = "accounts blocked";
+        self.facts(what)?.blocks(&self.at, user, after, limit).or_read(what)
+    }
+
+    pub(in crate::local) fn mutes(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        let what = "accounts muted";
+        self.facts(what)?.mutes(&self.at, user, after, limit).or_read(what)
     }
 
     pub(in crate::local) fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {

@@ -19,17 +19,22 @@ use super::ledger::{Ledger, Progressed};
 use super::{Fault, open_keyspace};
 use crate::{CountedTweet, Edge, Profile, Reply, TimelineItem, TrendingTag, TrendingTweet};
 
+const PATHS: &str = "conversation_paths";
+
 /// The keyspaces of the rows.
 pub(super) struct Rows {
     pub(super) ledger: Ledger,
     keyspaces: BTreeMap<View, Keyspace>,
+    /// The replies of [`View::Conversation`] by their ids.
+    paths: Keyspace,
 }
 
 impl Rows {
     pub(super) fn open(db: &Database, ledger: Ledger) -> fjall::Result<Self> {
         let views = View::ALL.into_iter().filter(|view| view.phase() == Phase::Rows);
         let keyspaces = views.map(|view| Ok((view, open_keyspace(db, &ledger, view.name())?)));
-        Ok(Rows { keyspaces: keyspaces.collect::<fjall::Result<_>>()?, ledger })
+        let keyspaces = keyspaces.collect::<fjall::Result<_>>()?;
+        Ok(Rows { keyspaces, paths: open_keyspace(db, &ledger, PATHS)?, ledger })
     }
 
     fn keyspace(&self, view: View) -> Result<&Keyspace, Fault> {
@@ -49,10 +54,16 @@ impl Rows {
                 self.add(layout::count_key(*counter, *of), *diff, time, batch, shard)?;
             }
             Op::Put(row) | Op::Add(row, 1..) => {
+                if let ViewRow::Reply { root, path, .. } = row {
+                    batch.insert(&self.paths, layout::by_reply_key(*root, path), []);
+                }
                 let (view, key) = place(row);
                 batch.insert(self.keyspace(view)?, key, layout::value(row, time)?);
             }
             Op::Delete(row) | Op::Add(row, _) => {
+                if let ViewRow::Reply { root, path, .. } = row {
+                    batch.remove(&self.paths, layout::by_reply_key(*root, path));
+                }
                 let (view, key) = place(row);
                 batch.remove(self.keyspace(view)?, key);
             }
@@ -273,6 +284,13 @@ impl Rows {
                 _ => None,
             }
         })
+    }
+
+    /// The path of a reply in the thread `root`.
+    pub(super) fn reply_path(&self, at: &Snapshot, root: i64, reply: i64) -> Result<Option<Vec<i64>>, Fault> {
+        let mut found = at.prefix(&self.paths, layout::id_key(root).ascending(reply));
+        let Some(row) = found.next() else { return Ok(None) };
+        Ok(Some(layout::path_by_reply(&row.key()?).ok_or(Fault::Undecodable { keyspace: PATHS })?))
     }
 
     /// At most `limit` notifications of `user` after `after`.
