@@ -5,7 +5,7 @@
 //!
 //! Workers apply a closed time side by side, each in its shards, so a timeline may name a tweet or an account of which the
 //! row follows a moment later. A row that is missing is read again until the stores have ended that time: what a page names
-//! is never left out because another worker applies it.
+//! is never left out because another worker applies it. One that the facts call deleted is not waited for.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
@@ -27,23 +27,25 @@ pub(super) enum Audience<'a> {
     /// The viewer's own home timeline: accounts followed and one's own, without those muted. Of the accounts followed
     /// only those of the set, if there is one.
     Home { viewer: i64, within: Option<&'a HashSet<i64>> },
-    /// A timeline that was asked for by its owner's name: mutes do not matter.
+    /// What was asked for by its owner's name, or by what it answers: mutes do not matter.
     Asked { viewer: Option<i64> },
+    /// What nobody in particular was asked for, by its tag or because it trends: without accounts that are muted.
+    Discovery { viewer: Option<i64> },
 }
 
 impl Audience<'_> {
     const fn viewer(&self) -> Option<i64> {
         match self {
             Audience::Home { viewer, .. } => Some(*viewer),
-            Audience::Asked { viewer } => *viewer,
+            Audience::Asked { viewer } | Audience::Discovery { viewer } => *viewer,
         }
     }
 
     /// Whether what `author` wrote may be shown, in an entry of the author or of someone else.
     fn shows(&self, author: i64, relationship: &Relationship) -> bool {
         let own = self.viewer() == Some(author);
-        let muted = matches!(self, Audience::Home { .. }) && relationship.mutes && !own;
-        relationship.may_read(own) && !muted
+        let muted = !matches!(self, Audience::Asked { .. }) && relationship.mutes;
+        relationship.may_read(own) && (own || !muted)
     }
 
     /// Whether entries of `by` belong in the timeline.
@@ -53,7 +55,7 @@ impl Audience<'_> {
             Audience::Home { within, .. } => {
                 relationship.following == Some(true) && within.is_none_or(|within| within.contains(&by))
             }
-            Audience::Asked { .. } => true,
+            Audience::Asked { .. } | Audience::Discovery { .. } => true,
         }
     }
 }
@@ -123,7 +125,7 @@ pub(super) async fn show(
 }
 
 /// For each candidate the tweet, if it may be shown.
-async fn judge(
+pub(super) async fn judge(
     views: &dyn Views,
     audience: &Audience<'_>,
     candidates: &[Candidate],
@@ -134,7 +136,7 @@ async fn judge(
     let retweeters = named.iter().flatten().filter_map(|named| named.retweeter);
     let users: BTreeSet<i64> = tweets.authors().chain(retweeters).collect();
     let profiles = keyed(&users, profiles(views, &to_vec(&users)).await?);
-    let relationships = keyed(&users, views.relationships(audience.viewer(), &to_vec(&users)).await?);
+    let relationships = relationships(views, audience.viewer(), &users).await?;
     let deleted = tweets.deleted(views).await?;
 
     let judge = |named: Named| {
@@ -190,7 +192,8 @@ struct Tweets(BTreeMap<i64, Option<CountedTweet>>);
 
 impl Tweets {
     async fn read(views: &dyn Views, ids: BTreeSet<i64>) -> Result<Self, ReadError> {
-        let rows = rows(views, &to_vec(&ids), |views, ids| views.tweets(ids)).await?;
+        let rows =
+            rows(views, &to_vec(&ids), |views, ids| views.tweets(ids), |views, ids| views.deleted_tweets(ids)).await?;
         Ok(Tweets(keyed(&ids, rows)))
     }
 
@@ -214,11 +217,17 @@ fn keyed<T>(ids: &BTreeSet<i64>, answers: Vec<T>) -> BTreeMap<i64, T> {
     ids.iter().copied().zip(answers).collect()
 }
 
-/// Reads rows of some kind by their ids.
-type Read<T> = for<'a> fn(&'a dyn Views, &'a [i64]) -> BoxFuture<'a, Result<Vec<Option<T>>, ReadError>>;
+/// Reads something by ids.
+type Read<T> = for<'a> fn(&'a dyn Views, &'a [i64]) -> BoxFuture<'a, Result<Vec<T>, ReadError>>;
 
-/// The rows of these ids; those that are missing are read again until the closed times have ended that were begun.
-async fn rows<T>(views: &dyn Views, ids: &[i64], read: Read<T>) -> Result<Vec<Option<T>>, ReadError> {
+/// The rows of these ids; those that are missing, and not known as `deleted`, are read again until the closed times have
+/// ended that were begun.
+async fn rows<T>(
+    views: &dyn Views,
+    ids: &[i64],
+    read: Read<Option<T>>,
+    deleted: Read<bool>,
+) -> Result<Vec<Option<T>>, ReadError> {
     let mut rows = read(views, ids).await?;
     let progress = views.progress();
     // The last time that is known to have begun. What a worker has begun the others may not have reported yet, so it is
@@ -227,6 +236,9 @@ async fn rows<T>(views: &dyn Views, ids: &[i64], read: Read<T>) -> Result<Vec<Op
     for _ in 0..ROW_WAITS {
         let missing: Vec<i64> = ids.iter().zip(&rows).filter_map(|(id, row)| row.is_none().then_some(*id)).collect();
         if missing.is_empty() || begun.is_some_and(|begun| progress.position(Phase::Rows).time >= begun) {
+            break;
+        }
+        if !deleted(views, &missing).await?.contains(&false) {
             break;
         }
         // However it ends, what is there now is read.
@@ -242,12 +254,27 @@ async fn rows<T>(views: &dyn Views, ids: &[i64], read: Read<T>) -> Result<Vec<Op
 
 /// Rows and counts of users, as [`Views::profiles`] gives them.
 pub(super) async fn profiles(views: &dyn Views, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
-    rows(views, ids, |views, ids| views.profiles(ids)).await
+    let deleted: Read<bool> = |views, ids| {
+        Box::pin(async move {
+            let facts = views.relationships(None, ids).await?;
+            Ok(facts.iter().map(|facts| facts.deleted).collect())
+        })
+    };
+    rows(views, ids, |views, ids| views.profiles(ids), deleted).await
 }
 
 /// Rows and counts of one user.
 pub(super) async fn profile(views: &dyn Views, id: i64) -> Result<Option<Profile>, ReadError> {
     Ok(profiles(views, &[id]).await?.into_iter().next().flatten())
+}
+
+/// The facts between the viewer and these users, by user.
+pub(super) async fn relationships(
+    views: &dyn Views,
+    viewer: Option<i64>,
+    users: &BTreeSet<i64>,
+) -> Result<BTreeMap<i64, Relationship>, ReadError> {
+    Ok(keyed(users, views.relationships(viewer, &to_vec(users)).await?))
 }
 
 /// The facts between the viewer and one user.

@@ -53,7 +53,7 @@ pub async fn home_page(
 }
 
 /// The accounts that `user` follows, the newest first, at most `max`.
-async fn following(views: &dyn Views, user: i64, max: usize) -> Result<Vec<i64>, ReadError> {
+pub(super) async fn following(views: &dyn Views, user: i64, max: usize) -> Result<Vec<i64>, ReadError> {
     let mut accounts = Vec::new();
     let mut after: Option<Edge> = None;
     while accounts.len() < max {

@@ -5,8 +5,15 @@
 
 mod account;
 mod candidates;
+mod conversation;
+mod flags;
 mod home;
+mod list;
 mod merge;
+mod notification;
+mod suggestion;
+mod tag;
+mod trend;
 mod tweet;
 
 use feedmill_model::{EntryId, Phase, Time};
@@ -15,7 +22,14 @@ use serde::{Deserialize, Serialize};
 use crate::{CountedTweet, Profile, Views};
 
 pub use account::{followers_page, following_page, profile_by_name};
+pub use conversation::{Ancestor, ThreadCursor, ThreadOrder, ThreadReply, ancestors, thread_page};
+pub use flags::{TweetFlags, ViewerFlags, viewer_flags};
 pub use home::home_page;
+pub use list::{blocked_page, follow_requests_page, likers_page, muted_page, retweeters_page};
+pub use notification::{ACTORS_MAX, Notification, UNREAD_MAX, Unread, notifications_page, unread};
+pub use suggestion::{SUGGESTION_SOURCES_MAX, Suggestion, suggestions};
+pub use tag::hashtag_page;
+pub use trend::{LikedTweet, trending_tags, trending_tweets};
 pub use tweet::{tweet, user_page};
 
 /// Candidates that a read looks at for each item that it may return.

@@ -1,6 +1,6 @@
 //! A tweet, and a user's own timeline.
 
-use feedmill_model::{EntryId, Phase};
+use feedmill_model::{EntryId, Phase, Time};
 
 use super::candidates::{Audience, profile, relationship, show};
 use super::merge::{Merge, Source};
@@ -29,6 +29,15 @@ pub async fn tweet(
     }
     let value = TimelineTweet { entry: EntryId::tweet(id), tweet, author, retweeted_by: None };
     Ok(Access::Granted(Served { value, time }))
+}
+
+/// Whether the viewer may read the tweet; if so, the time that was served.
+pub(super) async fn may_read(views: &dyn Views, viewer: Option<i64>, id: i64) -> Result<Access<Time>, ReadError> {
+    Ok(match tweet(views, viewer, id).await? {
+        Access::Granted(found) => Access::Granted(found.time),
+        Access::Hidden => Access::Hidden,
+        Access::NotFound => Access::NotFound,
+    })
 }
 
 /// A page of what `user` tweeted and retweeted, newest first; `replies` adds the replies. A retweet of what the viewer

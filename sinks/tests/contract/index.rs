@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use feedmill_model::{
-    Closed, Counter, EntryId, Fact, Keyed, Lsn, Op, Position, RowSink, SHARDS, Time, Tweet, User, ViewRow, shard_of,
+    Closed, Counter, EntryId, Fact, Keyed, Lsn, Notice, NoticeKind, Op, Position, RowSink, SHARDS, Time, TrendWindow,
+    Tweet, User, ViewRow, shard_of,
 };
-use feedmill_sinks::{Edge, List, Relationship, TimelineItem, Views};
+use feedmill_sinks::{Edge, List, ReadError, Relationship, Reply, TimelineItem, TrendingTag, Views};
 use futures::executor::block_on;
 
 /// All shards.
@@ -210,6 +211,180 @@ pub fn timelines_are_newest_first_and_paged(subject: &impl Subject) {
     assert_eq!(page(true, None, 10), [item(EntryId::tweet(12))]);
 }
 
+/// Reads pages of every size, each after the last item of the one before, and compares all of them with what is expected.
+fn is_paged<T: Clone + PartialEq + std::fmt::Debug>(
+    expected: &[T],
+    page: impl Fn(Option<&T>, usize) -> Result<Vec<T>, ReadError>,
+) {
+    for limit in 1..expected.len() + 2 {
+        let mut all: Vec<T> = Vec::new();
+        loop {
+            let next = page(all.last(), limit).unwrap();
+            assert!(next.len() <= limit);
+            let last = next.len() < limit;
+            all.extend(next);
+            if last {
+                break;
+            }
+        }
+        assert_eq!(all, expected, "{limit} at a time");
+    }
+}
+
+pub fn likes_retweets_and_requests_are_found_from_both_sides(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let edges: Vec<Edge> = [(5, 1), (5, 2), (-3, 9), (0, -7)].map(|(at, id)| Edge { at, id }).to_vec();
+    let mut rows = Vec::new();
+    for Edge { at, id } in edges.iter().copied() {
+        rows.push(ViewRow::Liker { tweet: 7, at, user: id });
+        rows.push(ViewRow::Liked { user: id, tweet: 7 });
+        rows.push(ViewRow::FollowRequest { user: 7, at, follower: id });
+        rows.push(ViewRow::Retweeter { tweet: 7, id: 100 - id, user: id });
+        rows.push(ViewRow::Retweeted { user: id, tweet: 7, id: 100 - id });
+        // Neighbours, whose lists must not run into this one.
+        rows.extend([6, 8].map(|tweet| ViewRow::Liker { tweet, at, user: id }));
+        rows.extend([6, 8].map(|tweet| ViewRow::Retweeter { tweet, id: 100 - id, user: id }));
+    }
+    let put = |rows: &[ViewRow]| rows.iter().cloned().map(Op::Put).collect();
+    store.apply(&closed(1, ALL, put(&rows))).unwrap();
+    let mut newest_first = edges;
+    newest_first.sort_by(|one, other| other.cmp(one));
+    for list in [List::Likers, List::FollowRequests] {
+        is_paged(&newest_first, |after, limit| block_on(views.edges(list, 7, after.copied(), limit)));
+    }
+    let retweeters = [(107, -7), (99, 1), (98, 2), (91, 9)];
+    is_paged(&retweeters, |after, limit| block_on(views.retweeters(7, after.map(|(id, _)| *id), limit)));
+    assert_eq!(block_on(views.liked(9, &[6, 7])).unwrap(), [false, true]);
+    assert_eq!(block_on(views.retweeted(9, &[6, 7])).unwrap(), [None, Some(91)]);
+
+    store.apply(&closed(2, ALL, rows.iter().cloned().map(Op::Delete).collect())).unwrap();
+    assert!(block_on(views.edges(List::Likers, 7, None, 9)).unwrap().is_empty());
+    assert!(block_on(views.edges(List::FollowRequests, 7, None, 9)).unwrap().is_empty());
+    assert!(block_on(views.retweeters(7, None, 9)).unwrap().is_empty());
+    assert_eq!(block_on(views.liked(9, &[7])).unwrap(), [false]);
+    assert_eq!(block_on(views.retweeted(9, &[7])).unwrap(), [None]);
+}
+
+pub fn blocks_and_mutes_are_listed(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let others = [-5, 0, 3, 4, i64::MAX];
+    let mut facts = Vec::new();
+    for other in others {
+        facts.push(Fact::Block { blocker: 2, blocked: other });
+        facts.push(Fact::Mute { muter: 2, muted: other });
+        facts.extend([1, 3].map(|blocker| Fact::Block { blocker, blocked: other }));
+    }
+    store.apply(&closed(1, ALL, facts.iter().cloned().map(Op::Put).collect())).unwrap();
+    is_paged(&others, |after, limit| block_on(views.blocks(2, after.copied(), limit)));
+    is_paged(&others, |after, limit| block_on(views.mutes(2, after.copied(), limit)));
+    assert!(block_on(views.mutes(1, None, 9)).unwrap().is_empty());
+    let gone = vec![Op::Delete(Fact::Block { blocker: 2, blocked: 0 })];
+    store.apply(&closed(2, ALL, gone)).unwrap();
+    assert_eq!(block_on(views.blocks(2, None, 2)).unwrap(), [-5, 3]);
+}
+
+pub fn tags_and_trends_are_kept_apart(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let tagged = |tag: &str, tweet| ViewRow::Tagged { tag: tag.into(), tweet };
+    let trending = |window, tag: &str| ViewRow::TrendingTag { window, tag: tag.into(), authors: 2, uses: 3 };
+    let mut rows: Vec<ViewRow> = [3, -1, 40, 7].map(|tweet| tagged("日本", tweet)).to_vec();
+    // Tags that begin alike.
+    rows.extend([tagged("日", 5), tagged("日本語", 5)]);
+    rows.extend([trending(TrendWindow::Hour, "a"), trending(TrendWindow::Day, "b")]);
+    rows.extend([(7, 2), (3, 9)].map(|(tweet, likes)| ViewRow::TrendingTweet { tweet, likes }));
+    store.apply(&closed(1, ALL, rows.into_iter().map(Op::Put).collect())).unwrap();
+    is_paged(&[40, 7, 3, -1], |after, limit| block_on(views.tagged("日本", after.copied(), limit)));
+    let tag = |tag: &str, uses| TrendingTag { tag: tag.into(), authors: 2, uses };
+    assert_eq!(block_on(views.trending_tags(TrendWindow::Hour)).unwrap(), [tag("a", 3)]);
+    let tweets = || {
+        let mut tweets = block_on(views.trending_tweets()).unwrap();
+        tweets.sort_by_key(|trending| trending.tweet);
+        tweets.into_iter().map(|trending| (trending.tweet, trending.likes)).collect::<Vec<_>>()
+    };
+    assert_eq!(tweets(), [(3, 9), (7, 2)]);
+    let more = ViewRow::TrendingTag { window: TrendWindow::Hour, tag: "a".into(), authors: 2, uses: 4 };
+    let changes = vec![
+        Op::Put(more),
+        Op::Delete(trending(TrendWindow::Day, "b")),
+        Op::Delete(tagged("日本", 7)),
+        Op::Delete(ViewRow::TrendingTweet { tweet: 3, likes: 9 }),
+    ];
+    store.apply(&closed(2, ALL, changes)).unwrap();
+    assert_eq!(block_on(views.trending_tags(TrendWindow::Hour)).unwrap(), [tag("a", 4)]);
+    assert!(block_on(views.trending_tags(TrendWindow::Day)).unwrap().is_empty());
+    assert_eq!(block_on(views.tagged("日本", None, 9)).unwrap(), [40, 3, -1]);
+    assert_eq!(tweets(), [(7, 2)]);
+}
+
+pub fn a_thread_is_depth_first_and_a_reply_is_found_in_it(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let reply = |path: &[i64]| {
+        let parent = path.iter().rev().nth(1).copied().unwrap_or(1);
+        Reply { path: path.to_vec(), parent, user: path.len() as i64 }
+    };
+    let row = |root, Reply { path, parent, user }: Reply| ViewRow::Reply { root, path, parent, user };
+    let paths: [&[i64]; 7] = [&[2], &[2, 5], &[2, 5, 9], &[2, 7], &[3], &[3, 4], &[1 << 61]];
+    let thread = paths.map(reply);
+    let mut rows: Vec<_> = thread.iter().rev().cloned().map(|reply| Op::Put(row(1, reply))).collect();
+    rows.extend([0, 2].map(|root| Op::Put(row(root, reply(&[8])))));
+    store.apply(&closed(1, ALL, rows)).unwrap();
+    let pages = |under: &'static [i64], expected: &[Reply]| {
+        is_paged(expected, |after, limit| {
+            block_on(views.replies(1, under, after.map(|reply| reply.path.as_slice()), limit))
+        });
+    };
+    pages(&[], &thread);
+    pages(&[2], &thread[1..4]);
+    pages(&[2, 5], &thread[2..3]);
+    pages(&[2, 7], &[]);
+    let found = |ids: &[i64]| block_on(views.reply_paths(1, ids)).unwrap();
+    assert_eq!(found(&[9, 8, 1 << 61]), [Some(vec![2, 5, 9]), None, Some(vec![1 << 61])]);
+
+    // A reply moves, its new place being put before the old one is taken away, or after.
+    let moved = ViewRow::Reply { root: 1, path: vec![3, 9], parent: 3, user: 3 };
+    let put_first = vec![Op::Put(moved.clone()), Op::Delete(row(1, reply(&[2, 5, 9])))];
+    store.apply(&closed(2, ALL, put_first)).unwrap();
+    assert_eq!(found(&[9]), [Some(vec![3, 9])]);
+    let delete_first = vec![Op::Delete(moved), Op::Put(row(1, reply(&[2, 5, 9])))];
+    store.apply(&closed(3, ALL, delete_first)).unwrap();
+    assert_eq!(found(&[9]), [Some(vec![2, 5, 9])]);
+    store.apply(&closed(4, ALL, vec![Op::Delete(row(1, reply(&[2, 7])))])).unwrap();
+    assert_eq!(found(&[7]), [None]);
+    pages(&[2], &thread[1..3]);
+}
+
+pub fn notifications_are_newest_first_and_paged(subject: &impl Subject) {
+    let store = subject.open();
+    let views = subject.views(&store);
+    let notice = |order, kind, actor, tweet| Notice { order, kind, actor, tweet };
+    let notices = [
+        notice(i64::MAX, NoticeKind::Like, 3, 9),
+        notice(70, NoticeKind::Reply, 2, 70),
+        notice(70, NoticeKind::Mention, 2, 70),
+        notice(5, NoticeKind::Follow, -1, 0),
+        notice(5, NoticeKind::Follow, 4, 0),
+        notice(5, NoticeKind::Like, 2, 8),
+        notice(5, NoticeKind::Like, 2, 9),
+        notice(-5, NoticeKind::Retweet, 2, 9),
+    ];
+    let row = |user, notice| ViewRow::Notification { user, notice };
+    let mut rows: Vec<_> = notices.iter().rev().map(|notice| Op::Put(row(1, *notice))).collect();
+    rows.extend([0, 2].map(|user| Op::Put(row(user, notices[0]))));
+    rows.push(Op::Put(ViewRow::ReadMark { user: 1, read: 70 }));
+    store.apply(&closed(1, ALL, rows)).unwrap();
+    is_paged(&notices, |after, limit| block_on(views.notifications(1, after, limit)));
+    assert_eq!(block_on(views.read_mark(1)).unwrap(), Some(70));
+    assert_eq!(block_on(views.read_mark(2)).unwrap(), None);
+    let changes = vec![Op::Delete(row(1, notices[2])), Op::Put(ViewRow::ReadMark { user: 1, read: 71 })];
+    store.apply(&closed(2, ALL, changes)).unwrap();
+    assert_eq!(block_on(views.notifications(1, Some(&notices[0]), 2)).unwrap(), [notices[1], notices[3]]);
+    assert_eq!(block_on(views.read_mark(1)).unwrap(), Some(71));
+}
+
 pub fn a_time_is_applied_once_in_each_shard(subject: &impl Subject) {
     let store = subject.open();
     let views = subject.views(&store);
@@ -338,7 +513,10 @@ macro_rules! index_suite {
     ($module:ident, $subject:expr) => {
         index_suite!($module, $subject,
             rows_are_put_and_deleted every_fact_is_found_from_both_sides sums_add_up_once_and_zero_is_as_good_as_none
-            lists_are_newest_first_and_paged timelines_are_newest_first_and_paged a_time_is_applied_once_in_each_shard
+            lists_are_newest_first_and_paged timelines_are_newest_first_and_paged
+            likes_retweets_and_requests_are_found_from_both_sides blocks_and_mutes_are_listed
+            tags_and_trends_are_kept_apart a_thread_is_depth_first_and_a_reply_is_found_in_it
+            notifications_are_newest_first_and_paged a_time_is_applied_once_in_each_shard
             data_and_progress_survive_a_crash_together durable_covers_idle_times_too another_number_of_workers_goes_on
             a_load_counts_from_its_end_only);
     };

@@ -1,8 +1,8 @@
 //! What every store of Feedmill must do, and the pages that are read from it.
 //!
 //! `index` and `home` are suites over any store: a store is put through them by a [`index::Subject`] or a
-//! [`home::Subject`] and one line of [`index_suite`] or [`home_suite`]. `pages` compares the read side with a model that
-//! knows everything; `world` is that model.
+//! [`home::Subject`] and one line of [`index_suite`] or [`home_suite`]. `pages` and `social` compare the read side with a
+//! model that knows everything; `world` is that model, and `served` says what it must serve.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,9 +12,13 @@
     reason = "a test that fails shall say so"
 )]
 
+mod bounds;
 mod home;
 mod index;
+mod leaks;
 mod local;
 mod pages;
 mod saves;
+mod served;
+mod social;
 mod world;

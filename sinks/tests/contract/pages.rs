@@ -16,13 +16,13 @@ use crate::world::{Kind, Line, World, layouts, worlds};
 /// More pages than any timeline of these tests has.
 const PAGES_MAX: usize = 500;
 
-struct Stores {
-    index: Arc<LocalIndex>,
+pub struct Stores {
+    pub index: Arc<LocalIndex>,
     _dir: TempDir,
 }
 
 impl Stores {
-    fn of(world: &World) -> Stores {
+    pub fn of(world: &World) -> Stores {
         let dir = tempfile::tempdir().unwrap();
         let index = Arc::new(LocalIndex::open(dir.path()).unwrap());
         let facts: Vec<Op<Fact>> = world.facts().into_iter().map(Op::Put).collect();
@@ -31,7 +31,7 @@ impl Stores {
         Stores { index, _dir: dir }
     }
 
-    fn views(&self, home: LocalHome) -> LocalViews {
+    pub fn views(&self, home: LocalHome) -> LocalViews {
         LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new([position(1); 3])))
     }
 }
@@ -180,6 +180,6 @@ fn pages_are_sent_between_threads() {
 }
 
 /// Pages may wait, so they need a clock.
-fn block_on<F: Future>(page: F) -> F::Output {
+pub fn block_on<F: Future>(page: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(page)
 }

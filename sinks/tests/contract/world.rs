@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use feedmill_model::{
-    Counter, Delivery, EntryId, Fact, HomeClosed, HomeRecordChange, HomeSink, Op, PackedEntry, Parameters, Time, Tweet,
-    User, ViewRow, id_at, shard_of,
+    Counter, Delivery, EntryId, Fact, HomeClosed, HomeRecordChange, HomeSink, Notice, NoticeKind, Op, PackedEntry,
+    Parameters, Time, TrendWindow, Tweet, User, ViewRow, id_at, shard_of,
 };
 use feedmill_sinks::read::SHOWN_MAX;
 use proptest::prelude::*;
@@ -14,9 +14,12 @@ use proptest::prelude::*;
 use crate::index::{ALL, position, user};
 
 /// When the first post was made.
-const START_MS: i64 = 1_700_000_000_000;
+pub const START_MS: i64 = 1_700_000_000_000;
 /// Between two posts.
-const STEP_MS: i64 = 1_000;
+pub const STEP_MS: i64 = 1_000;
+
+/// The tags that posts have, folded.
+pub const TAGS: [&str; 2] = ["rust", "日本"];
 
 /// What a post is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,20 @@ pub struct Post {
     pub kind: Kind,
     /// Of a retweet: its row is gone.
     pub deleted: bool,
+    pub tags: BTreeSet<&'static str>,
+    /// Who is named in it.
+    pub names: BTreeSet<i64>,
+}
+
+impl Post {
+    pub fn new(number: i64, user: i64, kind: Kind) -> Post {
+        let id = id_at(START_MS + number * STEP_MS, 0);
+        Post { id, user, kind, deleted: false, tags: BTreeSet::new(), names: BTreeSet::new() }
+    }
+
+    pub fn is_tweet(&self) -> bool {
+        !matches!(self.kind, Kind::Retweet(_))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,6 +65,10 @@ pub struct World {
     pub blocks: BTreeSet<(i64, i64)>,
     pub mutes: BTreeSet<(i64, i64)>,
     pub posts: Vec<Post>,
+    /// (user, tweet by its index) → since when
+    pub likes: BTreeMap<(i64, usize), i64>,
+    /// Up to where notifications are read.
+    pub marks: BTreeMap<i64, i64>,
 }
 
 /// How home timelines are kept: none of it may be seen in what is served.
@@ -69,7 +90,8 @@ pub type Line = (EntryId, i64, i64, Option<i64>);
 impl World {
     /// 1 follows 2 and 4; 2 is protected; 3 blocks 1 and is muted by 1; 4 deleted a tweet.
     pub fn example() -> World {
-        let post = |number, user, kind, deleted| Post { id: id_at(START_MS + number, 0), user, kind, deleted };
+        let post =
+            |number, user, kind, deleted| Post { id: id_at(START_MS + number, 0), deleted, ..Post::new(0, user, kind) };
         World {
             users: 4,
             protected: [2].into(),
@@ -82,6 +104,7 @@ impl World {
                 post(1, 1, Kind::Retweet(0), false),
                 post(2, 4, Kind::Tweet, true),
             ],
+            ..World::default()
         }
     }
 
@@ -134,13 +157,40 @@ impl World {
             rows.push(ViewRow::Username { name: format!("user{id}"), user: id });
             rows.push(ViewRow::Profile(Box::new(self.user(id))));
         }
+        for (&(follower, user), &(_, at)) in self.follows.iter().filter(|(_, (accepted, _))| !*accepted) {
+            rows.push(ViewRow::FollowRequest { user, at, follower });
+        }
         for (&(one, other), &(_, at)) in self.follows.iter().filter(|(_, (accepted, _))| *accepted) {
             rows.push(ViewRow::Following { user: one, at, following: other });
             rows.push(ViewRow::Follower { user: other, at, follower: one });
             *counts.entry((Counter::Following, one)).or_default() += 1;
             *counts.entry((Counter::Followers, other)).or_default() += 1;
         }
-        for post in &self.posts {
+        for (&(user, tweet), &at) in &self.likes {
+            let tweet = self.posts[tweet].id;
+            rows.extend([ViewRow::Liked { user, tweet }, ViewRow::Liker { tweet, at, user }]);
+            *counts.entry((Counter::Likes, tweet)).or_default() += 1;
+        }
+        rows.extend(self.marks.iter().map(|(&user, &read)| ViewRow::ReadMark { user, read }));
+        for user in 1..=self.users {
+            rows.extend(self.notices(user).into_iter().map(|notice| ViewRow::Notification { user, notice }));
+        }
+        rows.extend(self.trends());
+        for (index, post) in self.posts.iter().enumerate() {
+            match post.kind {
+                Kind::Reply(to) => {
+                    let (root, path) = self.path(index);
+                    let parent = self.posts[to].id;
+                    rows.push(ViewRow::Reply { root: self.posts[root].id, path, parent, user: post.user });
+                }
+                Kind::Retweet(of) if !post.deleted => {
+                    let (tweet, id, user) = (self.posts[of].id, post.id, post.user);
+                    rows.extend([ViewRow::Retweeter { tweet, id, user }, ViewRow::Retweeted { user, tweet, id }]);
+                }
+                _ => {}
+            }
+        }
+        for (index, post) in self.posts.iter().enumerate() {
             let Some(tweet) = self.tweet_of(post) else { continue };
             let reply = matches!(post.kind, Kind::Reply(_));
             rows.push(ViewRow::TimelineEntry { user: post.user, reply, entry: World::entry(post), tweet: tweet.id });
@@ -154,7 +204,8 @@ impl World {
                         Kind::Reply(to) => Some(self.posts[to].id),
                         _ => None,
                     };
-                    let conversation_id = reply_to_id.unwrap_or(post.id);
+                    let conversation_id = self.posts[self.path(index).0].id;
+                    rows.extend(post.tags.iter().map(|tag| ViewRow::Tagged { tag: (*tag).into(), tweet: post.id }));
                     let row =
                         Tweet { id: post.id, user_id: post.user, reply_to_id, conversation_id, ..Tweet::default() };
                     rows.push(ViewRow::Tweet(Box::new(row)));
@@ -166,16 +217,74 @@ impl World {
         rows.into_iter().map(Op::Put).chain(counts.into_iter().map(count)).collect()
     }
 
+    /// The first tweet of the thread of a tweet, and the ids of the replies from there down to it.
+    pub fn path(&self, post: usize) -> (usize, Vec<i64>) {
+        let (mut at, mut path) = (post, Vec::new());
+        while let Kind::Reply(to) = self.posts[at].kind {
+            path.push(self.posts[at].id);
+            at = to;
+        }
+        path.reverse();
+        (at, path)
+    }
+
+    /// All that happened to a user, in the order of the view.
+    pub fn notices(&self, user: i64) -> Vec<Notice> {
+        let order = |at: i64| ((at / 1_000) << 16) + at % 1_000;
+        let mut notices = Vec::new();
+        for (&(actor, following), &(accepted, at)) in &self.follows {
+            let kind = if accepted { NoticeKind::Follow } else { NoticeKind::FollowRequest };
+            notices.extend((following == user).then_some(Notice { order: order(at), kind, actor, tweet: 0 }));
+        }
+        let is_own = |post: usize| self.posts[post].user == user && !self.posts[post].deleted;
+        for (&(actor, post), &at) in self.likes.iter().filter(|((_, post), _)| is_own(*post)) {
+            notices.push(Notice { order: order(at), kind: NoticeKind::Like, actor, tweet: self.posts[post].id });
+        }
+        for post in self.posts.iter().filter(|post| !post.deleted) {
+            let notice = |kind, tweet| Notice { order: post.id, kind, actor: post.user, tweet };
+            match post.kind {
+                Kind::Retweet(of) if is_own(of) => notices.push(notice(NoticeKind::Retweet, self.posts[of].id)),
+                Kind::Reply(to) if is_own(to) => notices.push(notice(NoticeKind::Reply, post.id)),
+                _ => {}
+            }
+            let is_named = post.is_tweet() && post.names.contains(&user);
+            notices.extend(is_named.then(|| notice(NoticeKind::Mention, post.id)));
+        }
+        notices.retain(|notice| notice.actor != user && !self.deleted.contains(&user));
+        notices.sort_by_key(|notice| (Reverse(notice.order), notice.kind, notice.actor, notice.tweet));
+        notices
+    }
+
+    /// What trends: all of it, in both windows.
+    fn trends(&self) -> Vec<ViewRow> {
+        let mut likes: BTreeMap<i64, u64> = BTreeMap::new();
+        for (_, post) in self.likes.keys().filter(|(_, post)| !self.posts[*post].deleted) {
+            *likes.entry(self.posts[*post].id).or_default() += 1;
+        }
+        let mut rows: Vec<ViewRow> =
+            likes.into_iter().map(|(tweet, likes)| ViewRow::TrendingTweet { tweet, likes }).collect();
+        for tag in TAGS {
+            let counts = |post: &&Post| {
+                !post.deleted && post.tags.contains(tag) && post.is_tweet() && !self.protected.contains(&post.user)
+            };
+            let authors: Vec<i64> = self.posts.iter().filter(counts).map(|post| post.user).collect();
+            let (uses, authors) = (authors.len() as u64, authors.into_iter().collect::<BTreeSet<_>>().len() as u64);
+            let row = |window| ViewRow::TrendingTag { window, tag: tag.into(), authors, uses };
+            rows.extend(TrendWindow::ALL.into_iter().filter(|_| uses > 0).map(row));
+        }
+        rows
+    }
+
     pub fn parameters(&self, layout: &Layout, following_max: usize) -> Parameters {
         let (home_max, home_keep) = (layout.home_max, layout.home_keep);
         Parameters { home_max, home_keep, following_max, ..Parameters::default() }
     }
 
-    fn is_followed(&self, follower: i64, following: i64) -> bool {
+    pub fn is_followed(&self, follower: i64, following: i64) -> bool {
         self.follows.get(&(follower, following)).is_some_and(|(accepted, _)| *accepted)
     }
 
-    fn blocked(&self, one: i64, other: i64) -> bool {
+    pub fn blocked(&self, one: i64, other: i64) -> bool {
         self.blocks.contains(&(one, other)) || self.blocks.contains(&(other, one))
     }
 
@@ -279,6 +388,8 @@ struct Draft {
     target: prop::sample::Index,
     deleted: bool,
     shares_id: bool,
+    tags: u8,
+    named: Option<i64>,
 }
 
 fn pairs(users: i64, max: usize) -> impl Strategy<Value = BTreeSet<(i64, i64)>> {
@@ -289,9 +400,19 @@ fn pairs(users: i64, max: usize) -> impl Strategy<Value = BTreeSet<(i64, i64)>> 
 /// Any world of up to seven users and sixty posts.
 pub fn worlds() -> impl Strategy<Value = World> {
     (2..=7_i64).prop_flat_map(|users| {
-        let draft = (1..=users, 0..10_u8, any::<prop::sample::Index>(), prop::bool::weighted(0.1), any::<bool>());
-        let draft =
-            draft.prop_map(|(user, kind, target, deleted, shares_id)| Draft { user, kind, target, deleted, shares_id });
+        let draft = (1..=users, 0..12_u8, any::<prop::sample::Index>(), prop::bool::weighted(0.1), any::<bool>());
+        let words = (0..8_u8, prop::option::weighted(0.2, 1..=users));
+        let draft = (draft, words).prop_map(|((user, kind, target, deleted, shares_id), (tags, named))| Draft {
+            user,
+            kind,
+            target,
+            deleted,
+            shares_id,
+            tags,
+            named,
+        });
+        let likes = prop::collection::vec((1..=users, any::<prop::sample::Index>(), 0..60_i64), 0..30);
+        let marks = prop::collection::btree_map(1..=users, 0..60_i64, 0..3);
         let follows =
             prop::collection::btree_map((1..=users, 1..=users), (prop::bool::weighted(0.85), 0..9_i64), 0..40);
         (
@@ -300,12 +421,14 @@ pub fn worlds() -> impl Strategy<Value = World> {
             pairs(users, 4),
             prop::collection::btree_set(1..=users, 0..3),
             prop::collection::btree_set(1..=users, 0..2),
-            prop::collection::vec(draft, 0..60),
+            (prop::collection::vec(draft, 0..60), likes, marks),
         )
-            .prop_map(move |(follows, blocks, mutes, protected, deleted, drafts)| {
-                let mut world = World { users, follows, blocks, mutes, protected, deleted, posts: Vec::new() };
+            .prop_map(move |(follows, blocks, mutes, protected, deleted, (drafts, likes, marks))| {
+                let mut world = World { users, follows, blocks, mutes, protected, deleted, ..World::default() };
                 world.follows.retain(|(one, other), _| one != other);
                 drafts.iter().for_each(|draft| world.post(draft));
+                world.like(&likes);
+                world.marks = marks.into_iter().map(|(user, at)| (user, id_at(START_MS + at * STEP_MS, 0))).collect();
                 world.settle();
                 world
             })
@@ -318,14 +441,27 @@ impl World {
             (0..self.posts.len()).filter(|index| !matches!(self.posts[*index].kind, Kind::Retweet(_))).collect();
         let kind = match (draft.kind, tweets.is_empty()) {
             (0..5, _) | (_, true) => Kind::Tweet,
-            (5, _) => Kind::Reply(tweets[draft.target.index(tweets.len())]),
+            (5..8, _) => Kind::Reply(tweets[draft.target.index(tweets.len())]),
             _ => Kind::Retweet(tweets[draft.target.index(tweets.len())]),
         };
         let next = id_at(START_MS + self.posts.len() as i64 * STEP_MS, 0);
         let previous = self.posts.last().filter(|post| !matches!(post.kind, Kind::Retweet(_)));
         let shared = previous.map(|post| post.id).filter(|_| draft.shares_id && matches!(kind, Kind::Retweet(_)));
         let deleted = draft.deleted && !matches!(kind, Kind::Retweet(_));
-        self.posts.push(Post { id: shared.unwrap_or(next), user: draft.user, kind, deleted });
+        let is_tweet = !matches!(kind, Kind::Retweet(_));
+        let tags = TAGS.into_iter().enumerate().filter(|(index, _)| is_tweet && draft.tags == *index as u8);
+        let tags = tags.map(|(_, tag)| tag).collect();
+        let names = draft.named.into_iter().filter(|_| is_tweet).collect();
+        self.posts.push(Post { id: shared.unwrap_or(next), user: draft.user, kind, deleted, tags, names });
+    }
+
+    fn like(&mut self, likes: &[(i64, prop::sample::Index, i64)]) {
+        let tweets: Vec<usize> = (0..self.posts.len()).filter(|index| self.posts[*index].is_tweet()).collect();
+        for (user, tweet, at) in likes.iter().filter(|_| !tweets.is_empty()) {
+            // Some at one time.
+            let at = (START_MS + (at / 2) * STEP_MS) * 1_000 + 7;
+            self.likes.insert((*user, tweets[tweet.index(tweets.len())]), at);
+        }
     }
 
     /// What a deleted user leaves: a fact, and deleted tweets.
@@ -335,6 +471,7 @@ impl World {
         self.follows.retain(|pair, _| stays(pair));
         self.blocks.retain(stays);
         self.mutes.retain(stays);
+        self.likes.retain(|(user, _), _| !gone.contains(user));
         let unblocked = |one: i64, other: i64, blocks: &BTreeSet<(i64, i64)>| {
             !blocks.contains(&(one, other)) && !blocks.contains(&(other, one))
         };
