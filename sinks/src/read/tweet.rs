@@ -1,9 +1,9 @@
 //! A tweet, and a user's own timeline.
 
-use feedmill_model::{EntryId, Phase, Time};
+use feedmill_model::{EntryId, EntryKind, Phase, Time};
 
-use super::candidates::{Audience, profile, relationship, show};
-use super::merge::{Merge, Source};
+use super::candidates::{Audience, Candidates, profile, relationship, show};
+use super::merge::{Candidate, Merge, Source};
 use super::{Access, Page, Served, TimelineTweet, served};
 use crate::{ReadError, Views};
 
@@ -41,7 +41,7 @@ pub(super) async fn may_read(views: &dyn Views, viewer: Option<i64>, id: i64) ->
 }
 
 /// A page of what `user` tweeted and retweeted, newest first; `replies` adds the replies. A retweet of what the viewer
-/// may not read is left out; what the viewer mutes is not.
+/// may not read is left out; what the viewer mutes is not. A tweet that its author retweeted is shown once, as the retweet.
 pub async fn user_page(
     views: &dyn Views,
     viewer: Option<i64>,
@@ -62,8 +62,33 @@ pub async fn user_page(
     let timeline = |replies| Source::timeline(user, replies, cursor, None);
     let mut sources = vec![timeline(false)];
     sources.extend(replies.then(|| timeline(true)));
-    let mut merge = Merge::open(views, sources).await?;
-    let shown = show(views, &Audience::Asked { viewer }, &mut merge, limit, |_| true).await?;
+    let mut timeline = OncePerTweet { views, user, merge: Merge::open(views, sources).await? };
+    let shown = show(views, &Audience::Asked { viewer }, &mut timeline, limit, |_| true).await?;
     let next = shown.last.or(cursor).filter(|_| shown.more);
     Ok(Access::Granted(Page { items: shown.items, next, time }))
+}
+
+/// A user's timelines without tweets that the user retweeted later.
+struct OncePerTweet<'a> {
+    views: &'a dyn Views,
+    user: i64,
+    merge: Merge<'a>,
+}
+
+impl Candidates for OncePerTweet<'_> {
+    async fn take(&mut self, count: usize) -> Result<Vec<Candidate>, ReadError> {
+        let mut taken = self.merge.take(count).await?;
+        let own = |candidate: &&Candidate| candidate.entry.kind == EntryKind::Tweet;
+        let tweets: Vec<i64> = taken.iter().filter(own).map(|candidate| candidate.entry.id).collect();
+        let mut retweets = self.views.retweeted(self.user, &tweets).await?.into_iter();
+        taken.retain(|candidate| {
+            let retweet = if own(&candidate) { retweets.next().flatten() } else { None };
+            retweet.is_none_or(|retweet| EntryId::retweet(retweet) < candidate.entry)
+        });
+        Ok(taken)
+    }
+
+    fn more(&self) -> bool {
+        self.merge.more()
+    }
 }

@@ -10,8 +10,8 @@ use feedmill_sinks::read::{
     thread_page, unread,
 };
 use feedmill_sinks::{
-    CountedTweet, Edge, HomeRecord, List, LocalHome, Profile, Progress, ReadError, Relationship, Reply, TimelineItem,
-    TrendingTag, TrendingTweet, Views,
+    CountedTweet, Edge, HomeRecord, List, LocalHome, LocalViews, Profile, Progress, ReadError, Relationship, Reply,
+    TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
 use crate::index::{ALL, closed, user};
@@ -19,13 +19,13 @@ use crate::pages::{Stores, block_on};
 use crate::world::{Kind, Post, World};
 
 /// Views that count the rows of the ranges that are read.
-struct Counted<V> {
-    views: V,
+struct Counted {
+    views: LocalViews,
     rows: AtomicUsize,
 }
 
-impl<V: Views> Counted<V> {
-    fn new(views: V) -> Self {
+impl Counted {
+    fn new(views: LocalViews) -> Self {
         Counted { views, rows: AtomicUsize::new(0) }
     }
 
@@ -41,7 +41,7 @@ impl<V: Views> Counted<V> {
 }
 
 #[async_trait]
-impl<V: Views> Views for Counted<V> {
+impl Views for Counted {
     async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
         self.views.user_by_name(name).await
     }
@@ -143,7 +143,7 @@ impl<V: Views> Views for Counted<V> {
     }
 }
 
-fn views(world: &World, rows: Vec<ViewRow>) -> (Stores, Counted<impl Views>) {
+fn views(world: &World, rows: Vec<ViewRow>) -> (Stores, Counted) {
     let stores = Stores::of(world);
     stores.index.apply(&closed(2, ALL, rows.into_iter().map(Op::Put).collect())).unwrap();
     let views = stores.views(LocalHome::new(Parameters::default()));
@@ -151,12 +151,7 @@ fn views(world: &World, rows: Vec<ViewRow>) -> (Stores, Counted<impl Views>) {
 }
 
 /// All replies below the first tweet, and how many rows each page read.
-fn thread(
-    views: &Counted<impl Views>,
-    world: &World,
-    order: ThreadOrder,
-    limit: usize,
-) -> (Vec<(i64, usize, bool)>, Vec<usize>) {
+fn thread(views: &Counted, world: &World, order: ThreadOrder, limit: usize) -> (Vec<(i64, usize, bool)>, Vec<usize>) {
     let (mut replies, mut pages, mut cursor) = (Vec::new(), Vec::new(), None::<ThreadCursor>);
     loop {
         let root = world.posts[0].id;

@@ -103,7 +103,7 @@ proptest! {
     #[test]
     fn lists_are_of_those_who_may_be_known(world in worlds(), limit in prop_oneof![1..4_usize, 8..40_usize]) {
         let stores = Stores::of(&world);
-        let views = &stores.views(LocalHome::new(Parameters::default())) as &dyn Views;
+        let views: &dyn Views = &stores.views(LocalHome::new(Parameters::default()));
         let tweets: Vec<usize> = (0..world.posts.len()).filter(|index| world.posts[*index].is_tweet()).collect();
         for viewer in viewers(&world) {
             for tweet in tweets.iter().copied() {
@@ -149,7 +149,7 @@ proptest! {
     #[test]
     fn tags_and_trends_are_discovered(world in worlds(), limit in prop_oneof![1..4_usize, 8..40_usize]) {
         let stores = Stores::of(&world);
-        let views = &stores.views(LocalHome::new(Parameters::default())) as &dyn Views;
+        let views: &dyn Views = &stores.views(LocalHome::new(Parameters::default()));
         for viewer in viewers(&world) {
             for tag in TAGS {
                 let written = tag.to_uppercase();
@@ -172,7 +172,7 @@ proptest! {
         limit in prop_oneof![1..4_usize, 8..40_usize],
     ) {
         let stores = Stores::of(&world);
-        let views = &stores.views(LocalHome::new(Parameters::default())) as &dyn Views;
+        let views: &dyn Views = &stores.views(LocalHome::new(Parameters::default()));
         for viewer in viewers(&world) {
             for tweet in (0..world.posts.len()).filter(|index| world.posts[*index].is_tweet()) {
                 let may_read = world.may_read_thread(viewer, tweet);
@@ -215,7 +215,7 @@ proptest! {
         limit in prop_oneof![1..4_usize, 8..40_usize],
     ) {
         let stores = Stores::of(&world);
-        let views = &stores.views(LocalHome::new(Parameters::default())) as &dyn Views;
+        let views: &dyn Views = &stores.views(LocalHome::new(Parameters::default()));
         for viewer in viewers(&world).flatten() {
             let served = all(limit, |cursor| block_on(notifications_page(views, viewer, cursor, limit)));
             let served: Vec<NoticeLine> = served.into_iter().map(notice_line).collect();

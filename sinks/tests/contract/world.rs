@@ -375,6 +375,9 @@ impl World {
         let wanted = of_user.filter(|post| replies || !matches!(post.kind, Kind::Reply(_)));
         let mut lines: Vec<Line> = wanted.filter_map(|post| self.line(post)).collect();
         lines.retain(|(_, _, author, _)| self.may_read(viewer, *author));
+        let retweets: BTreeSet<i64> =
+            lines.iter().filter(|(.., retweeter)| retweeter.is_some()).map(|(_, tweet, ..)| *tweet).collect();
+        lines.retain(|(_, tweet, _, retweeter)| retweeter.is_some() || !retweets.contains(tweet));
         lines.sort_by_key(|line| Reverse(line.0));
         self.may_read(viewer, user).then_some(lines)
     }
@@ -444,6 +447,9 @@ impl World {
             (5..8, _) => Kind::Reply(tweets[draft.target.index(tweets.len())]),
             _ => Kind::Retweet(tweets[draft.target.index(tweets.len())]),
         };
+        // A user retweets a tweet once.
+        let is_retweeted = |post: &Post| !post.is_tweet() && post.user == draft.user && post.kind == kind;
+        let kind = if self.posts.iter().any(is_retweeted) { Kind::Tweet } else { kind };
         let next = id_at(START_MS + self.posts.len() as i64 * STEP_MS, 0);
         let previous = self.posts.last().filter(|post| !matches!(post.kind, Kind::Retweet(_)));
         let shared = previous.map(|post| post.id).filter(|_| draft.shares_id && matches!(kind, Kind::Retweet(_)));
