@@ -27,16 +27,20 @@ use crate::jobs::trends::leaves;
 /// How long notifications are kept.
 const DAYS: u64 = 30;
 
-/// What someone did.
+/// What someone did to a tweet or to a name; of which tweet, whoever it is joined with knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 struct Act {
-    notice: Notice,
-    at: Timestamp,
+    /// [`Notice::order`]; of a reply and of a mention the tweet that answers or names.
+    order: i64,
+    actor: i64,
+    kind: NoticeKind,
 }
 
 impl Act {
-    fn new(kind: NoticeKind, actor: i64, tweet: i64, order: i64, at: Timestamp) -> Self {
-        Act { notice: Notice { order, kind, actor, tweet }, at }
+    /// What the user is told, about `tweet`.
+    const fn notice(self, tweet: i64) -> Notice {
+        let Act { order, actor, kind } = self;
+        Notice { order, kind, actor, tweet }
     }
 }
 
@@ -46,15 +50,14 @@ fn order_of(at: Timestamp) -> i64 {
     id_at(micros / 1_000, (micros % 1_000) as u16)
 }
 
-/// `acts` with whom or what they were done to, as long as they count.
+/// What was done to something, from when it was done on, for as long as that counts.
 fn recent<'scope, D: ExchangeData>(
-    acts: Rows<'scope, (D, Act)>,
+    acts: Rows<'scope, (Timestamp, (D, Act))>,
     start: Time,
     name: &str,
     owner: fn(&(D, Act)) -> i64,
 ) -> Rows<'scope, (D, Act)> {
-    let leaving = acts.map(|(to, act)| (leaves(act.at, DAYS * 24 * 60), (to, act)));
-    expire(leaving, start, name, owner)
+    expire(acts.map(|(at, act)| (leaves(at, DAYS * 24 * 60), act)), start, name, owner)
 }
 
 /// What notifications come from.
@@ -70,30 +73,33 @@ pub(crate) struct Causes<'scope> {
 pub(crate) fn notifications<'scope>(causes: Causes<'scope>, start: Time) -> Rows<'scope, ViewRow> {
     let Causes { users, tweets, follows, likes, retweets } = causes;
     let tweets = tweets.filter(|tweet| tweet.deleted_at.is_none());
-    let follows = follows.map(|Follow { follower_id, following_id, accepted, created_at: at }| {
+    let follows = follows.map(|Follow { follower_id: actor, following_id, accepted, created_at: at }| {
         let kind = if accepted { NoticeKind::Follow } else { NoticeKind::FollowRequest };
-        (following_id, Act::new(kind, follower_id, 0, order_of(at), at))
+        (at, (following_id, Act { order: order_of(at), actor, kind }))
     });
     let to_users = recent(follows, start, "ExpireFollowNotices", |(user, _)| *user);
+    let to_users = to_users.map(|(user, act)| (user, act.notice(0)));
 
-    let likes = likes.map(|Like { user_id, tweet_id, created_at: at }| {
-        (tweet_id, Act::new(NoticeKind::Like, user_id, tweet_id, order_of(at), at))
+    let likes = likes.map(|Like { user_id: actor, tweet_id, created_at: at }| {
+        (at, (tweet_id, Act { order: order_of(at), actor, kind: NoticeKind::Like }))
     });
-    let retweets = retweets.map(|Retweet { id, user_id, tweet_id, created_at: at }| {
-        (tweet_id, Act::new(NoticeKind::Retweet, user_id, tweet_id, id, at))
+    let retweets = retweets.map(|Retweet { id: order, user_id: actor, tweet_id, created_at: at }| {
+        (at, (tweet_id, Act { order, actor, kind: NoticeKind::Retweet }))
     });
-    let replies = tweets.clone().flat_map(|tweet| {
-        let to = tweet.reply_to_id?;
-        Some((to, Act::new(NoticeKind::Reply, tweet.user_id, tweet.id, tweet.id, tweet.created_at)))
-    });
+    let by_author = |kind| move |tweet: &Tweet| Act { order: tweet.id, actor: tweet.user_id, kind };
+    let reply = by_author(NoticeKind::Reply);
+    let replies = tweets.clone().flat_map(move |tweet| Some((tweet.created_at, (tweet.reply_to_id?, reply(&tweet)))));
     let to_tweets = recent(likes.concatenate([retweets, replies]), start, "ExpireTweetNotices", |(tweet, _)| *tweet);
     let authors = index(tweets.clone().map(|tweet| (tweet.id, tweet.user_id)), "AuthorByTweet");
-    let to_authors = index(to_tweets, "NoticesByTweet").join_core(authors, |_tweet, act, author| Some((*author, *act)));
+    let to_authors = index(to_tweets, "NoticesByTweet").join_core(authors, |tweet, act, author| {
+        let about = if act.kind == NoticeKind::Reply { act.order } else { *tweet };
+        Some((*author, act.notice(about)))
+    });
 
-    let mentions = tweets.flat_map(|tweet| {
-        let names = text::mentions(&tweet.content).into_iter();
-        names
-            .map(move |name| (name, Act::new(NoticeKind::Mention, tweet.user_id, tweet.id, tweet.id, tweet.created_at)))
+    let mention = by_author(NoticeKind::Mention);
+    let mentions = tweets.flat_map(move |tweet| {
+        let (at, act) = (tweet.created_at, mention(&tweet));
+        text::mentions(&tweet.content).into_iter().map(move |name| (at, (name, act)))
     });
     let mentions = recent(mentions, start, "ExpireMentions", |(name, _)| name_owner(name));
     let mentions = index(mentions.map(|(name, act)| (name_owner(&name), (name, act))), "MentionsByName");
@@ -102,11 +108,11 @@ pub(crate) fn notifications<'scope>(causes: Causes<'scope>, start: Time) -> Rows
         (name_owner(&name), (name, user.id))
     });
     let to_named = mentions.join_core(index(names, "UsersByName"), |_hash, (mentioned, act), (name, user)| {
-        (mentioned == name).then_some((*user, *act))
+        (mentioned == name).then_some((*user, act.notice(act.order)))
     });
 
     to_users
         .concatenate([to_authors, to_named])
-        .filter(|(user, act)| *user != act.notice.actor)
-        .map(|(user, act)| ViewRow::Notification { user, notice: act.notice })
+        .filter(|(user, notice)| *user != notice.actor)
+        .map(|(user, notice)| ViewRow::Notification { user, notice })
 }
