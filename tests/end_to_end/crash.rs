@@ -6,7 +6,7 @@ mod sitting;
 mod workload;
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -59,6 +59,16 @@ async fn c43_random_kills_leave_every_view_equal_to_its_sql() {
         assert!(kills.of(point.name) > 0, "{} was never reached\n{kills}", point.name);
     }
     println!("\n{rounds} rounds, 0 differences; seeds {}\n\n kills  where\n{kills}", seeds.join(" "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seeded_load_of_every_kind_of_write_leaves_every_view_equal_to_its_sql() {
+    let seconds = number("SECONDS").unwrap_or(5);
+    let seed = number("SEED").unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+    println!("SEED={seed}");
+    let mut sitting = Sitting::new(seed).await;
+    let written = sitting.load(Duration::from_secs(seconds), &mut ChaCha8Rng::seed_from_u64(seed)).await;
+    assert!(written > 20, "only {written} operations were written");
 }
 
 /// A kill at each point that is reached so.

@@ -187,6 +187,18 @@ impl Sitting {
         }
     }
 
+    /// Writes for so long, without a kill: at its end every view equals its SQL.
+    pub async fn load(&mut self, length: Duration, rng: &mut ChaCha8Rng) -> usize {
+        self.system.go().await;
+        let (began, mut operations) = (Instant::now(), 0);
+        while began.elapsed() < length {
+            self.writer.write_some(rng, 10).await;
+            operations += 10;
+        }
+        println!("{}", self.system.verified().await);
+        operations
+    }
+
     fn workers(&mut self, workers: u32) {
         let settings = &mut self.system.settings;
         if let Some(at) = settings.iter().position(|setting| setting == "--workers") {
