@@ -101,7 +101,7 @@ impl fmt::Display for StageState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
-    /// `postgresql`, `stream`, `log`, `dataflows`, `facts`, `rows` or `home`.
+    /// `postgresql`, `stream`, `log`, `dataflows`, `facts`, `rows`, `home` or `search`.
     pub name: String,
     /// What it does.
     pub state: StageState,

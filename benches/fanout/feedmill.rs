@@ -1,7 +1,7 @@
 //! The real job into the real store of home timelines, as `feedmill up` runs them, expiry included.
 //!
 //! Time runs fast: the batches are spread over twice the days that an entry lives, so that from the middle on as many
-//! entries expire as are posted. The facts and the rows of an index have no part in this: their stores take everything
+//! entries expire as are posted. The facts, the rows of an index and search have no part in this: their stores take everything
 //! and do nothing.
 
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use feedmill_dataflows::{Config, Runtime, Stores};
 use feedmill_model::{
-    Activity, Batch, Change, Closed, Fact, Follow, Lsn, Parameters, Position, Row, RowSink, SHARDS, StoreError, Tweet,
-    ViewRow, floor_of, id_at,
+    Activity, Batch, Change, Closed, Document, Fact, Follow, Lsn, Parameters, Position, Row, RowSink, SHARDS,
+    StoreError, Tweet, ViewRow, floor_of, id_at,
 };
 use feedmill_sinks::LocalHome;
 
@@ -43,10 +43,11 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let discard = Arc::new(Discard(load));
     let facts: Arc<dyn RowSink<Fact>> = discard.clone();
-    let rows: Arc<dyn RowSink<ViewRow>> = discard;
+    let rows: Arc<dyn RowSink<ViewRow>> = discard.clone();
+    let search: Arc<dyn RowSink<Document>> = discard;
     let runtime = Runtime::start(
         Config { workers: args.workers, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None },
-        Stores { facts, rows, home: home.clone() },
+        Stores { facts, rows, home: home.clone(), search },
         load,
         Arc::new(|_| {}),
     )?;

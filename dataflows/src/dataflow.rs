@@ -10,6 +10,7 @@
 //!   follows blocks mutes ─► audience ─► by author ┬─► verified_following ─► records  │
 //!   users popular ─► hot ─────────────────────────┤                              ▼   ▼
 //!   tweets retweets ─► entries ───────────────────┴─► home ─► deliveries ─────► home sink
+//!   tweets users ─► search, after the facts ───────────────────────────────────► search sink
 //! ```
 //!
 //! What feeds only stores that have reached a time already is not even mapped up to that time; what feeds another
@@ -131,18 +132,24 @@ pub(crate) struct Probes {
     facts: ProbeHandle<Time>,
     rows: ProbeHandle<Time>,
     home: ProbeHandle<Time>,
+    search: ProbeHandle<Time>,
 }
 
 impl Probes {
     /// The frontiers, on all workers; `None` when the dataflow has come to its end.
     pub(crate) fn applied(&self) -> Option<Applied> {
         let frontier = |probe: &ProbeHandle<Time>| probe.with_frontier(|frontier| frontier.first().copied());
-        Some(Applied { facts: frontier(&self.facts)?, rows: frontier(&self.rows)?, home: frontier(&self.home)? })
+        Some(Applied {
+            facts: frontier(&self.facts)?,
+            rows: frontier(&self.rows)?,
+            home: frontier(&self.home)?,
+            search: frontier(&self.search)?,
+        })
     }
 
     /// Whether everything at `time` is applied.
     pub(crate) fn passed(&self, time: Time) -> bool {
-        !self.home.less_equal(&time)
+        !self.home.less_equal(&time) && !self.search.less_equal(&time)
     }
 }
 
@@ -172,6 +179,8 @@ pub(crate) fn build(
 
     let reached = reached_by_all(stores);
     let (new_users, new_tweets) = (after(users.clone(), reached), after(tweets.clone(), reached));
+    let searched = reached_by(stores.search.progress());
+    let documents = jobs::search::search(after(tweets.clone(), searched), after(users.clone(), searched));
     let new_follows = after(follows.clone(), reached);
     let facts = jobs::facts::facts(
         new_users.clone(),
@@ -229,16 +238,23 @@ pub(crate) fn build(
     let deliveries = jobs::home::home(entries, hot, audience, set(active, "ActiveSet"), window);
 
     let facts = row_sink("FactsSink", facts, ticks, Arc::clone(&stores.facts), load, Arc::clone(supervisor));
+    let search =
+        row_sink("SearchSink", documents, facts.clone(), Arc::clone(&stores.search), load, Arc::clone(supervisor));
     let rows = row_sink("RowsSink", rows, facts.clone(), Arc::clone(&stores.rows), load, Arc::clone(supervisor));
     // What comes before the load's own time is applied with it, unless the load fills the store.
     let first = if fill { 0 } else { load.time };
     let home = home_sink(deliveries, records, rows.clone(), Arc::clone(&stores.home), first, Arc::clone(supervisor));
-    let probes = Probes { facts: facts.probe().0, rows: rows.probe().0, home: home.probe().0 };
+    let probes =
+        Probes { facts: facts.probe().0, rows: rows.probe().0, home: home.probe().0, search: search.probe().0 };
     (inputs, probes)
 }
 
 /// The time that every shard of the facts and rows has reached; 0 if one has not reached any.
 pub(crate) fn reached_by_all(stores: &Stores) -> Time {
-    let progress = stores.facts.progress().into_iter().chain(stores.rows.progress());
-    progress.map(|position| position.map_or(0, |position| position.time)).min().unwrap_or(0)
+    reached_by(stores.facts.progress()).min(reached_by(stores.rows.progress()))
+}
+
+/// The same of the store with this progress.
+pub(crate) fn reached_by(progress: Vec<Option<Position>>) -> Time {
+    progress.into_iter().map(|position| position.map_or(0, |position| position.time)).min().unwrap_or(0)
 }

@@ -47,6 +47,7 @@ const fn template(view: View) -> &'static str {
         View::Active => "SELECT viewer::text AS key, '' AS value FROM (@active) AS active",
         View::VerifiedFollowing => include_str!("jobs/verified_following.sql"),
         View::Home => include_str!("jobs/home.sql"),
+        View::Search => include_str!("jobs/search.sql"),
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod notifications;
 pub(crate) mod profile;
 pub(crate) mod read_marks;
 pub(crate) mod retweets;
+pub(crate) mod search;
 pub(crate) mod trends;
 pub(crate) mod tweets;
 pub(crate) mod user_timeline;

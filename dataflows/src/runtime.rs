@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use feedmill_model::{
-    Applied, Batch, Fact, HomeSink, Parameters, Position, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
+    Applied, Batch, Document, Fact, HomeSink, Parameters, Position, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
 };
 use timely::communication::WorkerGuards;
 
 use crate::Profile;
-use crate::dataflow::reached_by_all;
+use crate::dataflow::{reached_by, reached_by_all};
 use crate::supervisor::Supervisor;
 use crate::worker::{Feed, Plan, work};
 
 /// Batches and slices that wait for each worker.
 const QUEUED_MAX: usize = 16;
-/// Rows of the state that are loaded at one time, where facts and rows are given what is loaded: their sinks hold all that
+/// Rows of the state that are loaded at one time, where facts, rows or search are given what is loaded: their sinks hold all that
 /// is derived until the time ends.
 const ROWS_TO_STORES_AT_A_TIME: usize = 1 << 16;
 /// The same while the load fills home timelines.
@@ -64,6 +64,8 @@ pub struct Stores {
     pub rows: Arc<dyn RowSink<ViewRow>>,
     /// Home timelines.
     pub home: Arc<dyn HomeSink>,
+    /// What search finds.
+    pub search: Arc<dyn RowSink<Document>>,
 }
 
 /// Called by one of the workers whenever a frontier of [`Applied`] has moved. It must not block.
@@ -140,7 +142,7 @@ impl Runtime {
         // Each worker takes its own end, so that it closes when that worker ends.
         let receivers: Mutex<Vec<Option<Receiver<Feed>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let parameters = config.parameters;
-        let to_stores = reached_by_all(&stores) < load.time;
+        let to_stores = reached_by_all(&stores).min(reached_by(stores.search.progress())) < load.time;
         let fill = stores.home.is_to_be_filled();
         let filled_above = fill.then(|| parameters.horizon(load.time));
         let rows_max = match (fill, to_stores) {
@@ -198,7 +200,7 @@ impl Runtime {
 
     /// Blocks until the stores have all that was loaded.
     pub fn wait_until_loaded(&self) -> Result<(), RuntimeError> {
-        while self.applied().home <= self.load.time {
+        while self.applied().by_all() <= self.load.time {
             if self.supervisor.stopping() {
                 return Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped));
             }

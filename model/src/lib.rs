@@ -8,6 +8,7 @@
 //! Nothing here does I/O, and nothing here reads a clock; but for [`failpoint!`], by which tests end a process.
 
 mod batch;
+mod document;
 #[cfg(feature = "failpoints")]
 pub mod failpoint;
 mod id;
@@ -19,6 +20,7 @@ mod time;
 mod view;
 
 pub use batch::{Batch, Change};
+pub use document::Document;
 pub use id::{EntryId, EntryKind, PackedEntry, SHARDS, Shard, floor_of, id_at, ms_of, shard_of};
 pub use parameters::Parameters;
 pub use relation::{

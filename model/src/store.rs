@@ -1,10 +1,11 @@
 //! How the dataflows hand closed times to the stores.
 //!
 //! A time is closed when no worker can still produce a change at or before it. For each closed time a worker hands the
-//! changes of its shards to the stores in three phases, each of which begins when all workers have ended the one before:
+//! changes of its shards to the stores in phases, each of which begins when all workers have ended the one before:
 //!
 //! ```text
-//!     facts(t) ─► rows(t) ─► home(t)          facts(t+1) need not wait for rows(t)
+//!     facts(t) ─┬─► rows(t) ─► home(t)          facts(t+1) need not wait for rows(t)
+//!               └─► search(t)                   nor anybody for search(t)
 //! ```
 //!
 //! A reader goes the other way, home record first and facts last, so what it judges is never newer than the facts that
@@ -12,7 +13,7 @@
 
 use crate::{Delivery, HomeRecordChange, Position, SHARDS, Shard, Time};
 
-/// One of the three stages in which a closed time becomes visible.
+/// One of the stages in which a closed time becomes visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Visibility facts.
@@ -21,11 +22,13 @@ pub enum Phase {
     Rows,
     /// Home timelines.
     Home,
+    /// Documents of search.
+    Search,
 }
 
 impl Phase {
     /// All of them, in their order.
-    pub const ALL: [Phase; 3] = [Phase::Facts, Phase::Rows, Phase::Home];
+    pub const ALL: [Phase; 4] = [Phase::Facts, Phase::Rows, Phase::Home, Phase::Search];
 
     /// Its name, which is that of its store.
     pub const fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Phase {
             Phase::Facts => "facts",
             Phase::Rows => "rows",
             Phase::Home => "home",
+            Phase::Search => "search",
         }
     }
 }
@@ -46,6 +50,15 @@ pub struct Applied {
     pub rows: Time,
     /// Frontier of the home timelines.
     pub home: Time,
+    /// Frontier of search: it has been handed all times before, and finds them when it has committed them.
+    pub search: Time,
+}
+
+impl Applied {
+    /// Every time before this is applied in all stores.
+    pub fn by_all(&self) -> Time {
+        self.facts.min(self.rows).min(self.home).min(self.search)
+    }
 }
 
 /// What to do with one key at one closed time.
@@ -113,7 +126,7 @@ pub struct StoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// A store of [`Fact`](crate::Fact)s or of [`ViewRow`](crate::ViewRow)s.
+/// A store of [`Fact`](crate::Fact)s, of [`ViewRow`](crate::ViewRow)s or of [`Document`](crate::Document)s.
 pub trait RowSink<R>: Send + Sync {
     /// The last closed time that each shard has; `None` for one that has never reached any. Entry `s` is shard `s`.
     fn progress(&self) -> Vec<Option<Position>>;

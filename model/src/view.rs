@@ -63,11 +63,13 @@ pub enum View {
     VerifiedFollowing,
     /// Viewer to pushed entries.
     Home,
+    /// What search finds.
+    Search,
 }
 
 impl View {
     /// All views.
-    pub const ALL: [View; 28] = [
+    pub const ALL: [View; 29] = [
         View::FollowFacts,
         View::Blocks,
         View::Mutes,
@@ -96,6 +98,7 @@ impl View {
         View::Active,
         View::VerifiedFollowing,
         View::Home,
+        View::Search,
     ];
 
     /// Its name.
@@ -129,6 +132,7 @@ impl View {
             View::Active => "active",
             View::VerifiedFollowing => "verified_following",
             View::Home => "home",
+            View::Search => "search",
         }
     }
 
@@ -161,6 +165,7 @@ impl View {
             | View::Conversation
             | View::Notifications => Phase::Rows,
             View::Active | View::VerifiedFollowing | View::Home => Phase::Home,
+            View::Search => Phase::Search,
         }
     }
 }

@@ -3,9 +3,13 @@
 mod local;
 mod progress;
 pub mod read;
+pub mod search;
 mod views;
 
-pub use local::{FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalViews, OpenError, Saved};
+pub use local::{
+    FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalSearch, LocalViews, OpenError, Saved, SearchOpenError,
+    SearchReader,
+};
 pub use progress::Progress;
 pub use views::{
     CountedTweet, Edge, HomeRecord, List, Profile, ReadError, Rebuilding, Relationship, Reply, TimelineItem,

@@ -20,13 +20,13 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct Progress {
     batches: Mutex<VecDeque<Position>>,
-    reached: watch::Sender<[Position; 3]>,
+    reached: watch::Sender<[Position; 4]>,
     wanted: watch::Sender<Lsn>,
 }
 
 impl Progress {
-    /// Facts, rows and home timelines start where they are: at these positions, whose `lsn` is 0 where there is nothing.
-    pub fn new(reached: [Position; 3]) -> Self {
+    /// Facts, rows, home timelines and search start where they are: at these positions, whose `lsn` is 0 where there is nothing.
+    pub fn new(reached: [Position; 4]) -> Self {
         Progress { batches: Mutex::default(), reached: watch::Sender::new(reached), wanted: watch::Sender::new(Lsn(0)) }
     }
 
@@ -42,7 +42,7 @@ impl Progress {
             let end = batches.partition_point(|position| position.time < frontier);
             end.checked_sub(1).and_then(|index| batches.get(index)).copied()
         };
-        let found = [applied.facts, applied.rows, applied.home].map(newest_before);
+        let found = [applied.facts, applied.rows, applied.home, applied.search].map(newest_before);
         self.reached.send_if_modified(|reached| {
             let before = *reached;
             for (reached, found) in reached.iter_mut().zip(found) {
@@ -63,13 +63,14 @@ impl Progress {
     pub fn rebuild(&self, phases: &[Phase]) {
         let mut batches = self.batches.lock();
         batches.clear();
-        self.reached.send_modify(|[facts, rows, home]| {
+        self.reached.send_modify(|[facts, rows, home, search]| {
             let nothing = |time| Position { time, lsn: Lsn(0) };
             for phase in phases {
                 match phase {
                     Phase::Facts => *facts = nothing(0),
                     Phase::Rows => *rows = nothing(0),
                     Phase::Home => *home = nothing(0),
+                    Phase::Search => *search = nothing(0),
                 }
             }
             if phases.contains(&Phase::Home) {
@@ -81,11 +82,12 @@ impl Progress {
     /// The newest position whose batch is applied in `phase`.
     pub fn position(&self, phase: Phase) -> Position {
         let reached = self.reached.borrow();
-        let [facts, rows, home] = *reached;
+        let [facts, rows, home, search] = *reached;
         match phase {
             Phase::Facts => facts,
             Phase::Rows => rows,
             Phase::Home => home,
+            Phase::Search => search,
         }
     }
 
@@ -119,8 +121,8 @@ impl Progress {
         self.wanted.send_replace(Lsn(0));
     }
 
-    /// Changes whenever a store has reached a new position: facts, rows, home.
-    pub fn watch(&self) -> watch::Receiver<[Position; 3]> {
+    /// Changes whenever a store has reached a new position: facts, rows, home, search.
+    pub fn watch(&self) -> watch::Receiver<[Position; 4]> {
         self.reached.subscribe()
     }
 
@@ -140,59 +142,59 @@ mod tests {
 
     #[tokio::test]
     async fn a_phase_has_reached_the_newest_batch_before_its_frontier() {
-        let progress = Progress::new([at(10, 100); 3]);
+        let progress = Progress::new([at(10, 100); 4]);
         progress.covers(at(10, 100));
         progress.covers(at(20, 200));
         progress.covers(at(30, 300));
-        progress.applied(Applied { facts: 31, rows: 30, home: 20 });
+        progress.applied(Applied { facts: 31, rows: 30, home: 20, search: 20 });
         assert_eq!(progress.position(Phase::Facts), at(30, 300));
         assert_eq!(progress.position(Phase::Rows), at(20, 200));
         assert_eq!(progress.position(Phase::Home), at(10, 100));
         assert!(progress.reached(Phase::Facts, Lsn(300), Duration::ZERO).await);
         assert!(!progress.reached(Phase::Home, Lsn(101), Duration::ZERO).await);
         assert_eq!(*progress.wanted().borrow(), Lsn(101));
-        progress.applied(Applied { facts: 31, rows: 31, home: 31 });
+        progress.applied(Applied { facts: 31, rows: 31, home: 31, search: 31 });
         assert!(progress.reached(Phase::Home, Lsn(300), Duration::ZERO).await);
     }
 
     #[test]
     fn a_store_that_is_built_again_has_nothing_and_the_others_what_they_had() {
-        let progress = Progress::new([at(30, 300), at(20, 200), at(20, 200)]);
+        let progress = Progress::new([at(30, 300), at(20, 200), at(20, 200), at(30, 300)]);
         progress.covers(at(30, 300));
         progress.rebuild(&[Phase::Home]);
-        let reached = || [Phase::Facts, Phase::Rows, Phase::Home].map(|phase| progress.position(phase));
-        assert_eq!(reached(), [at(30, 300), at(20, 200), at(20, 0)]);
-        progress.rebuild(&[Phase::Rows, Phase::Home]);
-        assert_eq!(reached(), [at(30, 300), at(0, 0), at(0, 0)]);
+        let reached = || Phase::ALL.map(|phase| progress.position(phase));
+        assert_eq!(reached(), [at(30, 300), at(20, 200), at(20, 0), at(30, 300)]);
+        progress.rebuild(&[Phase::Rows, Phase::Home, Phase::Search]);
+        assert_eq!(reached(), [at(30, 300), at(0, 0), at(0, 0), at(0, 0)]);
         // What was handed over before is handed over again, from the load on.
         progress.covers(at(20, 0));
-        progress.applied(Applied { facts: 21, rows: 21, home: 21 });
-        assert_eq!(reached(), [at(30, 300), at(20, 0), at(20, 0)]);
+        progress.applied(Applied { facts: 21, rows: 21, home: 21, search: 21 });
+        assert_eq!(reached(), [at(30, 300), at(20, 0), at(20, 0), at(20, 0)]);
         progress.covers(at(30, 300));
-        progress.applied(Applied { facts: 31, rows: 31, home: 31 });
-        assert_eq!(reached(), [at(30, 300); 3]);
+        progress.applied(Applied { facts: 31, rows: 31, home: 31, search: 31 });
+        assert_eq!(reached(), [at(30, 300); 4]);
     }
 
     #[test]
     fn positions_of_another_history_come_before_all() {
-        let progress = Progress::new([at(10, 900), at(10, 900), at(20, 120)]);
+        let progress = Progress::new([at(10, 900), at(10, 900), at(20, 120), at(20, 120)]);
         progress.covers(at(10, 900));
         progress.covers(at(20, 120));
         progress.begin_history(20);
-        progress.applied(Applied { facts: 11, rows: 21, home: 21 });
-        let reached = [Phase::Facts, Phase::Rows, Phase::Home].map(|phase| progress.position(phase));
-        assert_eq!(reached, [at(10, 0), at(20, 120), at(20, 120)]);
+        progress.applied(Applied { facts: 11, rows: 21, home: 21, search: 21 });
+        let reached = Phase::ALL.map(|phase| progress.position(phase));
+        assert_eq!(reached, [at(10, 0), at(20, 120), at(20, 120), at(20, 120)]);
     }
 
     #[test]
     fn what_a_store_had_at_the_start_counts_until_the_dataflows_pass_it() {
-        let progress = Progress::new([at(20, 200), at(30, 300), at(10, 0)]);
+        let progress = Progress::new([at(20, 200), at(30, 300), at(10, 0), at(10, 0)]);
         progress.covers(at(10, 100));
-        progress.applied(Applied { facts: 11, rows: 11, home: 11 });
-        let reached = || [Phase::Facts, Phase::Rows, Phase::Home].map(|phase| progress.position(phase));
-        assert_eq!(reached(), [at(20, 200), at(30, 300), at(10, 100)]);
+        progress.applied(Applied { facts: 11, rows: 11, home: 11, search: 11 });
+        let reached = || Phase::ALL.map(|phase| progress.position(phase));
+        assert_eq!(reached(), [at(20, 200), at(30, 300), at(10, 100), at(10, 100)]);
         progress.covers(at(25, 250));
-        progress.applied(Applied { facts: 26, rows: 26, home: 26 });
-        assert_eq!(reached(), [at(25, 250), at(30, 300), at(25, 250)]);
+        progress.applied(Applied { facts: 26, rows: 26, home: 26, search: 26 });
+        assert_eq!(reached(), [at(25, 250), at(30, 300), at(25, 250), at(25, 250)]);
     }
 }

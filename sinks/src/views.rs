@@ -20,7 +20,7 @@ pub struct ReadError {
 
 /// The store that a read needs is being built again from the change log: ask again when that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {} are being built again from the change log", .0.name())]
+#[error("the store of {} is being built again from the change log", .0.name())]
 pub struct Rebuilding(pub Phase);
 
 impl ReadError {

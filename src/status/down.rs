@@ -7,10 +7,11 @@ use super::Format;
 use super::table::bytes;
 
 /// Parts of the data folder, and what they are.
-const PARTS: [(&str, &str); 4] = [
+const PARTS: [(&str, &str); 5] = [
     ("log", "the change log"),
     ("index", "facts, rows, user timelines"),
     ("home", "home timelines"),
+    ("search", "search"),
     ("postgres/data", "the private PostgreSQL"),
 ];
 

@@ -9,12 +9,13 @@ use feedmill_api::LogSize;
 use feedmill_connectors::disk::free_bytes;
 use feedmill_connectors::postgres::{Source, schema};
 use feedmill_ingest::Log;
-use feedmill_sinks::{LocalHome, LocalIndex};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::now_ms;
 use super::stations::Stations;
+use super::stores::Stores;
 
 /// How often the stores are made durable, and the tail of the log that they no longer need is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -126,6 +127,8 @@ pub struct House {
     pub index: Arc<LocalIndex>,
     /// Home timelines.
     pub home: Arc<LocalHome>,
+    /// What search finds.
+    pub search: Arc<LocalSearch>,
     /// How long the log keeps what every store has.
     pub tail: Duration,
     /// Bytes of the disk that saves leave free: the change log needs them.
@@ -182,15 +185,18 @@ impl House {
 
     fn clean(&self) -> anyhow::Result<()> {
         self.log.relieve().context("could not write tables of the change log")?;
-        let durable = self.index.durable().context("could not make the stores durable")?;
+        let index = self.index.durable().context("could not make the stores durable")?;
+        let search = self.search.durable().context("could not make the search index durable")?;
         let kept = now_ms().saturating_sub(u64::try_from(self.tail.as_millis()).unwrap_or(u64::MAX));
-        if let Some(durable) = durable {
+        if let (Some(index), Some(search)) = (index, search) {
+            let durable = if search.time < index.time { search } else { index };
             let saved = self.home.saved().map_or(durable.time, |saved| saved.time);
             let saved = saved.max(durable.time.saturating_sub(SAVE_AGE_MS_MAX));
             let needed = durable.time.min(saved);
             self.log.compact(needed.min(kept)).context("could not drop the old tail of the change log")?;
-            self.stations.facts().saved(durable.lsn);
-            self.stations.rows().saved(durable.lsn);
+            self.stations.facts().saved(index.lsn);
+            self.stations.rows().saved(index.lsn);
+            self.stations.search().saved(search.lsn);
         }
         metrics::gauge!("feedmill_home_viewers").set(self.home.viewers() as f64);
         let (rows_bytes, tail_bytes) = self.log.disk_bytes();
@@ -207,12 +213,13 @@ impl House {
 /// Makes the stores durable when nothing is applied any more. Home timelines that cannot be saved in time are brought up
 /// to date from the last save by the next start. What is in no table yet is written into one, so that the next start need
 /// not read it from a journal before it serves anything.
-pub fn save_at_stop(log: &Log, index: &LocalIndex, home: &LocalHome) -> anyhow::Result<()> {
+pub fn save_at_stop(log: &Log, Stores { index, home, search }: &Stores) -> anyhow::Result<()> {
     let deadline = Instant::now() + LAST_SAVE_MAX;
     let saved = home.save(|| index.durable().map(drop), || Instant::now() < deadline);
     if saved.context("could not save home timelines")?.is_none() {
         index.durable().context("could not make the stores durable")?;
     }
+    search.durable().context("could not make the search index durable")?;
     log.write_out(LAST_WRITE_MAX).context("could not write tables of the change log")?;
     index.write_out(LAST_WRITE_MAX).context("could not write tables of the stores")
 }

@@ -269,7 +269,8 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     if load.time < log.history() {
         load.lsn = Lsn(0);
     }
-    let Stores { index, home } = stores.clone();
+    let Stores { index, home, search } = stores.clone();
+    let at_stop = stores.clone();
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
     let hold = Arc::new(Hold::default());
     let durable = Arc::new(watch::Sender::new(log.position().map_or(Lsn(0), |position| position.lsn)));
@@ -357,7 +358,8 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         data: settings.data.clone(),
         log: log.clone(),
         index: Arc::clone(&index),
-        home: Arc::clone(&home),
+        home,
+        search: Arc::clone(&search),
         tail: Duration::from_secs(settings.tail_minutes * 60),
         reserve: settings.disk_reserve_mb << 20,
         stations: Arc::clone(&stations),
@@ -369,6 +371,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         cuts: cut,
         hold,
         views: Arc::clone(&views),
+        search,
         log: log.clone(),
         parameters: parameters.clone(),
         folder: settings.data.join("verify"),
@@ -377,7 +380,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     });
     banner::print(settings, address, cluster.as_ref())?;
     let outcome = supervise(&mut parts, &shutdown, &end).await;
-    let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&log, &index, &home)).await?;
+    let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&log, &at_stop)).await?;
     outcome.and(saved)
 }
 
@@ -427,7 +430,7 @@ impl CatchUp {
         let caught_up = async {
             // Stores that had it all already serve new writes only once the dataflows are loaded.
             is_loaded.wait_for(|loaded| *loaded).await.ok()?;
-            let caught_up = reached.wait_for(|[_, _, home]| {
+            let caught_up = reached.wait_for(|[_, _, home, _]| {
                 stations.catch_up().set(bytes(home.lsn.min(to)));
                 // After a resync meanwhile the end is of another history: what it took over is newer.
                 home.lsn >= to || (log.history() > history && home.time >= log.history())

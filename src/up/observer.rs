@@ -66,9 +66,12 @@ pub fn look_at(
             stations.log().goes_on();
         }
         stations.quarantined(log.quarantine_len());
-        for (phase, station) in
-            [(Phase::Facts, stations.facts()), (Phase::Rows, stations.rows()), (Phase::Home, stations.home())]
-        {
+        for (phase, station) in [
+            (Phase::Facts, stations.facts()),
+            (Phase::Rows, stations.rows()),
+            (Phase::Home, stations.home()),
+            (Phase::Search, stations.search()),
+        ] {
             let position: Position = progress.position(phase);
             // Before the load has ended a store stands nowhere.
             if position.lsn > Lsn(0) {

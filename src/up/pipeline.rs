@@ -103,11 +103,12 @@ impl Pipeline {
                 facts: Arc::new(Reporting::new(Arc::clone(&self.stores.index), &self.stations, Stations::facts)),
                 rows: Arc::new(Reporting::new(Arc::clone(&self.watched), &self.stations, Stations::rows)),
                 home: Arc::new(Reporting::new(Arc::clone(&self.stores.home), &self.stations, Stations::home)),
+                search: Arc::new(Reporting::new(Arc::clone(&self.stores.search), &self.stations, Stations::search)),
             },
             load,
             Arc::new(move |reached| {
                 progress.applied(reached);
-                applied.send_replace(reached.home);
+                applied.send_replace(reached.by_all());
             }),
         )?);
         self.progress.covers(load);
@@ -236,6 +237,8 @@ impl Pipeline {
                     ),
                 }
             }
+            // From here on it can be read.
+            stores.search.durable()?;
             failpoint!("replay_done_before");
             marker.remove().map(|()| true)
         });

@@ -98,7 +98,7 @@ pub async fn keep(
         // Until the counts are loaded, everyone would seem to have no followers; while they are loaded again, as a replay
         // does, reads of them fail and the session ends.
         tokio::select! {
-            loaded = reached.wait_for(|[_, rows, _]| rows.lsn > Lsn(0)) => if loaded.is_err() { return },
+            loaded = reached.wait_for(|[_, rows, ..]| rows.lsn > Lsn(0)) => if loaded.is_err() { return },
             () = shutdown.cancelled() => return,
         }
         let outcome = tokio::select! {

@@ -2,7 +2,7 @@
 //! and `feedmill status` read.
 //!
 //! ```text
-//!   postgresql ─► stream ─► log ─► dataflows ─► facts ─► rows ─► home        a Station each: where it stands
+//!   postgresql ─► stream ─► log ─► dataflows ─► facts ─► rows ─► home, search   a Station each: where it stands
 //!   copy, load, catch up, replay …                                           a Work each: rows done of rows in all
 //!
 //!   part ── reached, waiting, at_work ──► Stations ◄── looks (what is read when somebody asks)
@@ -54,6 +54,7 @@ pub struct Stations {
     facts: Station,
     rows: Station,
     home: Station,
+    search: Station,
     copy: Work,
     load: Work,
     catch_up: Work,
@@ -83,6 +84,7 @@ impl Stations {
             facts: Station::new("facts"),
             rows: Station::new("rows"),
             home: Station::new("home"),
+            search: Station::new("search"),
             copy: Work::rows("copy"),
             load: Work::rows("load"),
             catch_up: Work::bytes("catch up"),
@@ -134,6 +136,11 @@ impl Stations {
     /// What home timelines have: what is served.
     pub fn home(&self) -> &Station {
         &self.home
+    }
+
+    /// What search was handed, and finds when it has committed it.
+    pub fn search(&self) -> &Station {
+        &self.search
     }
 
     /// The copy of the source into the change log.
@@ -224,8 +231,9 @@ impl Stations {
     }
 
     /// The way of a commit, in its order.
-    fn way(&self) -> [&Station; 7] {
-        [&self.postgresql, &self.stream, &self.log, &self.dataflows, &self.facts, &self.rows, &self.home]
+    fn way(&self) -> [&Station; 8] {
+        let Stations { postgresql, stream, log, dataflows, facts, rows, home, search, .. } = self;
+        [postgresql, stream, log, dataflows, facts, rows, home, search]
     }
 
     /// What takes long and ends: the steps of a start, and a replay once one was asked for.
@@ -240,7 +248,7 @@ impl Stations {
         let now = Instant::now();
         let seen = self.way().map(|station| station.seen(now));
         let stages = judge::stages(&seen, now);
-        let home = seen.last().and_then(|home| home.position);
+        let home = self.home.seen(now).position;
         let served_age_ms = home.filter(|at| at.time > 0).map(|at| now_ms().saturating_sub(at.time));
         let stands_still = stages.iter().find_map(|(stage, since)| {
             let still = stage.state == StageState::StandsStill;
@@ -294,8 +302,11 @@ impl Health for Stations {
 
     fn rebuilding(&self) -> Option<String> {
         let replaying = self.replaying.read();
-        let missing: Vec<&str> =
-            replaying.iter().filter(|phase| **phase != Phase::Home).map(|phase| phase.name()).collect();
+        let missing: Vec<&str> = replaying
+            .iter()
+            .filter(|phase| matches!(phase, Phase::Facts | Phase::Rows))
+            .map(|phase| phase.name())
+            .collect();
         if missing.is_empty() {
             return None;
         }

@@ -3,7 +3,8 @@
 //! ```text
 //!   log ─────┐
 //!   index ───┼─ in parallel ─► reads are served ─► PostgreSQL, schema, identity ─► load, tail ─► ready
-//!   home ────┘
+//!   home ────┤
+//!   search ──┘
 //! ```
 
 use std::path::PathBuf;
@@ -12,19 +13,21 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use feedmill_ingest::{Log, LogState, Options};
-use feedmill_model::{Fact, HomeSink, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
-use feedmill_sinks::{LocalHome, LocalIndex};
+use feedmill_model::{Document, Fact, HomeSink, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch};
 use tokio::task::spawn_blocking;
 
 use crate::config::Settings;
 
-/// Facts, rows and home timelines.
+/// Facts, rows, home timelines and search.
 #[derive(Clone)]
 pub struct Stores {
     /// Facts and rows.
     pub index: Arc<LocalIndex>,
     /// Home timelines.
     pub home: Arc<LocalHome>,
+    /// What search finds.
+    pub search: Arc<LocalSearch>,
 }
 
 fn index_folder(settings: &Settings) -> PathBuf {
@@ -33,6 +36,10 @@ fn index_folder(settings: &Settings) -> PathBuf {
 
 fn home_folder(settings: &Settings) -> PathBuf {
     settings.data.join("home")
+}
+
+fn search_folder(settings: &Settings) -> PathBuf {
+    settings.data.join("search")
 }
 
 /// Opens the log, and the stores beside it if there are any and they are of that log.
@@ -58,9 +65,11 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> 
 pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
     let (folder, parameters) = (home_folder(settings), settings.parameters());
     let home = Arc::new(spawn_blocking(move || LocalHome::open(&folder, parameters)).await?);
+    let folder = search_folder(settings);
+    let search = spawn_blocking(move || LocalSearch::open(&folder));
     let folder = index_folder(settings);
     let index = spawn_blocking(move || LocalIndex::open(&folder)).await??;
-    Ok(Stores { index: Arc::new(index), home })
+    Ok(Stores { index: Arc::new(index), home, search: Arc::new(search.await??) })
 }
 
 /// Whether there are stores, be it without a log.
@@ -70,7 +79,7 @@ pub fn are_there(settings: &Settings) -> bool {
 
 /// Removes the stores, of which none may be open.
 pub fn remove(settings: &Settings) -> anyhow::Result<()> {
-    for folder in [index_folder(settings), home_folder(settings)] {
+    for folder in [index_folder(settings), home_folder(settings), search_folder(settings)] {
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
                 .with_context(|| format!("could not remove the old {}", folder.display()))?;
@@ -87,23 +96,24 @@ fn range(progress: Vec<Option<Position>>) -> Option<(Position, Position)> {
 }
 
 impl Stores {
-    /// How far facts, rows and home timelines are; `None` for one that has nothing.
-    fn reached(&self) -> [Option<(Position, Position)>; 3] {
+    /// How far facts, rows, home timelines and search are; `None` for one that has nothing.
+    fn reached(&self) -> [Option<(Position, Position)>; 4] {
         [
             range(RowSink::<Fact>::progress(&*self.index)),
             range(RowSink::<ViewRow>::progress(&*self.index)),
             range(self.home.progress()),
+            range(RowSink::<Document>::progress(&*self.search)),
         ]
     }
 
-    /// Whether they can be read: home timelines that are not there are merged from rows, and facts or rows that are
-    /// `rebuilt` refuse by themselves.
+    /// Whether they can be read: home timelines that are not there are merged from rows, and facts, rows or search that
+    /// are `rebuilt` refuse by themselves.
     pub fn are_filled(&self, rebuilt: &[Phase]) -> bool {
-        let [facts, rows, _] = self.reached();
+        let [facts, rows, ..] = self.reached();
         (facts.is_some() || rebuilt.contains(&Phase::Facts)) && (rows.is_some() || rebuilt.contains(&Phase::Rows))
     }
 
-    /// Empties the stores of `phases`, whose progress goes first. Facts and rows are not read before they have the time
+    /// Empties the stores of `phases`, whose progress goes first. Facts, rows and search are not read before they have the time
     /// `due`, and home timelines not before the next load has filled them. No closed time may be applied meanwhile.
     pub fn rebuild(&self, phases: &[Phase], due: Time) -> anyhow::Result<()> {
         for phase in phases {
@@ -111,18 +121,19 @@ impl Stores {
                 Phase::Facts => self.index.rebuild_facts(due)?,
                 Phase::Rows => self.index.rebuild_rows(due)?,
                 Phase::Home => self.home.fill(),
+                Phase::Search => self.search.rebuild(due)?,
             }
         }
         Ok(())
     }
 
-    /// Where the views are that are read: facts, rows, home timelines. The position of a store that has nothing is the
+    /// Where the views are that are read: facts, rows, home timelines, search. The position of a store that has nothing is the
     /// time of `otherwise`, and no LSN.
-    pub fn positions(&self, otherwise: Position) -> [Position; 3] {
-        let [facts, rows, home] = self.reached();
+    pub fn positions(&self, otherwise: Position) -> [Position; 4] {
+        let [facts, rows, home, search] = self.reached();
         let least = |reached: Option<(Position, Position)>| reached.map(|(least, _)| least);
         let nothing = Position { lsn: Lsn(0), ..least(rows).unwrap_or(otherwise) };
-        [facts, rows, home].map(|reached| least(reached).unwrap_or(nothing))
+        [facts, rows, home, search].map(|reached| least(reached).unwrap_or(nothing))
     }
 
     /// Where the dataflows load the state of the log and go on from: the least that a store has. Stores that have
@@ -146,7 +157,7 @@ impl Stores {
             ensure!(
                 greatest.time <= newest.time,
                 "the stores are at time {}, beyond the change log, which is at {newest:?}: they are not of the same \
-                 history. Remove the folders `index` and `home` in the data folder, and they are filled again",
+                 history. Remove the folders `index`, `home` and `search` in the data folder, and they are filled again",
                 greatest.time,
             );
         }

@@ -10,7 +10,7 @@ use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::definition;
 use feedmill_ingest::Log;
 use feedmill_model::{Parameters, Phase, Time, View};
-use feedmill_sinks::{FrozenViews, LocalViews, Views};
+use feedmill_sinks::{FrozenViews, LocalSearch, LocalViews, SearchReader, Views};
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
@@ -36,6 +36,8 @@ pub struct Verifier {
     pub hold: Arc<Hold>,
     /// What is compared with the database.
     pub views: Arc<LocalViews>,
+    /// And what search finds.
+    pub search: Arc<LocalSearch>,
     /// What knows of rows in quarantine.
     pub log: Log,
     /// The settings that define the views.
@@ -55,6 +57,7 @@ type Snapshot = CutSnapshot<Held>;
 struct Frozen {
     client: Client,
     views: FrozenViews,
+    search: SearchReader,
     time: Time,
     aside: Aside,
     held: Duration,
@@ -66,7 +69,7 @@ impl Verifier {
         let _one = self.one_at_a_time.try_lock().context(
             "another verify or a replay is running: try again when it has ended; `feedmill status` says how far a replay is",
         )?;
-        let Frozen { client, mut views, time, aside, held } = self.frozen().await?;
+        let Frozen { client, mut views, search, time, aside, held } = self.frozen().await?;
         let send = async |answer| answers.send(answer).await.context("whoever asked has gone away");
         if let Some(report) = aside.hide(&client).await? {
             send(Answer::View(report)).await?;
@@ -74,7 +77,10 @@ impl Verifier {
         for view in View::ALL {
             if view != View::Home {
                 let sql = definition(view, time, &self.parameters);
-                let store = |each: &mut dyn FnMut(&str, &str)| scan(&views, view, time, each);
+                let store = |each: &mut dyn FnMut(&str, &str)| match view {
+                    View::Search => Ok(search.scan(&mut |key: String, value: String| each(&key, &value))?),
+                    _ => scan(&views, view, time, each),
+                };
                 send(Answer::View(compare::compare(&client, view.name(), &sql, &store, &|_| true).await?)).await?;
             }
         }
@@ -97,7 +103,13 @@ impl Verifier {
         let aside = Aside::at(&self.log, time)?;
         let (views, folder, reserve) = (Arc::clone(&self.views), self.folder.clone(), self.reserve);
         std::fs::create_dir_all(&folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
-        let views = tokio::task::spawn_blocking(move || views.freeze(&folder, room(&folder, reserve))).await?;
+        let search = Arc::clone(&self.search);
+        let frozen = tokio::task::spawn_blocking(move || {
+            // What was handed over is committed, and then it is found.
+            search.durable()?;
+            anyhow::Ok((views.freeze(&folder, room(&folder, reserve))?, search.reader()?))
+        });
+        let frozen = frozen.await?;
         drop(snapshot.guard);
         let held = snapshot.since.elapsed();
         tracing::info!(
@@ -107,23 +119,29 @@ impl Verifier {
             held.saturating_sub(reached),
         );
         metrics::histogram!("feedmill_verify_hold_seconds").record(held);
-        let views = views.context("could not take a snapshot of the stores")?;
+        let (views, search) = frozen.context("could not take a snapshot of the stores")?;
+        ensure!(
+            search.time() == time,
+            "search did not stop at {time}, but at {}; this is a defect of Feedmill's",
+            search.time()
+        );
         // The exported snapshot lives until the slot's connection ends, and then in this one.
-        Ok(Frozen { client: self.open(&snapshot.name).await?, views, time, aside, held })
+        Ok(Frozen { client: self.open(&snapshot.name).await?, views, search, time, aside, held })
     }
 
     /// Waits until all stores stand at the position; gives their time.
     async fn reached(&self, snapshot: &Snapshot) -> anyhow::Result<Time> {
         let progress = self.views.progress();
         ensure!(
-            progress.reached(Phase::Home, snapshot.position, REACH_MAX).await,
+            progress.reached(Phase::Home, snapshot.position, REACH_MAX).await
+                && progress.reached(Phase::Search, snapshot.position, REACH_MAX).await,
             "the stores have not reached {} within {REACH_MAX:?}; `/health` says what stands still",
             snapshot.position
         );
-        let [facts, rows, home] = *progress.watch().borrow();
+        let [facts, rows, home, search] = *progress.watch().borrow();
         ensure!(
-            facts == home && rows == home && home.lsn == snapshot.position,
-            "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}; this is a defect of Feedmill's",
+            [facts, rows, search].iter().all(|position| *position == home) && home.lsn == snapshot.position,
+            "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}, {search:?}; this is a defect of Feedmill's",
             snapshot.position
         );
         Ok(home.time)

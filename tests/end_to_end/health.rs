@@ -110,7 +110,7 @@ async fn status_tells_where_everything_stands_and_when_nothing_runs() {
     let told: Value = serde_json::from_str(&printed(&["status", "--format", "json"], 0).await).unwrap();
     let names: Vec<&str> =
         told["stages"].as_array().unwrap().iter().map(|stage| stage["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["postgresql", "stream", "log", "dataflows", "facts", "rows", "home"]);
+    assert_eq!(names, ["postgresql", "stream", "log", "dataflows", "facts", "rows", "home", "search"]);
     for stage in told["stages"].as_array().unwrap() {
         assert!(stage["lsn"].as_str().is_some_and(|lsn| lsn.contains('/')), "{stage}");
     }

@@ -31,6 +31,7 @@ mod replay;
 mod restart;
 mod resync;
 mod rows;
+mod search;
 mod security;
 mod slot;
 mod source_check;

@@ -96,6 +96,7 @@ async fn each_store_can_be_built_again_by_itself_with_any_number_of_workers() {
         (&["tweet", "counts"], "2"),
         (&["home"], "3"),
         (&["rows", "active"], "2"),
+        (&["search"], "3"),
         (&["blocks", "home"], "1"),
         (&[], "4"),
     ] {

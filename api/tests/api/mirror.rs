@@ -56,7 +56,7 @@ impl Mirror {
     pub fn new() -> Self {
         Mirror {
             relations: RwLock::default(),
-            progress: Progress::new([Position { time: now_ms() - 10, lsn: Lsn(0) }; 3]),
+            progress: Progress::new([Position { time: now_ms() - 10, lsn: Lsn(0) }; 4]),
             mood: AtomicU8::new(Mood::Well as u8),
         }
     }
@@ -84,7 +84,7 @@ impl Mirror {
         *self.relations.write() = copy(client).await;
         let time = now_ms().max(self.progress.position(Phase::Facts).time + 1);
         self.progress.covers(Position { time, lsn: Lsn(lsn.into()) });
-        self.progress.applied(Applied { facts: time + 1, rows: time + 1, home: time + 1 });
+        self.progress.applied(Applied { facts: time + 1, rows: time + 1, home: time + 1, search: time + 1 });
     }
 }
 

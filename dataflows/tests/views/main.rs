@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
-use feedmill_model::{Applied, Batch, Fact, Lsn, Position, Relation, Row, RowSink, Time, ViewRow};
+use feedmill_model::{Applied, Batch, Document, Fact, Lsn, Position, Relation, Row, RowSink, Time, ViewRow};
 use history::{Action, Age, Jump, Moment, Step, greatest_entry, parameters, play};
 use proptest::prelude::*;
 use recording::{HomeLog, HomeState, RowRecord, RowState, tick};
@@ -37,7 +37,7 @@ impl Waiter {
 
     fn until_applied(&self, time: Time) {
         let applied = self.0.0.lock().unwrap();
-        let (applied, wait) = self.0.1.wait_timeout_while(applied, LIMIT, |applied| applied.home <= time).unwrap();
+        let (applied, wait) = self.0.1.wait_timeout_while(applied, LIMIT, |applied| applied.by_all() <= time).unwrap();
         assert!(!wait.timed_out(), "{time} was not applied in time: {applied:?}");
     }
 }
@@ -52,7 +52,7 @@ struct Run {
     one_by_one: bool,
     /// Stop without waiting for all that was fed.
     abruptly: bool,
-    /// The stores of facts and rows are lost afterwards.
+    /// The stores of facts, rows and search are lost afterwards.
     lose_stores: bool,
     /// Home timelines are left as they were saved with this seed; `None`: they are lost.
     home: Option<usize>,
@@ -98,7 +98,8 @@ fn runs() -> impl Strategy<Value = Vec<Run>> {
 struct Kept {
     facts: Arc<RowRecord<Fact>>,
     rows: Arc<RowRecord<ViewRow>>,
-    /// Index of the first moment that facts and rows must agree with.
+    search: Arc<RowRecord<Document>>,
+    /// Index of the first moment that facts, rows and search must agree with.
     from: usize,
     home: Arc<HomeLog>,
     /// The time at which home timelines began.
@@ -107,8 +108,8 @@ struct Kept {
 
 impl Kept {
     fn rows_reached(&self) -> Option<Position> {
-        let (facts, rows) = (self.facts.reached()?, self.rows.reached()?);
-        Some(if facts.time < rows.time { facts } else { rows })
+        let reached = [self.facts.reached()?, self.rows.reached()?, self.search.reached()?];
+        reached.into_iter().min_by_key(|reached| reached.time)
     }
 
     /// Where the stores are that have something.
@@ -130,7 +131,7 @@ fn check(moments: &[Moment], runs: &[Run]) {
         let run = &Run { abruptly: run.abruptly && !last_run, ..run.clone() };
         if kept.rows_reached().is_none() {
             compare_rows(moments, &kept, log_at);
-            (kept.facts, kept.rows) = Default::default();
+            (kept.facts, kept.rows, kept.search) = Default::default();
         }
         let load = kept.reached().unwrap_or(moments[log_at].batch.position);
         let load_at = moments.iter().rposition(|moment| moment.batch.position.time <= load.time).unwrap();
@@ -148,7 +149,7 @@ fn check(moments: &[Moment], runs: &[Run]) {
         }
         if run.lose_stores && !last_run {
             compare_rows(moments, &kept, applied);
-            (kept.facts, kept.rows) = Default::default();
+            (kept.facts, kept.rows, kept.search) = Default::default();
         }
         kept.home = Arc::new(run.home.map_or_else(HomeLog::default, |seed| kept.home.saved(seed)));
     }
@@ -159,9 +160,9 @@ fn check(moments: &[Moment], runs: &[Run]) {
 /// was certainly applied.
 fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, run: &Run, kept: &Kept) -> usize {
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
-    let stores = Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone() };
-    let config =
-        Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
+    let stores =
+        Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone(), search: kept.search.clone() };
+    let config = Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
     let mut relations = Relation::LOAD_ORDER;
@@ -189,7 +190,7 @@ fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, 
     if !run.abruptly {
         waiter.until_applied(end_time);
     }
-    let frontier = runtime.applied().home;
+    let frontier = runtime.applied().by_all();
     assert!(frontier <= end_time + 1, "{frontier} was applied and only {end_time} was fed");
     runtime.join().unwrap();
     assert_eq!(runtime.anomalies(), 0);
@@ -236,7 +237,7 @@ fn compare_phases(kept: &Kept, load: Time, run_began: u64) {
 
 /// Compares at each batch, and at each full minute between two at which something happened.
 fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
-    let (facts, rows) = (kept.facts.by_time(), kept.rows.by_time());
+    let (facts, rows, documents) = (kept.facts.by_time(), kept.rows.by_time(), kept.search.by_time());
     if kept.rows_reached().is_none() {
         return;
     }
@@ -245,7 +246,8 @@ fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
     let mut times: BTreeSet<Time> = rows.iter().map(|(time, ..)| *time).collect();
     times.extend(moments.iter().map(|moment| moment.batch.position.time));
     let (mut facts, mut rows) = (facts.iter().peekable(), rows.iter().peekable());
-    let (mut fact_state, mut row_state) = (RowState::default(), RowState::default());
+    let mut documents = documents.iter().peekable();
+    let (mut fact_state, mut row_state, mut found) = (RowState::default(), RowState::default(), RowState::default());
     for time in times.into_iter().filter(|time| (first..=last).contains(time)) {
         while let Some((_, _, _, closed)) = facts.next_if(|(at, ..)| *at <= time) {
             fact_state.apply(closed);
@@ -253,12 +255,16 @@ fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
         while let Some((_, _, _, closed)) = rows.next_if(|(at, ..)| *at <= time) {
             row_state.apply(closed);
         }
+        while let Some((_, _, _, closed)) = documents.next_if(|(at, ..)| *at <= time) {
+            found.apply(closed);
+        }
         let moment = moments.iter().rfind(|moment| moment.batch.position.time <= time).unwrap();
         let expected = oracle::views(&moment.world, time, &parameters());
         assert_eq!(fact_state.rows, expected.facts, "facts at {time}");
         let missing: Vec<_> = expected.rows.difference(&row_state.rows).collect();
         let wrong: Vec<_> = row_state.rows.difference(&expected.rows).collect();
         assert!(missing.is_empty() && wrong.is_empty(), "rows at {time}: {missing:?} missing, {wrong:?} wrong");
+        assert_eq!(found.rows, expected.documents, "search at {time}");
         assert_eq!(row_state.counts(), expected.counts, "counts at {time}");
     }
 }
@@ -417,7 +423,8 @@ fn a_load_that_fills_home_timelines_gives_every_entry_of_the_month_whatever_the_
 
 fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
     let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
-    let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home };
+    let search = Arc::new(RowRecord::default());
+    let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home, search };
     let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
     let on_applied = waiter.clone();
     let load = Position { time: 1_000, lsn: Lsn(1) };

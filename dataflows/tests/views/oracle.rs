@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use feedmill_model::{
-    Activity, Block, Counter, EntryId, Fact, Follow, Like, Mute, Notice, NoticeKind, PackedEntry, Parameters, ReadMark,
-    Retweet, Row, Time, Timestamp, TrendWindow, Tweet, User, ViewRow, minute_of, text,
+    Activity, Block, Counter, Document, EntryId, Fact, Follow, Like, Mute, Notice, NoticeKind, PackedEntry, Parameters,
+    ReadMark, Retweet, Row, Time, Timestamp, TrendWindow, Tweet, User, ViewRow, minute_of, text,
 };
 
 use super::history::World;
@@ -14,6 +14,7 @@ use super::history::World;
 pub struct Views {
     pub facts: BTreeSet<Fact>,
     pub rows: BTreeSet<ViewRow>,
+    pub documents: BTreeSet<Document>,
     pub counts: BTreeMap<(Counter, i64), i64>,
     pub home: BTreeMap<i64, HomeView>,
 }
@@ -62,6 +63,8 @@ fn of_users(world: &World, views: &mut Views) {
             continue;
         }
         views.rows.insert(ViewRow::Profile(user.clone()));
+        let (username, name) = (user.username.clone(), user.display_name.clone());
+        views.documents.insert(Document::Account { id: user.id, username, name });
         views.rows.insert(ViewRow::Username { name: user.username.to_lowercase(), user: user.id });
     }
 }
@@ -91,6 +94,8 @@ fn of_tweets(world: &World, deleted: &BTreeSet<i64>, views: &mut Views) {
     for tweet in rows_of!(world, Tweet).filter(|tweet| tweet.deleted_at.is_none()) {
         let (user, entry, reply) = (tweet.user_id, EntryId::tweet(tweet.id), tweet.reply_to_id.is_some());
         views.rows.insert(ViewRow::Tweet(tweet.clone()));
+        let (content, media) = (tweet.content.clone(), tweet.media.is_some());
+        views.documents.insert(Document::Tweet { id: tweet.id, user, content, media, at: tweet.created_at });
         views.rows.insert(ViewRow::TimelineEntry { user, reply, entry, tweet: tweet.id });
         *views.counts.entry((Counter::Tweets, user)).or_default() += 1;
         if let Some(parent) = tweet.reply_to_id {

@@ -45,7 +45,7 @@ impl FrozenViews {
             home: home.copy_to(dir, bytes_max)?,
             index: index.reader(),
             records: HashMap::new(),
-            progress: Progress::new([position; 3]),
+            progress: Progress::new([position; 4]),
         })
     }
 

@@ -3,9 +3,11 @@
 mod frozen;
 mod home;
 mod index;
+mod search;
 mod views;
 
 pub use frozen::FrozenViews;
 pub use home::{HomeCopy, LocalHome, Saved};
 pub use index::{LocalIndex, OpenError};
+pub use search::{LocalSearch, SearchOpenError, SearchReader};
 pub use views::LocalViews;

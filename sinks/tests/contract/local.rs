@@ -31,7 +31,7 @@ impl Local {
 }
 
 /// Copies a folder as it is at one moment: anew if files came or went meanwhile, as they do when tables are written.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     loop {
         let before = files(from);
         if copied(from, to).is_ok() && files(from) == before {
@@ -92,7 +92,7 @@ impl Subject for Local {
 
     fn views(&self, store: &Arc<LocalIndex>) -> Arc<dyn Views> {
         let home = Arc::new(LocalHome::new(Parameters::default()));
-        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 3]))))
+        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 4]))))
     }
 }
 
@@ -128,7 +128,7 @@ fn a_large_closed_time_is_applied_whole_and_written_out_whole() {
     let views = LocalViews::new(
         store,
         Arc::new(LocalHome::new(Parameters::default())),
-        Arc::new(Progress::new([Position::default(); 3])),
+        Arc::new(Progress::new([Position::default(); 4])),
     );
     let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     views.scan(View::Followers, 1, &mut |_, _| rows += 1).unwrap();
@@ -192,7 +192,7 @@ fn scans_print_what_the_sql_of_the_views_prints() {
     let parameters = Parameters::default();
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let time = world.apply_home(&*home, &world.whole(), &parameters);
-    let views = LocalViews::new(store, home, Arc::new(Progress::new([Position::default(); 3])));
+    let views = LocalViews::new(store, home, Arc::new(Progress::new([Position::default(); 4])));
     let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     let scan = |view: View| {
         let mut pairs = Vec::new();

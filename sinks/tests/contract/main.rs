@@ -19,6 +19,7 @@ mod leaks;
 mod local;
 mod pages;
 mod saves;
+mod search;
 mod served;
 mod social;
 mod world;

@@ -32,7 +32,7 @@ impl Stores {
     }
 
     pub fn views(&self, home: LocalHome) -> LocalViews {
-        LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new([position(1); 3])))
+        LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new([position(1); 4])))
     }
 }
 

@@ -26,7 +26,7 @@ const POSTGRESQL: &str = "postgresql";
 const STREAM: &str = "stream";
 const LOG: &str = "log";
 const DATAFLOWS: &str = "dataflows";
-const STORES: [&str; 3] = ["facts", "rows", "home"];
+const STORES: [&str; 4] = ["facts", "rows", "home", "search"];
 
 /// What one station does.
 struct Verdict {

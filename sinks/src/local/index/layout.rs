@@ -172,7 +172,8 @@ pub(super) fn row(view: View, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)
         | View::DeletedTweets
         | View::Active
         | View::VerifiedFollowing
-        | View::Home => return None,
+        | View::Home
+        | View::Search => return None,
     };
     Some((row, 1))
 }

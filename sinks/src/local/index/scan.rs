@@ -24,7 +24,7 @@ impl IndexReader {
     }
 
     /// Calls `each` with key and value of every row of `view`, in no particular order. Views that are not in this store,
-    /// those of home timelines, have none.
+    /// those of home timelines and search, have none.
     pub(in crate::local) fn scan(&self, view: View, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
         const ROWS: &str = "all rows of a view";
         const FACTS: &str = "all facts of a view";
@@ -50,7 +50,7 @@ impl IndexReader {
             View::Protected => facts(Fact::Protected(0), each),
             View::DeletedUsers => facts(Fact::DeletedUser(0), each),
             View::DeletedTweets => facts(Fact::DeletedTweet(0), each),
-            View::Active | View::VerifiedFollowing | View::Home => Ok(()),
+            View::Active | View::VerifiedFollowing | View::Home | View::Search => Ok(()),
             _ => rows(view, each),
         }
     }
