@@ -19,6 +19,7 @@ mod layout;
 mod read;
 
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -325,12 +326,17 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
-        let outcome = self.write();
-        let mut state = self.shared.state.lock();
-        if let Err(error) = &outcome {
-            tracing::error!("the search index cannot be written any more: {error}");
+        // Whatever ends it, whoever waits is told.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.write())).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(TantivyError::ErrorInThread(text.to_owned()))
+        });
+        let fault = outcome.err().map_or(Fault::Ended, Fault::Engine);
+        if matches!(fault, Fault::Engine(_)) {
+            tracing::error!("the search index cannot be written any more: {fault}");
         }
-        state.fault = Some(outcome.err().map_or(Fault::Ended, Fault::Engine));
+        self.shared.state.lock().fault = Some(fault);
         self.shared.moved.notify_all();
     }
 

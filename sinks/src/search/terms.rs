@@ -67,12 +67,13 @@ fn words(text: &str, found: &mut Vec<String>) {
     let folded = fold(text);
     let mut start = 0;
     // The first boundary is the start of the text.
-    for (end, kind) in SEGMENTER.segment_str(&folded).iter_with_word_type() {
-        let word = folded.get(start..end).unwrap_or_default();
+    for end in SEGMENTER.segment_str(&folded) {
+        let segment = folded.get(start..end).unwrap_or_default();
         start = end;
-        if kind.is_word_like() || word.chars().any(is_picture) {
-            found.push(word.chars().take(WORD_CHARS_MAX).collect());
-        }
+        // A mark holds on to white space before it.
+        let words =
+            segment.split_whitespace().filter(|word| word.chars().any(|c| c.is_alphanumeric() || is_picture(c)));
+        found.extend(words.map(|word| word.chars().take(WORD_CHARS_MAX).collect::<String>()));
     }
 }
 

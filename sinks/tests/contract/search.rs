@@ -186,7 +186,7 @@ fn every_operator_finds_what_it_asks_for() {
     ];
     search.apply(&closed(1, ALL, put(documents))).unwrap();
     search.durable().unwrap();
-    let mut query = |text: &str, expected: &[i64]| assert_eq!(found(&search, text), expected, "{text}");
+    let query = |text: &str, expected: &[i64]| assert_eq!(found(&search, text), expected, "{text}");
     query("fuchs", &[4, 3, 2, 1]);
     query("Füchs SCHNELLE", &[3, 2, 1]);
     query("\"schnelle fuchs\"", &[2, 1]);

@@ -56,6 +56,8 @@ pub const POINTS: &[Point] = &[
     point("sink_write_part_after", 0, Needs::Huge),
     point("sink_progress_before", 2, Needs::Housekeeping),
     point("sink_progress_after", 2, Needs::Housekeeping),
+    point("search_commit_before", 2, Needs::Housekeeping),
+    point("search_commit_after", 2, Needs::Housekeeping),
     point("home_save_segment_after", 40, Needs::Housekeeping),
     point("home_save_before", 1, Needs::Housekeeping),
     point("home_save_after", 1, Needs::Housekeeping),
