@@ -8,7 +8,7 @@ use feedmill_model::{
     Activity, Batch, Change, Closed, Fact, Follow, Like, Lsn, Parameters, Position, Retweet, Row, RowSink, SHARDS,
     StoreError, Tweet, User, ViewRow, floor_of, id_at,
 };
-use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Progress};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, Progress};
 use tempfile::TempDir;
 
 use crate::Args;
@@ -21,21 +21,18 @@ const SLICE: i64 = 3_000;
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// A store that says that it has what is loaded, so that only what comes later is written.
-struct Loaded {
-    index: Arc<LocalIndex>,
+struct Loaded<S> {
+    store: Arc<S>,
     load: Position,
 }
 
-impl<R> RowSink<R> for Loaded
-where
-    LocalIndex: RowSink<R>,
-{
+impl<R, S: RowSink<R>> RowSink<R> for Loaded<S> {
     fn progress(&self) -> Vec<Option<Position>> {
         vec![Some(self.load); SHARDS]
     }
 
     fn apply(&self, closed: &Closed<R>) -> Result<(), StoreError> {
-        self.index.apply(closed)
+        self.store.apply(closed)
     }
 }
 
@@ -58,10 +55,12 @@ impl World {
     pub fn load(args: &Args) -> anyhow::Result<World> {
         let load = Position { time: START, lsn: Lsn(1) };
         let dir = tempfile::tempdir()?;
-        let index = Arc::new(LocalIndex::open(dir.path())?);
+        let index = Arc::new(LocalIndex::open(&dir.path().join("index"))?);
         let parameters = Parameters { active_days: 365, ..Parameters::default() };
         let home = Arc::new(LocalHome::new(parameters.clone()));
-        let loaded = Arc::new(Loaded { index: Arc::clone(&index), load });
+        let loaded = Arc::new(Loaded { store: Arc::clone(&index), load });
+        let search = Arc::new(LocalSearch::open(&dir.path().join("search"))?);
+        let search = Arc::new(Loaded { store: search, load });
         let (facts, rows): (Arc<dyn RowSink<Fact>>, Arc<dyn RowSink<ViewRow>>) = (loaded.clone(), loaded);
         let profile = Profile::default();
         let config = Config {
@@ -70,7 +69,7 @@ impl World {
             rows_at_a_time: Config::ROWS_AT_A_TIME,
             profile: Some(profile.clone()),
         };
-        let stores = Stores { facts, rows, home: home.clone() };
+        let stores = Stores { facts, rows, home: home.clone(), search };
         let runtime = Runtime::start(config, stores, load, Arc::new(|_| {}))?;
         let authors = (args.users * args.follows / args.followers).max(1);
         let world =
@@ -125,7 +124,7 @@ impl World {
     /// What the stores serve.
     pub fn views(&self) -> LocalViews {
         let at = Position { time: self.time, lsn: Lsn(self.time) };
-        LocalViews::new(self.index.clone(), self.home.clone(), Arc::new(Progress::new([at; 3])))
+        LocalViews::new(self.index.clone(), self.home.clone(), Arc::new(Progress::new([at; 4])))
     }
 
     pub fn stop(self) -> anyhow::Result<()> {

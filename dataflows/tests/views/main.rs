@@ -162,7 +162,8 @@ fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, 
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
     let stores =
         Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone(), search: kept.search.clone() };
-    let config = Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
+    let config =
+        Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
     let on_applied = waiter.clone();
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
     let mut relations = Relation::LOAD_ORDER;
