@@ -248,7 +248,7 @@ impl Stations {
         let now = Instant::now();
         let seen = self.way().map(|station| station.seen(now));
         let stages = judge::stages(&seen, now);
-        let home = self.home.seen(now).position;
+        let home = seen.iter().find(|station| station.name == "home").and_then(|home| home.position);
         let served_age_ms = home.filter(|at| at.time > 0).map(|at| now_ms().saturating_sub(at.time));
         let stands_still = stages.iter().find_map(|(stage, since)| {
             let still = stage.state == StageState::StandsStill;

@@ -405,10 +405,13 @@ impl Writer {
     /// Commits what was written, with `reached`, and shows it to readers.
     fn commit(&mut self, reached: &Reached) -> Result<(), TantivyError> {
         failpoint!("search_commit_before");
+        let began = Instant::now();
         let mut prepared = self.writer.prepare_commit()?;
         prepared.set_payload(&layout::write_progress(reached));
         prepared.commit()?;
         failpoint!("search_commit_after");
-        self.reader.reload()
+        self.reader.reload()?;
+        metrics::histogram!("feedmill_search_commit_seconds").record(began.elapsed().as_secs_f64());
+        Ok(())
     }
 }
