@@ -77,7 +77,9 @@ pub(crate) fn expire<'scope, D: ExchangeData>(
     owner: fn(&D) -> i64,
 ) -> Rows<'scope, D> {
     let exchange = Exchange::new(move |((_, row), _, _): &((Time, D), Time, isize)| u64::from(shard_of(owner(row))));
-    rows.inner
+    // What has left already is not sent to another worker first.
+    rows.filter(move |(until, _)| *until > start)
+        .inner
         .unary_frontier(exchange, name, move |initial, _info| {
             drop(initial);
             let mut buckets = BTreeMap::<Time, Bucket<D>>::new();

@@ -65,12 +65,17 @@ impl Pump {
                 () = self.chunks.closed() => return,
             };
             let (chunk, ended) = match read {
-                Ok(0) => return,
+                // An empty chunk is the end for whoever reads.
+                Ok(0) => (Ok(Bytes::new()), true),
                 Ok(_) => (Ok(buffer.split().freeze()), false),
                 Err(error) => (Err(error), true),
             };
-            if self.chunks.send(chunk).await.is_err() || ended {
+            if self.chunks.send(chunk).await.is_err() {
                 return;
+            }
+            if ended {
+                // What was received is still to be read, and the socket lives as long as this runtime.
+                return self.chunks.closed().await;
             }
             let now = Instant::now();
             due = due.max(now) + READ_INTERVAL;

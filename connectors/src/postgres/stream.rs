@@ -178,10 +178,9 @@ impl Stream {
 /// Opens a connection that a thread of its own reads.
 async fn open_on_a_thread(source: &Source, known: &SourceId, from: Lsn) -> Result<Opened, ReplicationError> {
     let failed = |error| ReplicationError::Lost { tried: "start a thread for the stream".to_owned(), error };
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let (mut opens, opened) = oneshot::channel();
+    let (opens, opened) = oneshot::channel();
     let (source, known) = (source.clone(), known.clone());
-    let read = async move {
+    let read = async move |mut opens: oneshot::Sender<Result<Opened, ReplicationError>>| {
         let opened = tokio::select! {
             opened = start::open(&source, &known, from) => opened,
             // Nobody waits for it any more.
@@ -200,10 +199,13 @@ async fn open_on_a_thread(source: &Source, known: &SourceId, from: Lsn) -> Resul
             pump.run().await;
         }
     };
-    let run = move || {
-        runtime.block_on(read);
-        // A name that is still being looked up holds nobody up.
-        runtime.shutdown_background();
+    let run = move || match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            runtime.block_on(read(opens));
+            // A name that is still being looked up holds nobody up.
+            runtime.shutdown_background();
+        }
+        Err(error) => drop(opens.send(Err(failed(error)))),
     };
     std::thread::Builder::new().name("stream".to_owned()).spawn(run).map_err(failed)?;
     opened.await.map_err(|_| ReplicationError::Ended)?

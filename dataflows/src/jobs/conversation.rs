@@ -100,9 +100,17 @@ impl Thread {
     }
 
     fn insert(&mut self, changes: &[(&Reply, isize)]) {
-        self.replies.extend(changes.iter().filter(|(_, diff)| *diff > 0).map(|(reply, _)| **reply));
-        // Nearly always in order already.
-        self.replies.sort_unstable();
+        let new = changes.iter().filter(|(_, diff)| *diff > 0).map(|(reply, _)| **reply);
+        if changes.len() > self.replies.len() / 8 {
+            self.replies.extend(new);
+            self.replies.sort_unstable();
+        } else {
+            // At the end or near it: ids grow with time.
+            for reply in new {
+                let at = self.replies.partition_point(|other| *other < reply);
+                self.replies.insert(at, reply);
+            }
+        }
     }
 }
 

@@ -45,7 +45,9 @@ pub(crate) fn trending_hashtags<'scope>(
     users: Rows<'scope, Rc<User>>,
     start: Time,
 ) -> Rows<'scope, ViewRow> {
-    let uses = tweets.filter(|tweet| tweet.deleted_at.is_none()).flat_map(|tweet| {
+    // What no window can hold any more is not even looked at: all tweets of all time are loaded.
+    let is_recent = move |tweet: &Rc<Tweet>| leaves(tweet.created_at, TrendWindow::Day.minutes()) > start;
+    let uses = tweets.filter(move |tweet| tweet.deleted_at.is_none() && is_recent(tweet)).flat_map(|tweet| {
         let tags = text::hashtags(&tweet.content).into_iter();
         tags.flat_map(move |tag| {
             let (author, at) = (tweet.user_id, tweet.created_at);

@@ -169,9 +169,10 @@ struct Named {
     retweeter: Option<i64>,
 }
 
-/// Looks up who retweeted what where the source did not say; `None` for a retweet that is not there any more.
+/// Looks up who retweeted what where the source did not say; `None` for a retweet that is not there any more, and for a
+/// tweet that the source does not want to be shown.
 async fn name_retweets(views: &dyn Views, candidates: &[Candidate]) -> Result<Vec<Option<Named>>, ReadError> {
-    let unnamed = |candidate: &&Candidate| candidate.tweet.is_none();
+    let unnamed = |candidate: &&Candidate| candidate.tweet.is_none() && candidate.entry.kind == EntryKind::Retweet;
     let ids: Vec<i64> = candidates.iter().filter(unnamed).map(|candidate| candidate.entry.id).collect();
     let retweets = if ids.is_empty() { Vec::new() } else { views.retweets(&ids).await? };
     let mut retweets = retweets.into_iter();
@@ -179,6 +180,7 @@ async fn name_retweets(views: &dyn Views, candidates: &[Candidate]) -> Result<Ve
         let entry = candidate.entry;
         let (by, tweet) = match candidate.tweet {
             Some(tweet) => (candidate.by, tweet),
+            None if entry.kind == EntryKind::Tweet => return None,
             None => retweets.next().flatten().map(|(by, tweet)| (Some(by), tweet))?,
         };
         let retweeter = by.filter(|_| entry.kind == EntryKind::Retweet);

@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, VecDeque};
 use feedmill_model::{EntryId, Phase};
 use serde::{Deserialize, Serialize};
 
-use super::candidates::{Audience, judge, relationships};
+use super::candidates::{Audience, judge, relationship, relationships};
 use super::merge::Candidate;
 use super::{Access, CANDIDATES_PER_ITEM, Page, Served, TimelineTweet, served, tweet};
 use crate::{ReadError, Reply, Views};
@@ -96,7 +96,7 @@ pub async fn thread_page(
     };
     let limit = limit.max(1);
     let mut may_look_at = limit.saturating_mul(CANDIDATES_PER_ITEM);
-    let mut walk = Walk::open(views, place, order, cursor.as_ref()).await?;
+    let mut walk = Walk::open(views, viewer, place, order, cursor.as_ref()).await?;
     let (mut items, mut next, mut more) = (Vec::new(), cursor, !walk.ended);
     while more && items.len() < limit && may_look_at > 0 {
         let in_first = !walk.leading.is_empty();
@@ -192,6 +192,7 @@ async fn judged(
 /// A way through the replies below a tweet.
 struct Walk<'a> {
     views: &'a dyn Views,
+    viewer: Option<i64>,
     root: i64,
     under: Vec<i64>,
     /// The answers that come first.
@@ -208,13 +209,14 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     async fn open(
         views: &'a dyn Views,
+        viewer: Option<i64>,
         place: Place,
         order: ThreadOrder,
         cursor: Option<&ThreadCursor>,
     ) -> Result<Self, ReadError> {
         let Place { root, path: under } = place;
         let (first, leading) = (Vec::new(), VecDeque::new());
-        let mut walk = Walk { views, root, under, first, leading, after: None, last: None, ended: false };
+        let mut walk = Walk { views, viewer, root, under, first, leading, after: None, last: None, ended: false };
         if let Some(cursor) = cursor {
             let path = views.reply_paths(root, &[cursor.last]).await?.into_iter().next().flatten();
             let answer = path.as_deref().and_then(|path| walk.answer(path));
@@ -237,7 +239,12 @@ impl<'a> Walk<'a> {
         let Some(root) = self.views.tweets(&[self.root]).await?.into_iter().next().flatten() else {
             return Ok(Vec::new());
         };
-        let replies = self.views.user_timeline(root.tweet.user_id, true, None, AUTHOR_REPLIES_MAX).await?;
+        let author = root.tweet.user_id;
+        // A cursor names them, so they are named to nobody who may not read them.
+        if !relationship(self.views, self.viewer, author).await?.may_read(self.viewer == Some(author)) {
+            return Ok(Vec::new());
+        }
+        let replies = self.views.user_timeline(author, true, None, AUTHOR_REPLIES_MAX).await?;
         let replies: Vec<i64> = replies.into_iter().map(|item| item.tweet).collect();
         let paths = self.views.reply_paths(self.root, &replies).await?;
         let is_answer = |path: &Vec<i64>| path.len() == self.under.len() + 1 && path.starts_with(&self.under);

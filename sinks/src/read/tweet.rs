@@ -68,7 +68,7 @@ pub async fn user_page(
     Ok(Access::Granted(Page { items: shown.items, next, time }))
 }
 
-/// A user's timelines without tweets that the user retweeted later.
+/// A user's timelines; of tweets that the user retweeted later they do not say what they are.
 struct OncePerTweet<'a> {
     views: &'a dyn Views,
     user: i64,
@@ -81,10 +81,13 @@ impl Candidates for OncePerTweet<'_> {
         let own = |candidate: &&Candidate| candidate.entry.kind == EntryKind::Tweet;
         let tweets: Vec<i64> = taken.iter().filter(own).map(|candidate| candidate.entry.id).collect();
         let mut retweets = self.views.retweeted(self.user, &tweets).await?.into_iter();
-        taken.retain(|candidate| {
-            let retweet = if own(&candidate) { retweets.next().flatten() } else { None };
-            retweet.is_none_or(|retweet| EntryId::retweet(retweet) < candidate.entry)
-        });
+        for candidate in &mut taken {
+            let retweet = if own(&&*candidate) { retweets.next().flatten() } else { None };
+            if retweet.is_some_and(|retweet| EntryId::retweet(retweet) > candidate.entry) {
+                // Counts as looked at, and is not shown.
+                candidate.tweet = None;
+            }
+        }
         Ok(taken)
     }
 
