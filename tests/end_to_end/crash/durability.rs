@@ -150,7 +150,7 @@ async fn c46_replays_write_identical_keys_times_and_values_with_any_number_of_wo
     system.interrupt();
     // The stores at an early time, the log at a late one: what lies between is replayed.
     let backups = tempfile::TempDir::new().unwrap();
-    let stores = ["index", "home"].into_iter().filter(|store| system.data().join(store).exists());
+    let stores = ["index", "home", "search"].into_iter().filter(|store| system.data().join(store).exists());
     let stores: Vec<&str> = stores.collect();
     stores.iter().for_each(|store| copy(&system.data().join(store), &backups.path().join(store)));
     system.go().await;
