@@ -10,7 +10,7 @@
 //!
 //! A notification is there as long as its cause is: a like that is taken back, a tweet that is deleted, a follow that ends
 //! takes it along. After [`DAYS`] it goes at a full minute, so what waits for its author here is bounded by a month. The
-//! authors are not: each tweet that was not deleted has 16 bytes in an arrangement, as long as it is there.
+//! authors are not: each tweet that was not deleted takes some 50 bytes in an arrangement, as long as it is there.
 //! Whether the viewer blocks or mutes who did it is decided at read.
 
 use std::rc::Rc;

@@ -40,7 +40,7 @@ impl Key {
         self
     }
 
-    /// After every key that begins with this one and has at most 17 bytes more.
+    /// After every key that begins with this one: none goes on with 18 bytes of 0xFF.
     pub(super) fn end(mut self) -> Self {
         self.0.extend_from_slice(&[0xFF; 18]);
         self
