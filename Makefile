@@ -5,13 +5,15 @@
 CARGO ?= cargo
 ARGS ?=
 SOAK ?= 200
+REQUESTS ?= 50000
+SEED ?=
 # Tests end processes at the failpoints of the code; what users build and run has none.
 TESTED := --release --locked --features failpoints
 # rustup puts cargo here; a shell that was open before does not know it yet.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test soak lint fmt clippy doc audit bench clean
+.PHONY: help setup build run test soak fuzz lint fmt clippy doc audit bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,11 +27,19 @@ build: setup ## Build the binary
 run: setup ## Build, then start everything on this machine (make run ARGS="--listen 127.0.0.1:9000")
 	$(CARGO) run --release --locked -- up $(ARGS)
 
+# Most of what a test of the whole system does is to wait, so more of them run at a time than there are cores.
+test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
+# Each makes thousands of small files, and none has to outlive the machine: they lie in memory where 8 GB of it may be used so.
+test: export TMPDIR ?= $(shell .ci/scratch)
 test: setup ## Run every test (make test ARGS="-p feedmill-model")
 	$(CARGO) test $(TESTED) $(if $(ARGS),$(ARGS),--workspace)
 
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)
 	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) -p feedmill --test end_to_end -- --nocapture c43_random
+
+fuzz: build ## Ask the API for all that its description allows and forbids (make fuzz REQUESTS=50000)
+	@sh .ci/setup fuzz
+	REQUESTS=$(REQUESTS) SEED=$(SEED) tests/fuzz.sh target/release/feedmill
 
 lint: fmt clippy doc ## Format, clippy and documentation, with warnings denied
 

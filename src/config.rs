@@ -9,13 +9,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::http::HeaderValue;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
+use feedmill_api::RateLimits;
 use feedmill_connectors::postgres::Source;
 use feedmill_model::Parameters;
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::Dict;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Settings that every command takes.
@@ -75,9 +78,178 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_READ_WAIT_MS", value_name = "MS", default_value_t = 2_000)]
     pub read_wait_ms: u64,
 
-    /// Connections to PostgreSQL for the API
+    /// Marks cookies as for TLS alone, also where no proxy says by X-Forwarded-Proto that a client came by it
+    #[arg(long, env = "FEEDMILL_SECURE_COOKIES")]
+    pub secure_cookies: bool,
+
+    /// Streams of live updates at a time
+    #[arg(long, env = "FEEDMILL_STREAMS_MAX", value_name = "N", default_value_t = 20_000)]
+    pub streams_max: usize,
+
+    /// Streams of live updates of one user
+    #[arg(long, env = "FEEDMILL_STREAMS_PER_USER", value_name = "N", default_value_t = 10)]
+    pub streams_per_user: usize,
+
+    /// Milliseconds of silence after which a stream gives a sign of life
+    #[arg(long, env = "FEEDMILL_STREAM_HEARTBEAT_MS", value_name = "MS", default_value_t = 15_000)]
+    pub stream_heartbeat_ms: u64,
+
+    /// Milliseconds for which the client of a stream may take nothing of what is sent
+    #[arg(long, env = "FEEDMILL_STREAM_STALL_MS", value_name = "MS", default_value_t = 10_000)]
+    pub stream_stall_ms: u64,
+
+    /// Minutes for which an access token holds; then its session is refreshed
+    #[arg(long, env = "FEEDMILL_ACCESS_MINUTES", value_name = "MINUTES", default_value_t = 15)]
+    pub access_minutes: u64,
+
+    /// Days for which one stays signed in without refreshing the session
+    #[arg(long, env = "FEEDMILL_SESSION_DAYS", value_name = "DAYS", default_value_t = 30)]
+    pub session_days: u64,
+
+    /// Connections to PostgreSQL for the API, and as many to the replica
     #[arg(long, env = "FEEDMILL_POOL_SIZE", value_name = "N", default_value_t = 16)]
     pub pool_size: usize,
+
+    /// Streaming replica of the database, for what the API reads from PostgreSQL; an address like that of --database-url
+    #[arg(long, env = "FEEDMILL_REPLICA_URL", value_name = "URL", hide_env_values = true)]
+    pub replica_url: Option<String>,
+
+    /// Sign-ins a minute that are tried under one name from one address, right or wrong; 0 for any number, as for each
+    /// limit below
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_LOGIN_USER",
+        value_name = "N",
+        default_value_t = RateLimits::default().login_user,
+    )]
+    pub limit_login_user: u32,
+
+    /// Sign-ins a minute that are tried under one name, wherever from
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_LOGIN_NAME",
+        value_name = "N",
+        default_value_t = RateLimits::default().login_name,
+    )]
+    pub limit_login_name: u32,
+
+    /// Sign-ins a minute from one address
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_LOGIN_ADDRESS",
+        value_name = "N",
+        default_value_t = RateLimits::default().login_address,
+    )]
+    pub limit_login_address: u32,
+
+    /// Registrations a minute from one address
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_REGISTER_ADDRESS",
+        value_name = "N",
+        default_value_t = RateLimits::default().register_address,
+    )]
+    pub limit_register_address: u32,
+
+    /// Writes a minute by one user
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_WRITE_USER",
+        value_name = "N",
+        default_value_t = RateLimits::default().write_user,
+    )]
+    pub limit_write_user: u32,
+
+    /// Writes a minute from one address without a valid token: renewals of sessions, and what is refused
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_WRITE_ADDRESS",
+        value_name = "N",
+        default_value_t = RateLimits::default().write_address,
+    )]
+    pub limit_write_address: u32,
+
+    /// Reads a minute by one user
+    #[arg(long, env = "FEEDMILL_LIMIT_READ_USER", value_name = "N", default_value_t = RateLimits::default().read_user)]
+    pub limit_read_user: u32,
+
+    /// Reads a minute from one address without a valid token
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_READ_ADDRESS",
+        value_name = "N",
+        default_value_t = RateLimits::default().read_address,
+    )]
+    pub limit_read_address: u32,
+
+    /// Searches a minute by one user
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_SEARCH_USER",
+        value_name = "N",
+        default_value_t = RateLimits::default().search_user,
+    )]
+    pub limit_search_user: u32,
+
+    /// Searches a minute from one address without a valid token
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_SEARCH_ADDRESS",
+        value_name = "N",
+        default_value_t = RateLimits::default().search_address,
+    )]
+    pub limit_search_address: u32,
+
+    /// Exports a minute by one user
+    #[arg(
+        long,
+        env = "FEEDMILL_LIMIT_EXPORT_USER",
+        value_name = "N",
+        default_value_t = RateLimits::default().export_user,
+    )]
+    pub limit_export_user: u32,
+
+    /// Networks of proxies whose X-Forwarded-For and traceparent are believed: 10.0.0.0/8,192.0.2.7/32
+    #[arg(long, env = "FEEDMILL_TRUSTED_PROXIES", value_name = "NETWORKS", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Reads that may be under way; of writes half as many, of searches and of sign-ins a quarter. More get 503
+    #[arg(long, env = "FEEDMILL_REQUESTS_MAX", value_name = "N", default_value_t = 1_024)]
+    pub requests_max: usize,
+
+    /// Connections of clients that may be open. More get 503
+    #[arg(long, env = "FEEDMILL_CONNECTIONS_MAX", value_name = "N", default_value_t = 20_000)]
+    pub connections_max: usize,
+
+    /// Of these, connections of one address that is no trusted proxy; 0 for any number
+    #[arg(long, env = "FEEDMILL_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 2_000)]
+    pub connections_per_address: usize,
+
+    /// Seconds within which the head of a request has to be there, and for which a connection may be idle; behind a load
+    /// balancer, longer than its connections may be
+    #[arg(long, env = "FEEDMILL_IDLE_SECONDS", value_name = "SECONDS", default_value_t = 75)]
+    pub idle_seconds: u64,
+
+    /// Origins whose pages may use the API from a browser: `https://app.example,https://beta.example`; or * for all, then
+    /// without cookies
+    #[arg(long, env = "FEEDMILL_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+
+    /// Seconds for which browsers are told to use HTTPS alone (Strict-Transport-Security); 0 for not
+    #[arg(long, env = "FEEDMILL_HSTS_SECONDS", value_name = "SECONDS", default_value_t = 0)]
+    pub hsts_seconds: u64,
+
+    /// File to which a line of JSON is added for each request
+    #[arg(long, env = "FEEDMILL_ACCESS_LOG", value_name = "FILE")]
+    pub access_log: Option<PathBuf>,
+
+    /// Where traces of requests are sent (OTLP over HTTP): http://collector:4318/v1/traces
+    #[arg(long, env = "FEEDMILL_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Which part of the requests is traced, of those that do not come from a trusted proxy as a part of a trace: 0 to 1
+    #[arg(long, env = "FEEDMILL_OTLP_SAMPLE", value_name = "RATIO", default_value_t = 0.1)]
+    pub otlp_sample: f64,
 
     /// What to do when the database no longer continues what was read from it: it was restored, promoted or replaced,
     /// or the replication slot is gone, lost or has moved
@@ -178,8 +350,84 @@ impl Settings {
         );
         anyhow::ensure!(self.hot_followers > 0, "--hot-followers is 0, but must be at least 1");
         anyhow::ensure!(self.copy_connections > 0, "--copy-connections is 0, but must be at least 1");
+        anyhow::ensure!(self.stream_heartbeat_ms > 0, "--stream-heartbeat-ms is 0, but must be at least 1");
         anyhow::ensure!(self.pool_size > 0, "--pool-size is 0, but must be at least 1");
+        anyhow::ensure!(self.requests_max > 0, "--requests-max is 0, but must be at least 1");
+        anyhow::ensure!(
+            (1..=1_000_000).contains(&self.connections_max),
+            "--connections-max is {}, but must be 1 to 1000000",
+            self.connections_max
+        );
+        anyhow::ensure!(self.idle_seconds > 0, "--idle-seconds is 0, but must be at least 1");
+        anyhow::ensure!(
+            (0.0..=1.0).contains(&self.otlp_sample),
+            "--otlp-sample is {}, but must be 0 to 1",
+            self.otlp_sample
+        );
+        if let Some(endpoint) = &self.otlp_endpoint {
+            anyhow::ensure!(
+                endpoint.starts_with("http://"),
+                "--otlp-endpoint must begin with http://: traces are sent to a collector on this machine or in this network"
+            );
+        }
+        self.cors_origins()?;
+        anyhow::ensure!(
+            (1..=1_440).contains(&self.access_minutes),
+            "--access-minutes is {}, but must be 1 to 1440",
+            self.access_minutes
+        );
+        anyhow::ensure!(
+            (1..=3_650).contains(&self.session_days),
+            "--session-days is {}, but must be 1 to 3650",
+            self.session_days
+        );
         Ok(self)
+    }
+
+    /// The settings of the API.
+    pub fn api(&self) -> anyhow::Result<feedmill_api::Settings> {
+        Ok(feedmill_api::Settings {
+            read_wait: self.read_wait(),
+            access: self.access(),
+            session: self.session(),
+            secure_cookies: self.secure_cookies,
+            rate_limits: RateLimits {
+                login_user: self.limit_login_user,
+                login_name: self.limit_login_name,
+                login_address: self.limit_login_address,
+                register_address: self.limit_register_address,
+                write_user: self.limit_write_user,
+                write_address: self.limit_write_address,
+                read_user: self.limit_read_user,
+                read_address: self.limit_read_address,
+                search_user: self.limit_search_user,
+                search_address: self.limit_search_address,
+                export_user: self.limit_export_user,
+            },
+            requests_max: self.requests_max,
+            trusted_proxies: self.trusted_proxies.clone(),
+            cors_origins: self.cors_origins()?,
+            hsts: Duration::from_secs(self.hsts_seconds),
+            streams_max: self.streams_max,
+            streams_per_user_max: self.streams_per_user,
+            stream_heartbeat: Duration::from_millis(self.stream_heartbeat_ms),
+            stream_stall: Duration::from_millis(self.stream_stall_ms),
+            ..feedmill_api::Settings::default()
+        })
+    }
+
+    /// An origin is a scheme and a host, and nothing after it: one that is written otherwise would never be let in.
+    fn cors_origins(&self) -> anyhow::Result<Vec<HeaderValue>> {
+        let origin = |text: &String| {
+            let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+            let whole = rest.is_some_and(|host| !host.is_empty() && !host.contains(['/', '?', '#', '@', '*', ' ']));
+            anyhow::ensure!(
+                whole || (text == "*" && self.cors_origins.len() == 1),
+                "--cors-origins has `{text}`, but takes origins such as https://app.example, without a path; or * alone"
+            );
+            HeaderValue::try_from(text).with_context(|| format!("--cors-origins has `{text}`, which is no origin"))
+        };
+        self.cors_origins.iter().map(origin).collect()
     }
 
     /// The settings that define the views.
@@ -197,20 +445,41 @@ impl Settings {
 
     /// Prints the settings in force as a file for `--config`.
     pub fn print(&self) -> anyhow::Result<()> {
-        let database_url = self.database_url.as_deref().map(str::parse::<Source>).transpose()?;
         // A source is printed without its password.
-        let database_url = database_url.map(|source| source.to_string());
-        let settings = Settings { config: None, database_url, ..self.clone() };
+        let shown = |url: &Option<String>| -> anyhow::Result<Option<String>> {
+            Ok(url.as_deref().map(str::parse::<Source>).transpose()?.map(|source| source.to_string()))
+        };
+        let settings = Settings {
+            config: None,
+            database_url: shown(&self.database_url)?,
+            replica_url: shown(&self.replica_url)?,
+            ..self.clone()
+        };
         print!("{}", toml::to_string(&settings).context("could not print the settings")?);
         Ok(())
     }
 
-    /// Whether a flag holds a password, so that the list of processes shows it.
-    pub fn shows_password(&self, matches: &ArgMatches) -> bool {
-        let source = self.database_url.as_deref().map(str::parse::<Source>);
-        matches.value_source("database_url") == Some(ValueSource::CommandLine)
-            && std::env::var_os("PGPASSWORD").is_none()
-            && matches!(source, Some(Ok(source)) if source.config().get_password().is_some())
+    /// The flag that holds a password, if one does, so that the list of processes shows it.
+    pub fn shows_password(&self, matches: &ArgMatches) -> Option<&'static str> {
+        let urls =
+            [("database_url", &self.database_url, "database-url"), ("replica_url", &self.replica_url, "replica-url")];
+        let shows = |(name, url, _): &(&str, &Option<String>, _)| {
+            let source = url.as_deref().map(str::parse::<Source>);
+            matches.value_source(name) == Some(ValueSource::CommandLine)
+                && std::env::var_os("PGPASSWORD").is_none()
+                && matches!(source, Some(Ok(source)) if source.config().get_password().is_some())
+        };
+        urls.into_iter().find(shows).map(|(_, _, flag)| flag)
+    }
+
+    /// [`Self::access_minutes`].
+    pub fn access(&self) -> Duration {
+        Duration::from_secs(self.access_minutes * 60)
+    }
+
+    /// [`Self::session_days`].
+    pub fn session(&self) -> Duration {
+        Duration::from_secs(self.session_days * 24 * 60 * 60)
     }
 
     /// [`Self::read_wait_ms`].

@@ -5,6 +5,7 @@ mod control;
 mod exclusion;
 mod import;
 mod load;
+mod log;
 mod quarantine;
 mod replay;
 mod resync;
@@ -13,13 +14,14 @@ mod up;
 mod validate;
 mod verify;
 
+use std::cell::OnceCell;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, Settings};
+use crate::config::Settings;
+use crate::log::Log;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -118,13 +120,17 @@ fn main() -> ExitCode {
 fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     let (_, matches) = matches.subcommand().context("no command was given")?;
+    // What it still holds is written when this ends.
+    let log = OnceCell::new();
     let resolve = |settings: Settings| -> anyhow::Result<Settings> {
         let settings = settings.resolve(matches)?;
-        start_log(&settings)?;
-        if settings.shows_password(matches) {
+        // One command resolves its settings, once.
+        let _ = log.set(Log::start(&settings)?);
+        if let Some(flag) = settings.shows_password(matches) {
             tracing::warn!(
-                "everybody on this machine can read the password of --database-url in the list of processes: set \
-                 FEEDMILL_DATABASE_URL instead, or put it into the file of --config, or into ~/.pgpass"
+                "everybody on this machine can read the password of --{flag} in the list of processes: set \
+                 FEEDMILL_{} instead, or put it into the file of --config, or into ~/.pgpass",
+                flag.to_uppercase().replace('-', "_")
             );
         }
         Ok(settings)
@@ -153,16 +159,4 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     // What still blocks (a password being hashed, a terminal being read) must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     outcome
-}
-
-fn start_log(settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.log)
-        .with_context(|| format!("--log is `{}`, which is not a filter such as `info`", settings.log))?;
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }

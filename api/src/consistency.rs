@@ -8,6 +8,8 @@
 //! it, for ever. The source is part of what is authenticated: after a restore or a failover, positions mean something
 //! else, and old tokens are refused instead of being misunderstood.
 
+use std::time::Instant;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -16,11 +18,16 @@ use feedmill_model::{Lsn, Phase, SourceId};
 use tokio::sync::watch;
 
 use crate::keys::Keys;
+use crate::own_writes::Written;
 use crate::problem::{Kind, Problem};
+use crate::reader::Reader;
 use crate::state::Context;
 
 /// Header of a write's answer that holds the token, and of a read that is to see the write.
 pub const CONSISTENCY_TOKEN: &str = "x-consistency-token";
+
+/// Header of the answer to a write that narrows who may read, when the visibility facts did not have it in time.
+const NOT_YET_VISIBLE: HeaderName = HeaderName::from_static("x-feedmill-not-yet-visible");
 
 const HEADER: HeaderName = HeaderName::from_static(CONSISTENCY_TOKEN);
 /// The form of the token; another form will be another number.
@@ -41,6 +48,11 @@ impl ConsistencyTokens {
         ConsistencyTokens { keys, source }
     }
 
+    /// The source whose positions they tell at the moment.
+    pub fn source(&self) -> watch::Ref<'_, SourceId> {
+        self.source.borrow()
+    }
+
     /// The token for everything that was committed before `lsn`; `None` if the library refuses to sign.
     fn token(&self, lsn: Lsn) -> Option<String> {
         let mut position = vec![VERSION];
@@ -50,7 +62,7 @@ impl ConsistencyTokens {
     }
 
     /// The position in `token`; `None` for what is no token of this source.
-    fn position(&self, token: &str) -> Option<Lsn> {
+    pub fn position(&self, token: &str) -> Option<Lsn> {
         if token.len() != TOKEN_BYTES {
             return None;
         }
@@ -72,24 +84,51 @@ impl ConsistencyTokens {
 }
 
 impl Context {
-    /// Waits until `phase` of the views has the write whose token came with the request, if one came.
-    pub async fn catch_up(&self, headers: &HeaderMap, phase: Phase) -> Result<(), Problem> {
-        let Some(token) = headers.get(HEADER) else { return Ok(()) };
+    /// The position of the token that came with a request, if one came.
+    pub fn asked_for(&self, headers: &HeaderMap) -> Result<Option<Lsn>, Problem> {
+        let Some(token) = headers.get(HEADER) else { return Ok(None) };
         let lsn = token.to_str().ok().and_then(|token| self.tokens.position(token)).ok_or_else(|| {
             Kind::InvalidConsistencyToken.because(
                 "X-Consistency-Token must be one that a write returned, and not from before the database was restored \
                  or failed over. Send the request without it.",
             )
         })?;
-        if self.views.progress().reached(phase, lsn, self.settings.read_wait).await {
-            return Ok(());
+        Ok(Some(lsn))
+    }
+
+    /// Waits until `phase` of the views holds the write whose token came with the request; and for what the reader wrote a
+    /// moment ago, but then what is there is served anyway.
+    pub async fn catch_up<V>(&self, reader: &Reader<V>, phase: Phase) -> Result<(), Problem> {
+        let until = Instant::now() + self.settings.read_wait;
+        if let Some(lsn) = reader.must_hold
+            && !self.holds(phase, lsn, until).await
+        {
+            let told = "The views have not reached the write of X-Consistency-Token yet. Ask again.";
+            return Err(Kind::NotYetVisible.because(told));
         }
-        Err(Kind::NotYetVisible.because("The views have not reached the write of X-Consistency-Token yet. Ask again."))
+        if let Some(lsn) = reader.shall_hold {
+            self.holds(phase, lsn, until).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until `phase` holds everything before `lsn`; `false` when that is not so at `until`.
+    async fn holds(&self, phase: Phase, lsn: Lsn, until: Instant) -> bool {
+        let (progress, left) = (self.views.progress(), || until.saturating_duration_since(Instant::now()));
+        if !progress.reached(phase, lsn, left()).await {
+            return false;
+        }
+        // What search was handed is found a moment later.
+        match progress.time_of(lsn).filter(|_| phase == Phase::Search) {
+            Some(time) => self.search.reached(time, left()).await,
+            None => true,
+        }
     }
 
     /// The answer to a write after which the source's log ended at `lsn`.
     pub fn written(&self, lsn: Lsn, answer: impl IntoResponse) -> Response {
         let mut response = answer.into_response();
+        response.extensions_mut().insert(Written(lsn));
         let token = self.tokens.token(lsn).and_then(|token| HeaderValue::try_from(token).ok());
         match token {
             Some(token) => drop(response.headers_mut().insert(HEADER, token)),
@@ -98,13 +137,15 @@ impl Context {
         response
     }
 
-    /// The same for a write that narrows who may read: it is answered once the visibility facts have it. When they are
-    /// late it is answered anyway, for it is done.
+    /// The same for a write that narrows who may read: it is answered once the visibility facts of this instance have it.
+    /// When they are late it is answered anyway, for it is done, and says so.
     pub async fn narrowed(&self, lsn: Lsn, answer: impl IntoResponse) -> Response {
+        let mut response = self.written(lsn, answer);
         if !self.views.progress().reached(Phase::Facts, lsn, self.settings.narrowing_wait).await {
             tracing::warn!("the visibility facts are late: a write that narrows who may read was answered before them");
+            response.headers_mut().insert(NOT_YET_VISIBLE, HeaderValue::from_static("true"));
         }
-        self.written(lsn, answer)
+        response
     }
 }
 

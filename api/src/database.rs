@@ -12,7 +12,12 @@
 //!
 //! What takes more than one statement sends `BEGIN … COMMIT` and the question for the position together as well. A
 //! request that is given up meanwhile leaves no transaction open, because all of it has been sent.
+//!
+//! What must know the answer to one statement before it sends the next has a [`Session`] and a [`Transaction`] in it. A
+//! transaction that is dropped before its end sends `ROLLBACK` then and there, ahead of whatever the connection is used
+//! for next; so a request that is given up leaves none open either.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::Runtime;
@@ -23,12 +28,16 @@ use feedmill_model::Lsn;
 use futures::future::{join, join_all, join4, try_join};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{PgLsn, ToSql};
+use tokio_postgres::types::{FromSql, PgLsn, ToSql};
 
 use crate::problem::{Kind, Problem};
+use crate::replica::Replica;
 
 /// Where the log ends that is flushed.
 const POSITION: &str = "SELECT pg_current_wal_flush_lsn()";
+
+/// The constraint that an answer has a greater id than what it answers: imported ids may lie ahead by an hour at most.
+const ANSWERS_LATER: &str = "tweets_reply_is_later";
 
 /// Bounds of every session. All statements are look-ups by key, for which one plan is right whatever the parameters:
 /// planning them again would cost more than running them, most of all for tables with partitions.
@@ -142,6 +151,11 @@ impl DatabaseError {
         }
     }
 
+    /// Whether another transaction held a lock for longer than is waited for.
+    pub fn waited_in_vain(&self) -> bool {
+        matches!(self, DatabaseError::Statement(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+
     /// Whether a foreign key points nowhere: what handlers write points to accounts alone.
     fn names_nobody(&self) -> bool {
         matches!(self, DatabaseError::Statement(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION))
@@ -165,6 +179,10 @@ impl From<DatabaseError> for Problem {
         if error.names_nobody() {
             return Kind::UserNotFound.because("An account that this needs does not exist any more.");
         }
+        if error.constraint() == Some(ANSWERS_LATER) {
+            return Kind::DatabaseUnavailable
+                .because("The tweet that it answers is ahead of time. Try again in a moment.");
+        }
         if error.is_transient() {
             tracing::warn!(%error, "a request was turned away");
             return Kind::DatabaseUnavailable.because("The database does not answer in time. Try again in a moment.");
@@ -178,14 +196,33 @@ impl From<DatabaseError> for Problem {
 #[derive(Clone)]
 pub(crate) struct Database {
     pool: Pool,
+    replica: Option<Arc<Replica>>,
 }
 
 impl Database {
-    pub fn new(pool: Pool) -> Self {
-        Database { pool }
+    pub fn new(pool: Pool, replica: Option<Pool>) -> Self {
+        Database { pool, replica: replica.map(|pool| Arc::new(Replica::new(pool))) }
+    }
+
+    /// Runs one statement that changes nothing, and whose rows are as new as `needed` wants them: on the replica, if
+    /// there is one that can.
+    pub async fn read(&self, needed: Lsn, sql: &str, params: Params<'_>) -> Result<Vec<Row>, DatabaseError> {
+        if let Some(replica) = &self.replica
+            && let Some(rows) = replica.rows(needed, sql, params).await
+        {
+            return Ok(rows);
+        }
+        self.query(sql, params).await
     }
 
     /// Runs one statement that changes nothing, or of which the position does not matter.
+    #[tracing::instrument(
+        target = "feedmill::trace",
+        level = "trace",
+        name = "postgresql",
+        skip_all,
+        fields(otel.kind = "client", db.system.name = "postgresql")
+    )]
     pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, DatabaseError> {
         let client = self.pool.get().await?;
         let statement = client.prepare_cached(sql).await?;
@@ -193,6 +230,13 @@ impl Database {
     }
 
     /// Runs one statement and tells a position that holds its commit.
+    #[tracing::instrument(
+        target = "feedmill::trace",
+        level = "trace",
+        name = "postgresql",
+        skip_all,
+        fields(otel.kind = "client", db.system.name = "postgresql")
+    )]
     pub async fn commit(&self, sql: &str, params: Params<'_>) -> Result<(Vec<Row>, Lsn), DatabaseError> {
         let client = self.pool.get().await?;
         let (statement, position) = try_join(client.prepare_cached(sql), client.prepare_cached(POSITION)).await?;
@@ -204,6 +248,13 @@ impl Database {
 
     /// Runs the statements in one transaction, each of which sees what others had committed when it began; gives the
     /// rows of the last, and a position that holds the commit.
+    #[tracing::instrument(
+        target = "feedmill::trace",
+        level = "trace",
+        name = "postgresql",
+        skip_all,
+        fields(otel.kind = "client", db.system.name = "postgresql")
+    )]
     pub async fn commit_all(&self, statements: &[(&str, Params<'_>)]) -> Result<(Vec<Row>, Lsn), DatabaseError> {
         let client = self.pool.get().await?;
         let mut prepared = Vec::with_capacity(statements.len());
@@ -219,13 +270,59 @@ impl Database {
         Ok((rows, lsn(&position?)?))
     }
 
-    /// Tells the metrics how the pool stands.
+    /// A position that holds what others have committed.
+    pub async fn position(&self) -> Result<Lsn, DatabaseError> {
+        self.session().await?.position().await
+    }
+
+    /// A connection for a transaction that goes on after an answer.
+    pub async fn session(&self) -> Result<Session, DatabaseError> {
+        Ok(Session(self.pool.get().await?))
+    }
+
+    /// Tells the metrics how the pools stand.
     pub fn gauge(&self) {
-        let status = self.pool.status();
-        metrics::gauge!("feedmill_pool_connections", "state" => "open").set(status.size as f64);
-        metrics::gauge!("feedmill_pool_connections", "state" => "idle").set(status.available as f64);
-        metrics::gauge!("feedmill_pool_connections_max").set(status.max_size as f64);
-        metrics::gauge!("feedmill_pool_waiting").set(status.waiting as f64);
+        let replica = self.replica.as_ref().map(|replica| ("replica", replica.pool()));
+        for (name, pool) in [("primary", &self.pool)].into_iter().chain(replica) {
+            let status = pool.status();
+            let connections = |state| metrics::gauge!("feedmill_pool_connections", "pool" => name, "state" => state);
+            connections("open").set(status.size as f64);
+            connections("idle").set(status.available as f64);
+            metrics::gauge!("feedmill_pool_connections_max", "pool" => name).set(status.max_size as f64);
+            metrics::gauge!("feedmill_pool_waiting", "pool" => name).set(status.waiting as f64);
+        }
+    }
+}
+
+/// A connection.
+pub(crate) struct Session(Object);
+
+impl Session {
+    /// Begins a transaction.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>, DatabaseError> {
+        Ok(Transaction(self.0.transaction().await?))
+    }
+
+    /// A position that holds what was committed here.
+    pub async fn position(&self) -> Result<Lsn, DatabaseError> {
+        let statement = self.0.prepare_cached(POSITION).await?;
+        lsn(&self.0.query_one(&statement, &[]).await?)
+    }
+}
+
+/// A transaction, rolled back unless it is committed.
+pub(crate) struct Transaction<'a>(deadpool_postgres::Transaction<'a>);
+
+impl Transaction<'_> {
+    /// Runs a statement, which sees what others had committed when it began.
+    pub async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, DatabaseError> {
+        let statement = self.0.prepare_cached(sql).await?;
+        Ok(self.0.query(&statement, params).await?)
+    }
+
+    /// Ends it.
+    pub async fn commit(self) -> Result<(), DatabaseError> {
+        Ok(self.0.commit().await?)
     }
 }
 
@@ -239,6 +336,11 @@ async fn in_order(
 ) -> (Answered<()>, Vec<Answered<Vec<Row>>>, Answered<()>, Answered<Row>) {
     let (begin, commit) = (client.batch_execute("BEGIN"), client.batch_execute("COMMIT"));
     join4(begin, queries, commit, client.query_one(position, &[])).await
+}
+
+/// A column of a row.
+pub(crate) fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, DatabaseError> {
+    Ok(row.try_get(index)?)
 }
 
 fn lsn(row: &Row) -> Result<Lsn, DatabaseError> {

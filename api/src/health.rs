@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Whether the system serves, and how it stands.
 pub trait Health: Send + Sync {
@@ -25,7 +26,7 @@ pub trait Health: Send + Sync {
 }
 
 /// How everything stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// In one word.
@@ -49,7 +50,7 @@ pub struct Report {
 }
 
 /// The whole system in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Nothing stands still, and no alarm is raised.
@@ -59,7 +60,7 @@ pub enum Status {
 }
 
 /// Which stage holds the others back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StandsStill {
     /// Name of the stage.
@@ -73,7 +74,7 @@ pub struct StandsStill {
 }
 
 /// What a stage does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StageState {
     /// It goes on.
@@ -98,7 +99,7 @@ impl fmt::Display for StageState {
 }
 
 /// One stage of the way of a commit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
     /// `postgresql`, `stream`, `log`, `dataflows`, `facts`, `rows`, `home` or `search`.
@@ -130,7 +131,7 @@ pub struct Stage {
 }
 
 /// One step of a start, or another work that takes long and ends.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Its name: `copy`, `load`, `catch up`, …
@@ -154,7 +155,7 @@ pub struct Step {
 }
 
 /// The replication slot, as PostgreSQL has it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Slot {
     /// What its reader has acknowledged.
@@ -170,7 +171,7 @@ pub struct Slot {
 }
 
 /// What the change log takes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LogSize {
     /// Bytes on disk of the rows, without what the journal holds.
@@ -182,7 +183,7 @@ pub struct LogSize {
 }
 
 /// Something that an operator has to look at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alarm {
     /// `wal_retained`, `lag`, `quarantine`, `negative_multiplicity`, `disk` or `stage`.

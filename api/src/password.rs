@@ -11,7 +11,7 @@
 //! The parameters are those that OWASP's Password Storage Cheat Sheet asks for: 19 MiB, 2 passes, 1 lane.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use argon2::password_hash::SaltString;
 use argon2::password_hash::rand_core::OsRng;
@@ -32,6 +32,7 @@ const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$\
 pub(crate) struct Passwords {
     running: Arc<Semaphore>,
     waiting: Semaphore,
+    waiting_max: usize,
 }
 
 fn argon2() -> Argon2<'static> {
@@ -47,7 +48,14 @@ fn argon2() -> Argon2<'static> {
 impl Passwords {
     /// At most `at_once` are hashed at a time, and at most `waiting_max` wait for that.
     pub fn new(at_once: usize, waiting_max: usize) -> Self {
-        Passwords { running: Arc::new(Semaphore::new(at_once.max(1))), waiting: Semaphore::new(waiting_max) }
+        let running = Arc::new(Semaphore::new(at_once.max(1)));
+        Passwords { running, waiting: Semaphore::new(waiting_max), waiting_max }
+    }
+
+    /// Tells the metrics how many wait.
+    pub fn gauge(&self) {
+        let waiting = self.waiting_max.saturating_sub(self.waiting.available_permits());
+        metrics::gauge!("feedmill_passwords_waiting").set(waiting as f64);
     }
 
     /// The hash of a new password, in PHC form.
@@ -86,7 +94,9 @@ impl Passwords {
         let permit = acquired.map_err(|_| busy())?.map_err(|_| busy())?;
         drop(waits);
         let done = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
             let done = hash();
+            metrics::histogram!("feedmill_password_seconds").record(began.elapsed());
             drop(permit);
             done
         });

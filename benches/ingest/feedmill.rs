@@ -32,7 +32,8 @@ pub async fn run(source: &Source, slot: &str, work: &Work, dir: &Path) -> anyhow
     };
 
     let (before, began) = (cpu(&getrusage(UsageWho::RUSAGE_SELF)?), Instant::now());
-    let mut stream = Stream::start(source, &known, work.from, Spilling::to(folder.join("spill"))).await?;
+    let spilling = Spilling { follower: Some(log.sorter()), ..Spilling::to(folder.join("spill")) };
+    let mut stream = Stream::start(source, &known, work.from, spilling).await?;
     let mut ask = tokio::time::interval(KEEPALIVE);
     ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while *is_durable.borrow_and_update() < work.to {

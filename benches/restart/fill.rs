@@ -65,7 +65,7 @@ pub fn graph(folder: &Path, args: &Args) -> anyhow::Result<()> {
     copy(&mut rows)?;
     log.finish_copy(lsn, now_ms())?;
     drop(log);
-    for store in ["index", "home"] {
+    for store in ["index", "home", "search"] {
         std::fs::remove_dir_all(folder.join(store))?;
     }
     Ok(())

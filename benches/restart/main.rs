@@ -19,6 +19,7 @@
 mod fill;
 mod system;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -49,21 +50,28 @@ const SETTLE: Duration = Duration::from_secs(20);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let folder = tempfile::Builder::new().prefix("feedmill-restart-").tempdir()?;
+    let mut folder = tempfile::Builder::new().prefix("feedmill-restart-").tempdir()?;
+    let outcome = restarts(folder.path(), &args).await;
+    // An error names the log in it.
+    folder.disable_cleanup(outcome.is_err());
+    outcome
+}
+
+async fn restarts(folder: &Path, args: &Args) -> anyhow::Result<()> {
     println!("{} follows, {} users, {} tweets", args.users * args.follows, args.users, args.tweets);
 
     let began = Instant::now();
-    let mut system = System::start(folder.path()).await?;
+    let mut system = System::start(folder).await?;
     system.ready().await?;
     system.stop()?;
-    fill::graph(folder.path(), &args)?;
+    fill::graph(folder, args)?;
     println!("change log filled after {:.1?}", began.elapsed());
 
-    let mut system = System::start(folder.path()).await?;
+    let mut system = System::start(folder).await?;
     system.ready().await?;
     println!("stores filled after {:.1?}", began.elapsed());
-    fill::tweets(folder.path(), &args).await?;
-    system.settled(&args).await?;
+    fill::tweets(folder, args).await?;
+    system.settled(args).await?;
     println!("tweets delivered and saved after {:.1?}", began.elapsed());
     let before = system.home(fill::user(7)).await?;
     ensure!(before.tweets > 0 || args.tweets < args.users, "the viewer's timeline is empty");
@@ -81,7 +89,7 @@ async fn main() -> anyhow::Result<()> {
             println!("the clean stop took {:.1?}", stopped.elapsed());
         }
         let began = Instant::now();
-        system = System::start(folder.path()).await?;
+        system = System::start(folder).await?;
         let read = system.home(fill::user(7)).await?;
         let first_read = began.elapsed();
         ensure!(read.tweets == before.tweets, "{} tweets were served, {} before", read.tweets, before.tweets);

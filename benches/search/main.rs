@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   tweets of words by Zipf's law ─► closed times ─► LocalSearch ─► two-word queries, one after the other on one thread
+//!                                    at a rate                   ─► how long until each is found
 //! ```
 //!
 //! Words of a query are drawn as those of tweets are, so that many queries have a word that is in a large part of them.
@@ -12,7 +13,8 @@
 //!   cargo bench --bench search -- --tweets 100000
 //! ```
 
-use std::time::Instant;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use feedmill_model::{Closed, Document, Keyed, Lsn, Op, Position, RowSink, id_at};
@@ -36,6 +38,9 @@ struct Args {
     /// Queries of each kind
     #[arg(long, default_value_t = 2_000)]
     queries: usize,
+    /// Tweets a second, of which the time until they are found is measured
+    #[arg(long, default_value_t = 2_000)]
+    rate: u64,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -47,6 +52,9 @@ const START: i64 = 1_767_225_600_000;
 const LENGTH: std::ops::Range<usize> = 5..25;
 /// Tweets of a closed time.
 const AT_ONCE: u64 = 1_000;
+/// How long tweets are brought at a rate, and how often a second.
+const PACED: Duration = Duration::from_secs(20);
+const TIMES_A_SECOND: u64 = 100;
 /// Tweets of a page, and one more.
 const PAGE: usize = 21;
 
@@ -58,10 +66,10 @@ async fn main() -> anyhow::Result<()> {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let zipf = Zipf::new(args.words, 1.0)?;
     let word = |random: &mut ChaCha8Rng| format!("word{}", zipf.sample(random));
+    let mut asking = ChaCha8Rng::seed_from_u64(8);
 
-    let began = Instant::now();
-    for first in (0..args.tweets).step_by(usize::try_from(AT_ONCE)?) {
-        let mut ops: Vec<_> = (first..args.tweets.min(first + AT_ONCE))
+    let mut tweets = |first: u64, count: u64| -> anyhow::Result<Closed<Document>> {
+        let mut ops: Vec<_> = (first..first + count)
             .map(|n| {
                 let content: Vec<String> = (0..random.random_range(LENGTH)).map(|_| word(&mut random)).collect();
                 let (ms, user) = (START + n.cast_signed(), random.random_range(0..100_000));
@@ -71,19 +79,49 @@ async fn main() -> anyhow::Result<()> {
             })
             .collect();
         ops.sort_by_key(|(shard, _)| *shard);
-        let position = Position { time: first + AT_ONCE, lsn: Lsn(first + 1) };
-        search.apply(&Closed { position, shards: u64::MAX, loading: false, ops })?;
+        let position = Position { time: first + count, lsn: Lsn(first + 1) };
+        Ok(Closed { position, shards: u64::MAX, loading: false, ops })
+    };
+
+    let began = Instant::now();
+    for first in (0..args.tweets).step_by(usize::try_from(AT_ONCE)?) {
+        search.apply(&tweets(first, AT_ONCE.min(args.tweets - first))?)?;
     }
     search.durable()?;
     let rate = args.tweets as f64 / began.elapsed().as_secs_f64();
     println!("{} tweets made and taken in, {rate:.0} a second", args.tweets);
+
+    let mut delays = Histogram::<u64>::new(3)?;
+    let (began, mut waiting, mut next) = (Instant::now(), VecDeque::new(), args.tweets);
+    while began.elapsed() < PACED || !waiting.is_empty() {
+        let at_once = (args.rate / TIMES_A_SECOND).max(1);
+        let due = args.rate as f64 * began.elapsed().min(PACED).as_secs_f64();
+        if (next - args.tweets + at_once) as f64 <= due {
+            let closed = tweets(next, at_once)?;
+            next += at_once;
+            waiting.push_back((closed.position.time, Instant::now()));
+            search.apply(&closed)?;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while let Some((_, handed)) = waiting.pop_front_if(|(time, _)| *time <= search.time()) {
+            delays.record(u64::try_from(handed.elapsed().as_millis())?)?;
+        }
+    }
+    println!(
+        "{} a second, found after: p50 {} ms, p99 {} ms, max {} ms",
+        args.rate,
+        delays.value_at_quantile(0.5),
+        delays.value_at_quantile(0.99),
+        delays.max(),
+    );
 
     for relevant in [false, true] {
         let mut times = Histogram::<u64>::new(3)?;
         let began = Instant::now();
         let mut hits = 0;
         for _ in 0..args.queries {
-            let query = Query::parse(&format!("{} {}", word(&mut random), word(&mut random)))?;
+            let query = Query::parse(&format!("{} {}", word(&mut asking), word(&mut asking)))?;
             let asked = Instant::now();
             hits += match relevant {
                 false => search.latest(&query, None, PAGE).await?.len(),

@@ -11,9 +11,13 @@
 
 mod fixture;
 
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use feedmill_connectors::postgres::{Changes, Field, Operation, RowChange, Source, Spilling, Stream, Transaction};
+use feedmill_connectors::postgres::{
+    Changes, Field, Follow, Growing, Grown, Operation, RowChange, Source, Spilling, Stream, Transaction,
+};
 use feedmill_model::{Key, Lsn, Relation};
 use fixture::{Fixture, start_stream, within};
 
@@ -27,12 +31,16 @@ fn changes(transactions: &[Transaction]) -> Vec<RowChange> {
 
 /// A stream of which the server sends transactions in progress, and which keeps next to nothing in memory.
 async fn streaming(fixture: &Fixture, slot: &str, memory_bytes: usize) -> Stream {
+    followed(fixture, slot, memory_bytes, None).await
+}
+
+async fn followed(fixture: &Fixture, slot: &str, memory_bytes: usize, follower: Option<Arc<dyn Follow>>) -> Stream {
     let mut config = fixture.source.config().clone();
     config.options("-c logical_decoding_work_mem=64kB");
     let source = Source::local(config);
     let start = fixture.replication().await.create_slot(slot, false).await.unwrap();
     let known = fixture.replication().await.identify(slot).await.unwrap();
-    let spilling = Spilling { memory_bytes, ..Spilling::to(std::env::temp_dir()) };
+    let spilling = Spilling { memory_bytes, follower, ..Spilling::to(std::env::temp_dir()) };
     Stream::start(&source, &known, start.consistent_point, spilling).await.unwrap()
 }
 
@@ -99,6 +107,88 @@ async fn c22_c26_c27_transactions_in_progress_come_whole_in_commit_order_from_me
         assert!(transactions.is_sorted_by(|one, two| one.end_lsn < two.end_lsn));
         stream.close().await.unwrap();
     }
+}
+
+/// What was read of a transaction, and how it ended.
+type Read = (Vec<RowChange>, Grown);
+
+/// Reads every transaction along, as long as it goes on.
+#[derive(Debug, Default)]
+struct Along(Mutex<Vec<JoinHandle<Read>>>);
+
+impl Follow for Along {
+    fn follow(&self, mut growing: Growing) -> bool {
+        let read = move || {
+            let mut taken = Vec::new();
+            loop {
+                let offset = growing.offset();
+                match growing.next(fixture::LIMIT).unwrap() {
+                    Grown::Change(change) => taken.push((offset, change)),
+                    Grown::Cut(cut) => taken.retain(|(offset, _)| *offset < cut),
+                    end => return (taken.into_iter().map(|(_, change)| change).collect(), end),
+                }
+            }
+        };
+        self.0.lock().unwrap().push(std::thread::spawn(read));
+        true
+    }
+}
+
+impl Along {
+    /// The next one. The stream goes on meanwhile.
+    async fn next(&self) -> Read {
+        let reader = self.0.lock().unwrap().remove(0);
+        tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn c25_c27_what_is_read_along_is_what_was_committed_and_ends_with_what_was_not() {
+    let fixture = Fixture::new("stream_along").await;
+    fixture.users(&[1, 2]).await;
+    let along = Arc::new(Along::default());
+    let mut stream = followed(&fixture, "stream_along", 100_000, Some(Arc::clone(&along) as Arc<dyn Follow>)).await;
+    let days = |from: u32, count: u32| {
+        format!(
+            "INSERT INTO activity SELECT 1, date '2000-01-01' + n FROM generate_series({from}, {from} + {count} - 1) AS n"
+        )
+    };
+    let [kept, also, gone, inner, last] =
+        [days(0, 60_000), days(60_000, 60_000), days(200_000, 60_000), days(300_000, 30_000), days(120_000, 10)];
+    let savepoints = format!(
+        "BEGIN; {kept}; SAVEPOINT a; {gone}; SAVEPOINT b; {inner}; RELEASE b; ROLLBACK TO a; {also}; SAVEPOINT c; {inner}; \
+         ROLLBACK TO c; {last}; COMMIT"
+    );
+    fixture.run(&savepoints).await;
+    let transactions = fixture.drain(&mut stream).await;
+    let (read, end) = along.next().await;
+    assert!(matches!(end, Grown::Complete), "{end:?}");
+    let expected = changes(&transactions);
+    assert_eq!((transactions.len(), expected.len()), (1, 120_010));
+    assert!(read == expected, "{} changes were read along", read.len());
+
+    // Rolled back, and then one that its connection does not outlive.
+    let client = fixture.source.connect("test").await.unwrap();
+    for round in 1..=2 {
+        client.batch_execute(&format!("BEGIN; {gone}")).await.unwrap();
+        // A commit takes what is open along to the server's disk, from which it is sent.
+        fixture.run(&format!("INSERT INTO popular VALUES ({round})")).await;
+        within("a transaction to be read along", async {
+            let mut pause = tokio::time::interval(Duration::from_millis(20));
+            while along.0.lock().unwrap().is_empty() {
+                pause.tick().await;
+            }
+        })
+        .await;
+        if round == 1 {
+            client.batch_execute("ROLLBACK").await.unwrap();
+            assert_eq!(fixture.drain(&mut stream).await.len(), 1);
+            assert!(matches!(along.next().await, (_, Grown::Dropped)));
+        }
+    }
+    drop(stream);
+    let (_, end) = along.next().await;
+    assert!(matches!(end, Grown::Dropped), "{end:?}");
 }
 
 #[tokio::test]

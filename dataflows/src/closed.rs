@@ -20,13 +20,13 @@ use crate::collection::Rows;
 /// What the function gives: a row, and how often it comes or goes.
 pub(crate) type Emit<'a, E> = dyn FnMut(E, isize) + 'a;
 
-/// Calls `change` once for each closed time that has changes: in the order of rows, equal rows summed, none of them zero.
+/// Calls `change` once for each closed time that has changes, with the time: in the order of rows, equal rows summed, none of them zero.
 /// A row goes to the worker that owns `route` of it.
 pub(crate) fn each_time<'scope, D: ExchangeData, E: Data>(
     rows: Rows<'scope, D>,
     name: &str,
     route: impl Fn(&D) -> u64 + 'static,
-    mut change: impl FnMut(&[(D, isize)], &mut Emit<'_, E>) + 'static,
+    mut change: impl FnMut(Time, &[(D, isize)], &mut Emit<'_, E>) + 'static,
 ) -> Rows<'scope, E> {
     let exchange = Exchange::new(move |(row, _, _): &(D, Time, isize)| route(row));
     rows.inner
@@ -58,7 +58,7 @@ pub(crate) fn each_time<'scope, D: ExchangeData, E: Data>(
                     }
                     summed.retain(|(_, diff)| *diff != 0);
                     if !summed.is_empty() {
-                        change(&summed, &mut |row, diff| session.give((row, time, diff)));
+                        change(time, &summed, &mut |row, diff| session.give((row, time, diff)));
                     }
                     summed.clear();
                 }

@@ -73,18 +73,18 @@ impl Inputs {
     }
 
     /// `row` comes (`diff` 1) or goes (−1) at `time`.
-    pub(crate) fn update(&mut self, row: &Row, time: Time, diff: isize) {
+    pub(crate) fn update(&mut self, row: Row, time: Time, diff: isize) {
         match row {
-            Row::User(row) => self.users.update_at(Rc::new(User::clone(row)), time, diff),
-            Row::Tweet(row) => self.tweets.update_at(Rc::new(Tweet::clone(row)), time, diff),
-            Row::Follow(row) => self.follows.update_at(*row, time, diff),
-            Row::Like(row) => self.likes.update_at(*row, time, diff),
-            Row::Retweet(row) => self.retweets.update_at(*row, time, diff),
-            Row::Block(row) => self.blocks.update_at(*row, time, diff),
-            Row::Mute(row) => self.mutes.update_at(*row, time, diff),
-            Row::Activity(row) => self.activity.update_at(*row, time, diff),
-            Row::Popular(row) => self.popular.update_at(*row, time, diff),
-            Row::ReadMark(row) => self.read_marks.update_at(*row, time, diff),
+            Row::User(row) => self.users.update_at(Rc::from(row), time, diff),
+            Row::Tweet(row) => self.tweets.update_at(Rc::from(row), time, diff),
+            Row::Follow(row) => self.follows.update_at(row, time, diff),
+            Row::Like(row) => self.likes.update_at(row, time, diff),
+            Row::Retweet(row) => self.retweets.update_at(row, time, diff),
+            Row::Block(row) => self.blocks.update_at(row, time, diff),
+            Row::Mute(row) => self.mutes.update_at(row, time, diff),
+            Row::Activity(row) => self.activity.update_at(row, time, diff),
+            Row::Popular(row) => self.popular.update_at(row, time, diff),
+            Row::ReadMark(row) => self.read_marks.update_at(row, time, diff),
         }
     }
 
@@ -193,7 +193,7 @@ pub(crate) fn build(
     let new_live_retweets = after(live_retweets.clone(), reached);
     // Each in a region of its own, which is scheduled, drawn and measured as one.
     let conversation = scope.region_named("Conversation", |job| {
-        jobs::conversation::conversation(tweets.clone().enter_region(job)).leave_region(scope)
+        jobs::conversation::conversation(tweets.clone().enter_region(job), reached).leave_region(scope)
     });
     let trending_hashtags = scope.region_named("TrendingHashtags", |job| {
         let (tweets, users) = (tweets.clone().enter_region(job), users.clone().enter_region(job));
@@ -213,7 +213,7 @@ pub(crate) fn build(
         };
         jobs::notifications::notifications(causes, load.time).leave_region(scope)
     });
-    let with_state = conversation.concatenate([trending_hashtags, trending_tweets, notifications]);
+    let with_windows = trending_hashtags.concatenate([trending_tweets, notifications]);
     let rows = jobs::profile::profile(new_users).concatenate([
         jobs::follows::follows(new_follows),
         jobs::tweets::tweets(new_tweets.clone(), new_likes.clone(), new_retweets.clone()),
@@ -223,7 +223,8 @@ pub(crate) fn build(
         jobs::user_timeline::user_timeline(new_tweets.clone(), new_live_retweets),
         jobs::hashtags::hashtags(new_tweets),
         jobs::read_marks::read_marks(after(read_marks, reached)),
-        after(with_state, reached),
+        conversation,
+        after(with_windows, reached),
     ]);
 
     let active = jobs::active::active(activity, load.time, parameters);

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use differential_dataflow::trace::ExertionLogic;
 use feedmill_model::{
     Applied, Batch, Document, Fact, HomeSink, Parameters, Position, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
 };
@@ -33,8 +34,8 @@ const ROWS_TO_STORES_AT_A_TIME: usize = 1 << 16;
 const ROWS_TO_FILL_AT_A_TIME: usize = 8_192;
 /// How often the end of the load is looked at.
 const LOADED_POLL: Duration = Duration::from_millis(2);
-/// Records that an arrangement's idle merges move in one go, some tenths of a millisecond.
-const IDLE_MERGE_EFFORT: isize = 50_000;
+/// Records that an arrangement's merges move in one go beside what comes in, some tenths of a millisecond.
+const MERGE_EFFORT: usize = 50_000;
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -256,10 +257,14 @@ impl Runtime {
 
     /// Hands `feed` to every worker.
     fn give(&self, feeder: &Feeder, feed: Feed) -> Result<(), RuntimeError> {
-        for worker in &feeder.workers {
-            if self.supervisor.stopping() || worker.send(feed.clone()).is_err() {
-                return Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped));
-            }
+        let give = |worker: &Sender<Feed>, feed| match self.supervisor.stopping() || worker.send(feed).is_err() {
+            true => Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped)),
+            false => Ok(()),
+        };
+        if let Some((last, others)) = feeder.workers.split_last() {
+            others.iter().try_for_each(|worker| give(worker, feed.clone()))?;
+            // Given away, a single worker's rows are its own.
+            give(last, feed)?;
         }
         self.supervisor.wake();
         Ok(())
@@ -289,7 +294,34 @@ fn order(tried: &str, why: &str) -> RuntimeError {
 
 fn timely_config(workers: usize) -> timely::Config {
     let mut config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
-    let merges = differential_dataflow::Config::default().idle_merge_effort(Some(IDLE_MERGE_EFFORT));
-    differential_dataflow::configure(&mut config.worker, &merges);
+    config.worker.set::<ExertionLogic>("differential/default_exert_logic".to_owned(), Arc::new(merge_effort));
     config
+}
+
+/// How much an arrangement merges beside what comes in, by its layers: index, batches, records. Merges that have begun go on.
+/// What came since the largest batch is merged with it once it is an eighth as much: were it done whenever there is
+/// something, as differential's own logic has it, each post would have arrangements of millions merged again.
+fn merge_effort(layers: &[(usize, usize, usize)]) -> Option<usize> {
+    let largest = layers.iter().map(|(_, _, records)| *records).max().unwrap_or(0);
+    let all: usize = layers.iter().map(|(_, _, records)| records).sum();
+    let merges = layers.iter().any(|(_, batches, _)| *batches > 1);
+    (merges || (all - largest) * 8 > largest).then_some(MERGE_EFFORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_batch_is_not_merged_again_for_every_small_one() {
+        let single = |records: [usize; 3]| records.map(|records| (0, usize::from(records > 0), records));
+        for settled in [[0, 0, 0], [1_000, 0, 0], [1_000, 0, 100], [0, 1_000, 125]] {
+            assert_eq!(merge_effort(&single(settled)), None, "{settled:?}");
+        }
+        for due in [[1_000, 100, 26], [1, 1, 0], [500, 500, 500]] {
+            assert_eq!(merge_effort(&single(due)), Some(MERGE_EFFORT), "{due:?}");
+        }
+        // What has begun is ended.
+        assert_eq!(merge_effort(&[(1, 1, 1_000), (0, 2, 4)]), Some(MERGE_EFFORT));
+    }
 }

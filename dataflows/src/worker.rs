@@ -138,13 +138,17 @@ impl Share {
     fn take(&mut self, feed: Feed) -> Fed {
         match feed {
             Feed::Slice { rows, time, last } => {
-                for row in rows.iter().skip(self.index).step_by(self.peers) {
-                    self.inputs.update(row, time, 1);
+                let changes = rows.len();
+                let mut update = |row| self.inputs.update(row, time, 1);
+                match Arc::try_unwrap(rows) {
+                    Ok(rows) => rows.into_iter().skip(self.index).step_by(self.peers).for_each(update),
+                    // Another worker has its part to take.
+                    Err(rows) => rows.iter().skip(self.index).step_by(self.peers).cloned().for_each(&mut update),
                 }
                 if last {
                     self.inputs.advance_to(time + 1);
                 }
-                Fed { time, changes: rows.len(), last }
+                Fed { time, changes, last }
             }
             Feed::Loaded(floor) => {
                 self.inputs.tick(Tick { position: self.load, floor: Some(floor) });
@@ -161,7 +165,7 @@ impl Share {
                     for (row, diff) in
                         change.old.iter().map(|old| (old, -1)).chain(change.new.iter().map(|new| (new, 1)))
                     {
-                        self.inputs.update(row, time, diff);
+                        self.inputs.update(row.clone(), time, diff);
                     }
                 }
                 if batch.last {

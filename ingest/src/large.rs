@@ -17,6 +17,8 @@
 //! appends wait for their turn, and so does whoever wants the state; if something fails there, both are refused from then
 //! on, until an open has done it over again. What fails before 2 takes what was written with it, and the log goes on.
 //!
+//! The runs of a transaction that came while it was in progress are there when it is appended, see [`crate::sorter`].
+//!
 //! Why the memory is bounded: a buffer of changes is sorted and written when it is full, the merge holds a block of each
 //! run, and what comes out of it goes into tables directly, which the engine writes block by block; neither its journal
 //! nor its memory sees rows or parts.
@@ -29,20 +31,21 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-use feedmill_connectors::postgres::{RowChange, Transaction};
-use feedmill_model::{Change, Position, Relation, Row, Time, failpoint};
+use feedmill_connectors::postgres::Transaction;
+use feedmill_model::{Change, Position, Row, Time, failpoint};
 
 use crate::LogError;
 use crate::bulk::Tally;
 use crate::effects::Effects;
 use crate::error::storage;
-use crate::key::{RowKey, append_encoded, encode, first_key, last_key, row_key, tail_key};
+use crate::intake::{Intake, Sorted};
+use crate::key::{RowKey, encode, row_key, tail_key};
 use crate::log::{ROWS_TIME, Shared};
 use crate::merge::{Chunk, Cleared, Merge};
 use crate::meta::Meta;
 use crate::quarantine::Effect;
 use crate::resolve::{Resolved, resolve};
-use crate::run::{Buffer, Op, Runs};
+use crate::run::{Buffer, Runs};
 use crate::tail::{self, Head, PART_CHANGES};
 
 /// Chunks of changes between the merge and what writes them.
@@ -51,10 +54,13 @@ const CHUNKS_MAX: usize = 4;
 impl Shared {
     /// Appends transactions as one batch at `position`. Whoever calls holds the right to write.
     pub fn append_large(&self, transactions: &[Transaction], position: Position, before: Meta) -> Result<(), LogError> {
-        let runs = Runs::create(&self.dir)?;
         let meta = Meta { position: Some(position), ..before };
-        match self.sort(transactions, &runs)? {
-            Some(cleared) => self.append_runs(&runs, cleared, position, meta),
+        let sorted = match self.sorter.take(transactions) {
+            Some(sorted) => Some(sorted),
+            None => self.sort(transactions)?,
+        };
+        match sorted {
+            Some(Sorted { runs, cleared }) => self.append_runs(&runs, cleared, position, meta),
             None => self.append_resolved(transactions, position, meta),
         }
     }
@@ -82,19 +88,21 @@ impl Shared {
         PART_CHANGES.min(self.large_changes).max(1)
     }
 
-    /// Sorts the changes of transactions into runs, on a second thread; gives what a TRUNCATE clears, or `None` if they
-    /// cannot be told key by key.
-    fn sort(&self, transactions: &[Transaction], runs: &Runs) -> Result<Option<Vec<Cleared>>, LogError> {
-        thread::scope(|scope| {
+    /// Sorts the changes of transactions, on a second thread; `None` if they cannot be told key by key.
+    fn sort(&self, transactions: &[Transaction]) -> Result<Option<Sorted>, LogError> {
+        let runs = Runs::create(&self.dir)?;
+        let sorted = thread::scope(|scope| {
             let (full, buffers) = sync_channel::<(usize, Buffer)>(1);
+            let runs = &runs;
             let sorter =
                 scope.spawn(move || buffers.into_iter().try_for_each(|(number, buffer)| runs.write(number, buffer)));
-            let mut intake = Intake { full, buffer: Buffer::default(), run: 0, cleared: vec![], unnamed: 0 };
-            let told = intake.take_all(transactions);
-            let cleared = intake.end();
+            let mut intake = Intake::new(self.run_changes);
+            let told = take_all(&mut intake, transactions, &full);
+            drop(full);
             joined(sorter.join())?;
-            Ok(told?.then_some(cleared))
-        })
+            Ok::<_, LogError>(told?.then(|| intake.cleared()))
+        })?;
+        Ok(sorted.map(|cleared| Sorted { runs, cleared }))
     }
 
     /// Appends transactions that must be resolved in the order of their changes.
@@ -270,88 +278,25 @@ impl Shared {
     }
 }
 
-/// Sorts changes as they come.
-struct Intake {
-    full: SyncSender<(usize, Buffer)>,
-    buffer: Buffer,
-    run: usize,
-    cleared: Vec<Cleared>,
-    /// Rows without a readable key so far.
-    unnamed: u32,
-}
-
-impl Intake {
-    /// `false` if a change cannot be told key by key.
-    fn take_all(&mut self, transactions: &[Transaction]) -> Result<bool, LogError> {
-        for chunk in transactions.iter().flat_map(|transaction| transaction.changes.chunks()) {
-            for change in chunk?.iter() {
-                if !self.take(change)? {
-                    return Ok(false);
-                }
-                if self.buffer.is_full() && !self.hand_over() {
-                    return Ok(true);
-                }
+/// Takes changes in and hands full buffers over; `false` if they cannot be told key by key. Ends early when nobody takes
+/// buffers any more: who did knows why.
+fn take_all(
+    intake: &mut Intake,
+    transactions: &[Transaction],
+    full: &SyncSender<(usize, Buffer)>,
+) -> Result<bool, LogError> {
+    for chunk in transactions.iter().flat_map(|transaction| transaction.changes.chunks()) {
+        for change in chunk?.iter() {
+            if !intake.take(change)? {
+                return Ok(false);
+            }
+            if intake.is_full() && full.send(intake.next_run()).is_err() {
+                return Ok(true);
             }
         }
-        self.hand_over();
-        Ok(true)
     }
-
-    fn end(self) -> Vec<Cleared> {
-        self.cleared
-    }
-
-    /// `false` if the sorter has failed, and knows why.
-    fn hand_over(&mut self) -> bool {
-        let number = self.run;
-        self.run += 1;
-        self.full.send((number, std::mem::take(&mut self.buffer))).is_ok()
-    }
-
-    fn take(&mut self, change: &RowChange) -> Result<bool, LogError> {
-        let nothing = |_: &mut Vec<u8>| Ok(());
-        match change {
-            RowChange::Insert(row) => self.set(row)?,
-            RowChange::Delete(key) => self.buffer.add(row_key(key), Op::Gone, nothing)?,
-            RowChange::Truncate(relation) => self.clear(*relation),
-            RowChange::Update { old_key, row, unchanged } => {
-                let key = row.key();
-                if let Some(old_key) = old_key.filter(|old_key| *old_key != key) {
-                    if *unchanged != 0 {
-                        return Ok(false);
-                    }
-                    self.buffer.add(row_key(&old_key), Op::Gone, nothing)?;
-                }
-                if *unchanged == 0 {
-                    self.set(row)?;
-                } else {
-                    self.buffer.add(row_key(&key), Op::Fill, |bytes| {
-                        bytes.extend_from_slice(&unchanged.to_le_bytes());
-                        append_encoded(bytes, row, "a row")
-                    })?;
-                }
-            }
-            RowChange::Unusable(unusable) => {
-                if let Some(old_key) = &unusable.old_key {
-                    self.buffer.add(row_key(old_key), Op::Gone, nothing)?;
-                }
-                self.buffer.add_aside((**unusable).clone(), self.unnamed)?;
-                self.unnamed += u32::from(unusable.key.is_none());
-            }
-        }
-        Ok(true)
-    }
-
-    fn set(&mut self, row: &Row) -> Result<(), LogError> {
-        self.buffer.add(row_key(&row.key()), Op::Set, |bytes| append_encoded(bytes, row, "a row"))
-    }
-
-    /// What came before in this run is forgotten, and what lies in earlier ones does not count.
-    fn clear(&mut self, relation: Relation) {
-        self.buffer.forget(relation as u8);
-        self.cleared.retain(|range| range.first != first_key(relation));
-        self.cleared.push(Cleared { first: first_key(relation), last: last_key(relation), from_run: self.run });
-    }
+    let _ = full.send(intake.next_run());
+    Ok(true)
 }
 
 /// What was written of a batch to the tail.
@@ -401,6 +346,6 @@ fn give(chunk: Arc<Chunk>, to_tail: &SyncSender<Arc<Chunk>>, to_rows: &SyncSende
 }
 
 /// What a thread gave; its panic goes on here.
-fn joined<T>(outcome: thread::Result<Result<T, LogError>>) -> Result<T, LogError> {
+pub(crate) fn joined<T>(outcome: thread::Result<T>) -> T {
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

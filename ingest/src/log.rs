@@ -27,19 +27,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use feedmill_connectors::postgres::{Changes, RowChange, Transaction};
+use feedmill_connectors::postgres::{Changes, Follow, RowChange, Transaction};
 use feedmill_model::{Batch, Change, Key, Lsn, Position, Relation, Row, SourceId, Time, Timestamp, failpoint};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::bulk::Tally;
 use crate::error::storage;
+use crate::intake::RUN_CHANGES;
 use crate::key::{decode_row, encode, relation_prefix, row_key, tail_key, time_of};
 use crate::meta::{LogState, Meta};
 use crate::quarantine::Effect;
 use crate::resolve::{Resolved, resolve};
 use crate::ring::Ring;
 use crate::room::Waits;
+use crate::sorter::Sorter;
 use crate::{LogError, Reader, StateAt, clock, remains, tail};
 
 /// Under which key the meta keyspace holds its value.
@@ -102,6 +104,9 @@ pub(crate) struct Shared {
     pub dir: PathBuf,
     pub bulk_rows: usize,
     pub large_changes: usize,
+    /// Changes of one run at most.
+    pub run_changes: usize,
+    pub sorter: Arc<Sorter>,
     pub range_rows: usize,
     pub reserve_bytes: u64,
     /// What the writer waits for.
@@ -210,6 +215,7 @@ impl Log {
     pub fn append(&self, transactions: &[Transaction], covers: Lsn, now_ms: u64) -> Result<Position, LogError> {
         let shared = &self.shared;
         let _turn = shared.turn()?;
+        shared.sorter.forget_gone();
         failpoint!("log_append_before");
         let before = shared.current.lock().clone();
         let last = before.ready()?;
@@ -224,6 +230,12 @@ impl Log {
             shared.append_small(transactions, position, before)?;
         }
         Ok(position)
+    }
+
+    /// Sorts large transactions while they are received, so that little is left to do when they are appended. To be given
+    /// to the stream that receives them.
+    pub fn sorter(&self) -> Arc<dyn Follow> {
+        Arc::clone(&self.shared.sorter) as Arc<dyn Follow>
     }
 
     /// Reads the batches after `after`, in order.
@@ -281,6 +293,7 @@ impl Shared {
         let db = builder.open().map_err(open)?;
         let rows = || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
         let tail = || KeyspaceCreateOptions::default().max_memtable_size(TAIL_MEMTABLE_BYTES);
+        let run_changes = RUN_CHANGES.min(options.large_changes.saturating_mul(4));
         Ok(Shared {
             rows: db.keyspace("rows", rows).map_err(open)?,
             tail: db.keyspace("tail", tail).map_err(open)?,
@@ -290,6 +303,8 @@ impl Shared {
             dir: dir.to_owned(),
             bulk_rows: options.bulk_rows,
             large_changes: options.large_changes,
+            run_changes,
+            sorter: Arc::new(Sorter::new(dir, options.reserve_bytes, run_changes)),
             range_rows: options.range_rows,
             reserve_bytes: options.reserve_bytes,
             waits: Mutex::new(None),

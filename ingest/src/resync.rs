@@ -17,6 +17,7 @@ use feedmill_connectors::postgres::Unusable;
 use feedmill_model::{Lsn, Position, Relation, Row, SourceId};
 use parking_lot::Mutex;
 
+use crate::intake::{RUN_BYTES, RUN_CHANGES};
 use crate::key::{append_encoded, first_key, last_key, row_key};
 use crate::merge::Cleared;
 use crate::meta::Meta;
@@ -80,7 +81,7 @@ impl Resync {
             let mut buffer = self.buffer.lock();
             for row in rows {
                 add(&mut buffer, row)?;
-                if buffer.is_full() {
+                if buffer.is_full(RUN_CHANGES, RUN_BYTES) {
                     full.push(std::mem::take(&mut *buffer));
                 }
             }

@@ -31,7 +31,7 @@ use crate::{Log, LogError};
 /// How often is looked whether there is room, or the clock is right.
 const LOOK: Duration = Duration::from_millis(200);
 /// What a change takes on disk at most, for the size of a batch to be guessed: in the journal, the tail and the rows.
-const CHANGE_BYTES: u64 = 1_024;
+pub(crate) const CHANGE_BYTES: u64 = 1_024;
 /// By how much rows are compressed at most, for the most that a batch can come to.
 const COMPRESSED: u64 = 4;
 
@@ -77,6 +77,10 @@ impl Log {
     /// Blocks while less than `need` is free; `false` if `end` says that nobody waits for it any more.
     pub(crate) fn wait_for_room(&self, need: u64, end: impl Fn() -> bool) -> Result<bool, LogError> {
         let shared = &self.shared;
+        if shared.free()? >= need {
+            return Ok(true);
+        }
+        shared.sorter.let_go();
         if shared.free()? >= need {
             return Ok(true);
         }

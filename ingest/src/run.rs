@@ -27,9 +27,6 @@ use crate::LogError;
 use crate::key::{RowKey, append_encoded, row_key};
 use crate::quarantine::{Quarantined, unnamed_key};
 
-/// Bounds of a buffer.
-const BUFFER_BYTES: usize = 16 << 20;
-const BUFFER_ENTRIES: usize = 262_144;
 /// What is read of a run at once.
 const BLOCK_BYTES: usize = 64 << 10;
 /// Of a record, before its value.
@@ -96,12 +93,23 @@ impl Buffer {
         self.add(key, Op::Aside, |bytes| append_encoded(bytes, &entry, "a row in quarantine"))
     }
 
-    pub fn is_full(&self) -> bool {
-        self.bytes.len() >= BUFFER_BYTES || self.entries.len() >= BUFFER_ENTRIES
+    pub fn is_full(&self, entries: usize, bytes: usize) -> bool {
+        self.entries.len() >= entries || self.bytes.len() >= bytes
     }
 
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Forgets all changes.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+
+    /// How much of the disk it takes as a run.
+    pub fn run_bytes(&self) -> u64 {
+        (self.bytes.len() + self.entries.len() * RECORD_HEAD) as u64
     }
 
     /// Forgets the changes of keys that begin with `prefix`.
@@ -125,6 +133,7 @@ impl Buffer {
 }
 
 /// The runs of one file.
+#[derive(Debug)]
 pub(crate) struct Runs {
     file: Arc<File>,
     dir: PathBuf,
@@ -148,6 +157,13 @@ impl Runs {
         self.file.write_all_at(&records, start).map_err(failed("write a temporary file of", &self.dir))?;
         self.runs.lock().push((number, start, start + length));
         Ok(())
+    }
+
+    /// Forgets the runs from this number on. Not while any is being written.
+    pub fn keep_before(&self, number: usize) {
+        let mut runs = self.runs.lock();
+        runs.retain(|(other, ..)| *other < number);
+        self.end.store(runs.iter().map(|(.., end)| *end).max().unwrap_or(0), Ordering::Relaxed);
     }
 
     /// How much of the disk they take.

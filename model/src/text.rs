@@ -30,6 +30,10 @@ use regex::Regex;
 /// The longest name that a user can have.
 pub const NAME_CHARS_MAX: usize = 30;
 
+/// What begins a hashtag, and a mention.
+const HASHES: [char; 2] = ['#', '＃'];
+const ATS: [char; 2] = ['@', '＠'];
+
 /// What a text names, each in the order in which it stands there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entities {
@@ -55,6 +59,10 @@ pub struct Entity {
 /// Hashtags, mentions and links, with their places.
 pub fn entities(text: &str) -> Entities {
     let mut entities = Entities::default();
+    // Few texts have any: a sign, of which the wide ones begin with this byte, or the colon of a link.
+    if !text.bytes().any(|byte| matches!(byte, b'#' | b'@' | b':' | 0xEF)) {
+        return entities;
+    }
     let place = |byte| text.get(..byte).map_or(0, |before| before.chars().count());
     scan(text, |found, range| {
         let signed = usize::from(!matches!(found, Found::Url));
@@ -72,6 +80,10 @@ pub fn entities(text: &str) -> Entities {
 /// The hashtags, folded, each once.
 pub fn hashtags(text: &str) -> BTreeSet<String> {
     let mut tags = BTreeSet::new();
+    // Few texts have any.
+    if !text.contains(HASHES) {
+        return tags;
+    }
     scan(text, |found, range| {
         if let (Found::Hashtag, Some(tag)) = (found, text.get(range)) {
             tags.insert(fold_tag(tag));
@@ -80,9 +92,20 @@ pub fn hashtags(text: &str) -> BTreeSet<String> {
     tags
 }
 
+/// Whether `tag` can be a hashtag, without its sign.
+pub fn is_hashtag(tag: &str) -> bool {
+    let mut is_tag = false;
+    let signed = format!("#{tag}");
+    scan(&signed, |found, range| is_tag |= matches!(found, Found::Hashtag) && range.len() == tag.len());
+    is_tag
+}
+
 /// The names mentioned, with ASCII letters in lower case, each once.
 pub fn mentions(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
+    if !text.contains(ATS) {
+        return names;
+    }
     scan(text, |found, range| {
         if let (Found::Mention, Some(name)) = (found, text.get(range)) {
             names.insert(name.to_ascii_lowercase());
@@ -120,7 +143,7 @@ impl Patterns {
             format!("{letter}{}{}", group(GeneralCategoryGroup::Mark), group(GeneralCategoryGroup::DecimalNumber));
         let space = ranges(escape, CodePointSetData::new::<WhiteSpace>().iter_ranges());
         let sign = |signs: &[char]| signs.iter().map(|sign| escape(*sign as u32)).collect::<String>();
-        let (hash, at) = (sign(&['#', '＃']), sign(&['@', '＠']));
+        let (hash, at) = (sign(&HASHES), sign(&ATS));
         let outside = format!("{space}{}", sign(&['<', '>', '"']));
         let at_its_end = sign(&['.', ',', ';', ':', '!', '?', '\'', ')', ']', '}', '…', '’', '”', '»']);
         let before = format!("(?:^|[^{word}{hash}{at}{}])", sign(&['&', '/']));
@@ -185,13 +208,11 @@ enum Found {
 
 /// Calls `found` with each link, and with what follows the sign of each tag and mention.
 fn scan(text: &str, mut found: impl FnMut(Found, Range<usize>)) {
-    // Few texts have any.
-    if !text.contains(['#', '＃', '@', '＠', ':']) {
-        return;
-    }
     let Ok(patterns) = &*COMPILED else { return };
     let mut from = 0;
-    for url in patterns.url.captures_iter(text) {
+    // To look for a character is far cheaper than to look for a pattern.
+    let urls = text.contains("://").then(|| patterns.url.captures_iter(text));
+    for url in urls.into_iter().flatten() {
         let (Some(all), Some(before)) = (url.get(0), url.get(1)) else { continue };
         words(patterns, text, from..before.end(), &mut found);
         found(Found::Url, before.end()..all.end());
@@ -203,15 +224,15 @@ fn scan(text: &str, mut found: impl FnMut(Found, Range<usize>)) {
 /// The same in a part of the text that has no links.
 fn words(patterns: &Compiled, text: &str, part: Range<usize>, found: &mut impl FnMut(Found, Range<usize>)) {
     let Some(words) = text.get(part.clone()) else { return };
-    let groups = |pattern: &Regex| {
-        let groups = pattern.captures_iter(words).filter_map(|all| all.get(1));
-        groups.collect::<Vec<_>>()
+    let groups = |pattern: &Regex, signs: [char; 2]| {
+        let groups = words.contains(signs).then(|| pattern.captures_iter(words).filter_map(|all| all.get(1)));
+        groups.into_iter().flatten().collect::<Vec<_>>()
     };
     let place = |word: &regex::Match<'_>| part.start + word.start()..part.start + word.end();
-    for word in groups(&patterns.hashtag).iter().filter(|word| patterns.tag.is_match(word.as_str())) {
+    for word in groups(&patterns.hashtag, HASHES).iter().filter(|word| patterns.tag.is_match(word.as_str())) {
         found(Found::Hashtag, place(word));
     }
-    for word in groups(&patterns.mention).iter().filter(|word| word.as_str().chars().count() <= NAME_CHARS_MAX) {
+    for word in groups(&patterns.mention, ATS).iter().filter(|word| word.as_str().chars().count() <= NAME_CHARS_MAX) {
         found(Found::Mention, place(word));
     }
 }
@@ -276,6 +297,7 @@ mod tests {
             "e\u{301}#b",
         ] {
             assert_eq!(tags(text), [""; 0], "{text}");
+            assert!(!is_hashtag(text.strip_prefix('#').unwrap_or(text)), "{text}");
         }
     }
 
@@ -357,6 +379,7 @@ mod tests {
         #[test]
         fn a_tag_is_found_again_however_it_is_written(text in texts()) {
             for tag in hashtags(&text) {
+                prop_assert!(is_hashtag(&tag));
                 prop_assert_eq!(fold_tag(&tag), tag.clone());
                 prop_assert_eq!(tags(&format!("({})", format_args!("#{tag}"))), vec![tag]);
             }

@@ -16,6 +16,9 @@ use feedmill_model::{Applied, Lsn, Phase, Position, Time};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+/// For how long batches are remembered that every store has applied: a commit of search, and some more.
+const REMEMBERED_MS: Time = 5_000;
+
 /// Positions that the stores have reached, by phase.
 #[derive(Debug)]
 pub struct Progress {
@@ -52,6 +55,7 @@ impl Progress {
             before != *reached
         });
         let least = self.reached.borrow().map(|position| position.time).into_iter().min().unwrap_or(0);
+        let least = least.saturating_sub(REMEMBERED_MS);
         while batches.get(1).is_some_and(|next| next.time <= least) {
             batches.pop_front();
         }
@@ -89,6 +93,20 @@ impl Progress {
             Phase::Home => home,
             Phase::Search => search,
         }
+    }
+
+    /// The last time of which a store may have something: whatever was read before this call is of it or of an earlier one.
+    pub fn begun(&self) -> Time {
+        let handed_over = self.batches.lock().back().map_or(0, |position| position.time);
+        self.reached.borrow().iter().map(|position| position.time).fold(handed_over, Time::max)
+    }
+
+    /// The time of the batch that covers what was committed before `lsn`, which a store has applied; of what lies further
+    /// back than a few seconds, a later time. `None` if nothing is known of it.
+    pub fn time_of(&self, lsn: Lsn) -> Option<Time> {
+        let batches = self.batches.lock();
+        let covers = batches.partition_point(|position| position.lsn < lsn);
+        batches.get(covers).map(|position| position.time)
     }
 
     /// Waits until `phase` has everything that was committed before `lsn`; `false` when `limit` passes first.
@@ -155,6 +173,18 @@ mod tests {
         assert_eq!(*progress.wanted().borrow(), Lsn(101));
         progress.applied(Applied { facts: 31, rows: 31, home: 31, search: 31 });
         assert!(progress.reached(Phase::Home, Lsn(300), Duration::ZERO).await);
+    }
+
+    #[test]
+    fn a_position_has_the_time_of_its_batch_while_that_is_remembered() {
+        let progress = Progress::new([at(0, 0); 4]);
+        let times = [10, 20, 10_000, 20_000];
+        times.into_iter().for_each(|time| progress.covers(at(time, time * 10)));
+        let time_of = |lsn| progress.time_of(Lsn(lsn));
+        assert_eq!([1, 100, 101, 200_000, 200_001].map(time_of), [Some(10), Some(10), Some(20), Some(20_000), None]);
+        assert_eq!(progress.begun(), 20_000);
+        progress.applied(Applied { facts: 20_001, rows: 20_001, home: 20_001, search: 20_001 });
+        assert_eq!([1, 200_000].map(time_of), [Some(10_000), Some(20_000)]);
     }
 
     #[test]

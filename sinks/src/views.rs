@@ -1,9 +1,11 @@
 //! The read side of the stores: what `api` needs, whichever store serves it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use feedmill_model::{EntryId, Notice, PackedEntry, Phase, Time, Timestamp, TrendWindow, Tweet, User, View};
 
-use crate::Progress;
+use crate::{Changes, Progress};
 
 /// A read failed; a retry may cure it.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +143,17 @@ pub struct HomeRecord {
     pub entries: Vec<PackedEntry>,
 }
 
+/// Whether something has come to the top of a viewer's home timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HomeHead {
+    /// Another number when the newest entries or the hot accounts of the record have changed; it means nothing else.
+    pub stamp: u64,
+    /// One of the accounts asked about is among the hot ones.
+    pub takes: bool,
+    /// The record is complete above this id; what lies below is merged.
+    pub floor: i64,
+}
+
 /// What the facts say between a viewer and another account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relationship {
@@ -180,13 +193,13 @@ pub trait Views: Send + Sync {
     async fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError>;
 
     /// Rows and counts of users; `None` for one that does not exist or was deleted.
-    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError>;
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError>;
 
     /// At most `limit` accounts of a list of `of`, a user or a tweet, that come after (are older than) `after`.
     async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError>;
 
     /// Rows and counts of tweets; `None` for one that does not exist or was deleted.
-    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError>;
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError>;
 
     /// Retweeter and tweet of retweets; `None` for one that does not exist or whose tweet was deleted.
     async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError>;
@@ -228,8 +241,8 @@ pub trait Views: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Reply>, ReadError>;
 
-    /// The paths of replies in the thread `root`, also of deleted ones; `None` for what is no reply there.
-    async fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError>;
+    /// The replies of these ids in the thread `root`, also deleted ones; `None` for what is no reply there.
+    async fn replies_of(&self, root: i64, ids: &[i64]) -> Result<Vec<Option<Reply>>, ReadError>;
 
     /// At most `limit` notifications of `user` that come after (are older than) `after`.
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError>;
@@ -239,6 +252,10 @@ pub trait Views: Send + Sync {
 
     /// The viewer's record, `None` for one who is not active.
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError>;
+
+    /// The heads of the viewers' records, `None` for one who is not active; `authors` are those asked about, in ascending
+    /// order. No record is copied, so that it may be asked often of many, who come in the order of their shards.
+    async fn heads(&self, viewers: &[i64], authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError>;
 
     /// The facts between `viewer` (or nobody in particular) and each of `users`.
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError>;
@@ -251,6 +268,9 @@ pub trait Views: Send + Sync {
 
     /// Which of the tweets were deleted, by the facts.
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError>;
+
+    /// Who tells what changes in facts and rows.
+    fn changes(&self) -> &Changes;
 
     /// How far the views are.
     fn progress(&self) -> &Progress;

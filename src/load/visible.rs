@@ -59,7 +59,7 @@ pub fn minted_at(tweet: i64) -> Instant {
 pub async fn seen(client: &Client, viewer: i64, tweet: i64, committed: Instant) -> Result<Duration, VisibleError> {
     let wanted = format!("\"id\":\"{tweet}\"");
     while committed.elapsed() < VISIBLE_MAX {
-        if committed.elapsed() > LATE_AFTER && !is_there(client, tweet).await? {
+        if committed.elapsed() > LATE_AFTER && !is_there(client, viewer, tweet).await? {
             sleep(committed.elapsed() / 10).await;
             continue;
         }
@@ -73,9 +73,9 @@ pub async fn seen(client: &Client, viewer: i64, tweet: i64, committed: Instant) 
     Err(VisibleError::Never { tweet, viewer })
 }
 
-/// Whether the row of a tweet is there.
-async fn is_there(client: &Client, tweet: i64) -> Result<bool, RequestError> {
-    match client.get(&format!("/api/tweets/{tweet}"), None).await {
+/// Whether the row of a tweet is there. The viewer asks: there is a limit to what one address may read without a token.
+async fn is_there(client: &Client, viewer: i64, tweet: i64) -> Result<bool, RequestError> {
+    match client.get(&format!("/api/tweets/{tweet}"), Some(viewer)).await {
         Ok(_) => Ok(true),
         Err(RequestError::Status { status: 404, .. }) => Ok(false),
         Err(error) => Err(error),

@@ -56,9 +56,8 @@ pub async fn take<G>(
     mut prepare: impl FnMut(Lsn) -> G,
 ) -> anyhow::Result<CutSnapshot<G>> {
     let mut missed = Missed::Position;
-    for attempt in 0..ATTEMPTS {
-        let name = format!("feedmill_{purpose}_{}_{attempt}", std::process::id());
-        missed = match attempt_at(source, cuts, &name, beyond, &mut prepare).await? {
+    for _ in 0..ATTEMPTS {
+        missed = match attempt_at(source, cuts, purpose, beyond, &mut prepare).await? {
             Ok(snapshot) => return Ok(snapshot),
             Err(missed) => missed,
         };
@@ -89,12 +88,15 @@ enum Missed {
 async fn attempt_at<G>(
     source: &Source,
     cuts: &mpsc::Sender<Cut>,
-    name: &str,
+    purpose: &str,
     beyond: Beyond,
     prepare: &mut impl FnMut(Lsn) -> G,
 ) -> anyhow::Result<Result<CutSnapshot<G>, Missed>> {
     let application = "feedmill-cut";
     let mut replication = Replication::connect(source, application).await?;
+    // No other slot can have this name: a temporary one goes with its server process, and may outlive for a moment the
+    // connection of an attempt that was given up.
+    let name = format!("feedmill_{purpose}_{}", replication.pid());
     let (paused, is_paused) = oneshot::channel();
     let (give_position, position) = oneshot::channel();
     let (done, is_done) = oneshot::channel();
@@ -106,7 +108,7 @@ async fn attempt_at<G>(
     }
     let since = Instant::now();
     // Capture gives the attempt up after the same time, and goes on.
-    let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(name, true)).await else {
+    let Ok(slot) = timeout(CUT_PAUSE_MAX, replication.create_slot(&name, true)).await else {
         // The server would go on waiting for the transaction, and keep the slot.
         let client = source.connect(application).await?;
         client.execute("SELECT pg_terminate_backend($1)", &[&replication.pid()]).await?;

@@ -104,6 +104,7 @@ impl Intake {
             cuts: &mut self.cuts,
             spilling: Spilling {
                 reserve_bytes: self.settings.disk_reserve_mb << 20,
+                follower: Some(self.log.sorter()),
                 ..Spilling::to(self.settings.data.join("spill"))
             },
             stations: Arc::clone(&self.stations),

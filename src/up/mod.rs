@@ -19,8 +19,10 @@ mod http;
 mod intake;
 mod meter;
 mod observer;
+mod paced;
 pub mod partitions;
 mod pipeline;
+mod places;
 mod popular;
 mod renew;
 mod reporting;
@@ -38,7 +40,7 @@ use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_dataflows::Config;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, SourceId};
-use feedmill_sinks::{LocalViews, Progress};
+use feedmill_sinks::{LocalSearch, LocalViews, Progress};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -171,7 +173,16 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let end = shutdown.child_token();
     let address = listener.local_addr()?;
     let starting = feedmill_api::starting(Arc::clone(&stations) as _, metrics.clone());
-    parts.spawn(http::serve(listener, http::front(starting, api), DRAIN_MAX, end.clone()));
+    let bounds = http::Bounds {
+        connections: settings.connections_max,
+        connections_of_address: settings.connections_per_address,
+        proxies: settings.trusted_proxies.clone(),
+        head: Duration::from_secs(settings.idle_seconds),
+        drain: DRAIN_MAX,
+    };
+    http::allow_files(settings.connections_max.saturating_add(settings.streams_max));
+    let front_door = http::front(starting, api, settings.trusted_proxies.clone().into());
+    parts.spawn(http::serve(listener, front_door, bounds, end.clone()));
     parts.spawn(control::serve(settings.data.clone(), requests.handler(), end.clone()));
     parts.spawn(observer::observe(Arc::clone(&stations), end.clone()));
     tracing::info!("listening on http://{address}");
@@ -181,21 +192,25 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         Some(url) => url.parse::<Source>()?,
         None => Cluster::source_in(&folder)?,
     };
+    let replica = settings.replica_url.as_deref().map(str::parse::<Source>).transpose()?;
     let parameters = settings.parameters();
-    let app = |views: &Arc<LocalViews>, identity: watch::Receiver<SourceId>| {
+    let app = |views: &Arc<LocalViews>, search: &Arc<LocalSearch>, identity: watch::Receiver<SourceId>| {
         anyhow::Ok(feedmill_api::app(feedmill_api::State {
             views: Arc::clone(views) as _,
+            search: Arc::clone(search) as _,
             pool: feedmill_api::pool(
                 source,
                 "feedmill-api",
                 feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
             )?,
+            replica: replica.as_ref().map(|replica| replica_pool(replica, settings.pool_size)).transpose()?,
             source: identity,
             keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
             parameters: parameters.clone(),
-            settings: feedmill_api::Settings { read_wait: settings.read_wait(), ..feedmill_api::Settings::default() },
+            settings: settings.api()?,
             metrics: metrics.clone(),
             health: Arc::clone(&stations) as _,
+            shutdown: end.clone(),
         }))
     };
     // What is here already is read from now on, while PostgreSQL and the dataflows start.
@@ -215,7 +230,11 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     }
     let opened = opened.map(|stores| Served::new(stores, &log, &marked)).transpose()?;
     if let Some(served) = &opened {
-        front.send_replace(Some(app(&served.views, watch::channel(stores::source_of(&log)?).1)?));
+        front.send_replace(Some(app(
+            &served.views,
+            &served.stores.search,
+            watch::channel(stores::source_of(&log)?).1,
+        )?));
         if served.stores.are_filled(&marked) {
             stations.allow_reads();
         }
@@ -237,8 +256,9 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         let _ = cluster_runs.send(());
         let ready = loop {
             match prepare(source, &log, settings, &stations).await {
-                // What is here is served meanwhile. Where nothing is, whoever starts it is told at once.
-                Err(error) if opened.is_some() && renew::is_transient(&error) => {
+                // What is here is served meanwhile. Where nothing is, whoever starts it is told at once, but for what nobody
+                // can mend.
+                Err(error) if renew::is_conflict(&error) || (opened.is_some() && renew::is_transient(&error)) => {
                     tracing::warn!("PostgreSQL is not ready ({error:#}); trying again in {PREPARE_RETRY:?}");
                     stations.postgresql().waiting(format!("{error:#}"));
                     tokio::time::sleep(PREPARE_RETRY).await;
@@ -262,7 +282,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     };
     // Its tokens are of the source, which a first copy has found, or a resync.
     let (identity, is_identity) = watch::channel(ready.identity);
-    front.send_replace(Some(app(&views, is_identity)?));
+    front.send_replace(Some(app(&views, &stores.search, is_identity)?));
     stations.allow_writes();
     let mut load = stores.start(&log)?;
     progress.begin_history(log.history());
@@ -299,6 +319,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), anomalies);
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
+    let dataflows_loaded = is_loaded.clone();
     let caught_up = CatchUp {
         progress: Arc::clone(&progress),
         is_loaded,
@@ -344,7 +365,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         let (source, views, end) = (source.clone(), Arc::clone(&views), end.clone());
         let hot_followers = parameters.hot_followers;
         parts.spawn(async move {
-            popular::keep(source, views, watched, hot_followers, end).await;
+            popular::keep(source, views, watched, dataflows_loaded, hot_followers, end).await;
             Ok("the keeper of popular accounts")
         });
     }
@@ -382,6 +403,13 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let outcome = supervise(&mut parts, &shutdown, &end).await;
     let saved = tokio::task::spawn_blocking(move || housekeeping::save_at_stop(&log, &at_stop)).await?;
     outcome.and(saved)
+}
+
+/// Connections to the replica. The primary takes over from one that does not answer, so it is not waited for long.
+fn replica_pool(replica: &Source, size: usize) -> anyhow::Result<feedmill_api::Pool> {
+    let limit = Duration::from_millis(250);
+    let limits = feedmill_api::PoolLimits { size, wait: limit, create: 2 * limit, recycle: limit };
+    feedmill_api::pool(replica, "feedmill-replica", limits).context("could not make connections to the replica")
 }
 
 /// The stores as they are read.

@@ -39,7 +39,8 @@ const SLOT: &str = "SELECT pg_current_wal_flush_lsn()::text, confirmed_flush_lsn
 
 /// Metrics of all crates go here.
 pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+    let seconds =
+        [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
     PrometheusBuilder::new()
         .set_buckets(&seconds)
         .and_then(PrometheusBuilder::install_recorder)

@@ -17,6 +17,7 @@ use feedmill_connectors::postgres::Source;
 use feedmill_model::{Closed, Counter, Lsn, Op, Position, RowSink, StoreError, ViewRow};
 use feedmill_sinks::{LocalIndex, LocalViews, Views};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -89,9 +90,15 @@ pub async fn keep(
     source: Source,
     views: Arc<LocalViews>,
     watched: Arc<Watched>,
+    mut dataflows_loaded: watch::Receiver<bool>,
     hot_followers: u64,
     shutdown: CancellationToken,
 ) {
+    // All accounts are compared at the beginning, and a start has better things to do.
+    tokio::select! {
+        loaded = dataflows_loaded.wait_for(|loaded| *loaded) => if loaded.is_err() { return },
+        () = shutdown.cancelled() => return,
+    }
     let mut reached = views.progress().watch();
     let keeper = Keeper { views, watched, hot: i64::try_from(hot_followers).unwrap_or(i64::MAX) };
     loop {

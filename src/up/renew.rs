@@ -58,6 +58,11 @@ pub fn is_transient(error: &anyhow::Error) -> bool {
     })
 }
 
+/// Whether the server ended a copy in favour of somebody else, who is done by the next attempt.
+pub fn is_conflict(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<CopyError>().is_some_and(CopyError::is_conflict))
+}
+
 /// The error with what mends it.
 pub fn explained(error: ReplicationError) -> anyhow::Error {
     if !error.is_mismatch() {

@@ -64,12 +64,13 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> 
 /// Opens the stores, or makes them.
 pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
     let (folder, parameters) = (home_folder(settings), settings.parameters());
-    let home = Arc::new(spawn_blocking(move || LocalHome::open(&folder, parameters)).await?);
+    let home = spawn_blocking(move || LocalHome::open(&folder, parameters));
     let folder = search_folder(settings);
     let search = spawn_blocking(move || LocalSearch::open(&folder));
     let folder = index_folder(settings);
-    let index = spawn_blocking(move || LocalIndex::open(&folder)).await??;
-    Ok(Stores { index: Arc::new(index), home, search: Arc::new(search.await??) })
+    let index = spawn_blocking(move || LocalIndex::open(&folder));
+    let (home, search, index) = tokio::join!(home, search, index);
+    Ok(Stores { index: Arc::new(index??), home: Arc::new(home?), search: Arc::new(search??) })
 }
 
 /// Whether there are stores, be it without a log.

@@ -146,7 +146,9 @@ async fn what_happened_to_users_goes_with_its_cause() {
         INSERT INTO tweets (id, user_id, content, conversation_id)
             SELECT id, 1, 'for @user_2 and @User_3', id FROM feedmill_id() AS id;
         INSERT INTO likes (user_id, tweet_id, created_at)
-            SELECT n, id, now() - n * interval '5 days' FROM tweets, generate_series(1, 10) AS n;
+            SELECT n, id, CASE n WHEN 8 THEN now() + interval '2 hours' WHEN 9 THEN '-infinity' WHEN 10 THEN 'infinity'
+                          ELSE now() - n * interval '5 days' END::timestamptz
+            FROM tweets, generate_series(1, 10) AS n;
         INSERT INTO retweets (user_id, tweet_id) SELECT n, id FROM tweets, generate_series(1, 5) AS n;
         INSERT INTO follows (follower_id, following_id, accepted, created_at)
             SELECT n, 1, n % 2 = 0, CASE n WHEN 9 THEN '-infinity' WHEN 10 THEN 'infinity' ELSE now() END::timestamptz

@@ -28,7 +28,9 @@ async fn c10_a_stale_walsender_is_ended_and_the_stream_goes_on() {
     system.database_url = Some(postgres.url_at("feedmill", "127.0.0.1", proxy.port, "feedmill"));
     system.go().await;
     let ada = system.register("ada").await;
-    let (before, _) = system.tweet(&ada, "before").await;
+    let (before, token) = system.tweet(&ada, "before").await;
+    // It has come by the stream, so a walsender is there.
+    assert_eq!(system.home(&ada, Some(&token)).await, std::slice::from_ref(&before));
     let stale = walsender(&postgres).await;
     assert_eq!(stale.len(), 1);
     // The network goes first, so the server is never told that the process has died.

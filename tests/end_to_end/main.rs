@@ -9,30 +9,44 @@
     reason = "a test fails by panicking"
 )]
 
+mod account;
 mod certificates;
 mod copying;
 #[cfg(feature = "failpoints")]
 mod crash;
 mod derived;
+mod discovery;
 mod disk;
 mod first_steps;
 mod follow_graph;
 mod health;
+mod hostile;
+mod idempotency;
 mod identity;
+mod inbox;
 mod interruption;
+mod leaks;
+mod live;
 mod load;
+mod manual;
+mod monitoring;
 mod network;
 mod partitions;
 #[allow(dead_code, reason = "a part of the harness: tests that are being written use what no test uses yet")]
 mod postgres;
 mod proxy;
 mod quarantine;
+mod read_your_writes;
+mod reads;
 mod replay;
+mod replica;
 mod restart;
 mod resync;
 mod rows;
 mod search;
+mod secrets;
 mod security;
+mod sessions;
 mod slot;
 mod source_check;
 #[allow(dead_code, reason = "a part of the harness: tests that are being written use what no test uses yet")]
@@ -41,3 +55,4 @@ mod tls;
 mod transactions;
 mod values;
 mod visibility;
+mod writes;

@@ -59,10 +59,39 @@ pub struct Backup(TempDir);
 impl Postgres {
     /// Starts a new server. `settings` are lines of `postgresql.conf`.
     pub async fn new(settings: &[&str]) -> Postgres {
+        let mut server = Postgres::empty();
+        let mut initdb = server.command("initdb");
+        initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync", "-D"]);
+        let output = initdb.arg(server.data()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        server.configure(&DEFAULTS);
+        server.take_place();
+        server.configure(settings);
+        server.start().await;
+        server.role("feedmill", "LOGIN REPLICATION IN ROLE pg_read_all_stats").await;
+        server.database("feedmill", "feedmill").await;
+        server
+    }
+
+    /// Starts a streaming replica of it, on a port of its own.
+    pub async fn standby(&self) -> Postgres {
+        let mut standby = Postgres::empty();
+        let mut backup = standby.command("pg_basebackup");
+        backup.args(["-U", "postgres", "-p", &self.port.to_string(), "-h"]).arg(self.socket());
+        backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"]).arg(standby.data());
+        let output = backup.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        standby.take_place();
+        standby.start().await;
+        standby
+    }
+
+    /// Folders for a server that is not there yet.
+    fn empty() -> Postgres {
         // Everybody may pass: PostgreSQL may run as another user.
         let folder = tempfile::Builder::new().prefix("pg-").permissions(Permissions::from_mode(0o711)).tempdir();
         let root = || User::from_name("postgres").unwrap().expect("root runs the tests, so there is a user postgres");
-        let mut server = Postgres {
+        let server = Postgres {
             folder: folder.unwrap(),
             binaries: binaries(),
             owner: geteuid().is_root().then(root),
@@ -74,18 +103,13 @@ impl Postgres {
             server.give(&folder);
             fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
         }
-        let mut initdb = server.command("initdb");
-        initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync", "-D"]);
-        let output = initdb.arg(server.data()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let place =
-            [format!("port = {}", server.port), format!("unix_socket_directories = '{}'", server.socket().display())];
-        server.configure(&DEFAULTS.iter().copied().chain(place.iter().map(String::as_str)).collect::<Vec<_>>());
-        server.configure(settings);
-        server.start().await;
-        server.role("feedmill", "LOGIN REPLICATION IN ROLE pg_read_all_stats").await;
-        server.database("feedmill", "feedmill").await;
         server
+    }
+
+    /// Has it listen on its own port and in its own folder.
+    fn take_place(&self) {
+        let socket = format!("unix_socket_directories = '{}'", self.socket().display());
+        self.configure(&[&format!("port = {}", self.port), &socket]);
     }
 
     /// The folder of the cluster.

@@ -8,12 +8,29 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
 
 /// Nothing that a test waits for takes longer, also on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Tests ask as fast as they can, all from one address, unless they set a limit by its flag.
+const UNLIMITED: [(&str, &str); 12] = [
+    ("FEEDMILL_CONNECTIONS_PER_ADDRESS", "0"),
+    ("FEEDMILL_LIMIT_LOGIN_USER", "0"),
+    ("FEEDMILL_LIMIT_LOGIN_NAME", "0"),
+    ("FEEDMILL_LIMIT_LOGIN_ADDRESS", "0"),
+    ("FEEDMILL_LIMIT_REGISTER_ADDRESS", "0"),
+    ("FEEDMILL_LIMIT_WRITE_USER", "0"),
+    ("FEEDMILL_LIMIT_WRITE_ADDRESS", "0"),
+    ("FEEDMILL_LIMIT_READ_USER", "0"),
+    ("FEEDMILL_LIMIT_READ_ADDRESS", "0"),
+    ("FEEDMILL_LIMIT_SEARCH_USER", "0"),
+    ("FEEDMILL_LIMIT_SEARCH_ADDRESS", "0"),
+    ("FEEDMILL_LIMIT_EXPORT_USER", "0"),
+];
 
 /// A system in a folder of its own, which is stopped and removed at the end.
 pub struct System {
@@ -38,10 +55,30 @@ pub struct Account {
     pub token: String,
 }
 
+/// The password of every account that a test registers.
+pub const PASSWORD: &str = "correct horse battery";
+
+/// A session of a user, with what renews it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub account: Account,
+    pub refresh: String,
+}
+
+impl Session {
+    /// What registration or login answered.
+    pub fn of(body: &Value) -> Session {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let account = Account { id: text(&body["user"]["id"]), token: text(&body["token"]) };
+        Session { account, refresh: text(&body["refreshToken"]) }
+    }
+}
+
 /// An HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
+    pub headers: HeaderMap,
     pub token: Option<String>,
     pub body: Value,
 }
@@ -131,6 +168,7 @@ impl System {
         assert!(self.process.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
         let mut command = self.prepare(&["up", "--listen", &self.listen]);
+        command.envs(UNLIMITED);
         if let Some(failpoints) = &self.failpoints {
             command.env("FAILPOINTS", failpoints);
         }
@@ -278,12 +316,19 @@ impl System {
             None => request,
         };
         let Ok(answer) = request.timeout(LIMIT).send().await else {
-            return Answer { status: 0, token: None, body: Value::Null };
+            return Answer { status: 0, headers: HeaderMap::new(), token: None, body: Value::Null };
         };
         let status = answer.status().as_u16();
-        let token = answer.headers().get("x-consistency-token").map(|token| token.to_str().unwrap().to_owned());
+        let headers = answer.headers().clone();
+        let token = headers.get("x-consistency-token").map(|token| token.to_str().unwrap().to_owned());
         let body = answer.bytes().await.unwrap();
-        Answer { status, token, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+        Answer { status, headers, token, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+    }
+
+    /// Signs in with the password of [`Self::register`].
+    pub async fn login(&self, name: &str) -> Session {
+        let body = json!({ "username": name, "password": PASSWORD });
+        Session::of(&self.post("/api/auth/login", None, body).await.is(200))
     }
 
     /// GET.
@@ -302,6 +347,30 @@ impl System {
         self.send(self.http.post(format!("{}{path}", self.url)).json(&body), as_user).await
     }
 
+    /// PUT without a body.
+    pub async fn put(&self, path: &str, as_user: Option<&Account>) -> Answer {
+        self.send(self.http.put(format!("{}{path}", self.url)), as_user).await
+    }
+
+    /// Any request: headers, and a JSON body unless it is null.
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        as_user: Option<&Account>,
+        headers: &[(&str, &str)],
+        body: Value,
+    ) -> Answer {
+        let mut request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        self.send(request, as_user).await
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str, as_user: Option<&Account>) -> Answer {
         self.send(self.http.delete(format!("{}{path}", self.url)), as_user).await
@@ -311,7 +380,7 @@ impl System {
     pub async fn register(&self, name: &str) -> Account {
         let body = json!({
             "username": name, "email": format!("{name}@example.com"),
-            "password": "correct horse battery", "displayName": name,
+            "password": PASSWORD, "displayName": name,
         });
         let answer = self.post("/api/auth/register", None, body).await;
         assert!((200..300).contains(&answer.status), "{answer:?}");
@@ -358,6 +427,28 @@ impl System {
             .filter(|line| line.split(['{', ' ']).next() == Some(name))
             .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
             .sum()
+    }
+}
+
+impl Answer {
+    /// It has this status; gives its body.
+    #[track_caller]
+    pub fn is(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        self.body.clone()
+    }
+
+    /// It is this problem.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, error: &str) {
+        assert_eq!((self.status, self.body["error"].as_str()), (status, Some(error)), "{self:?}");
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
+    }
+
+    /// The consistency token of a write.
+    #[track_caller]
+    pub fn written(&self) -> &str {
+        self.token.as_deref().unwrap_or_else(|| panic!("no consistency token: {self:?}"))
     }
 }
 

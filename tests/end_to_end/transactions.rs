@@ -113,6 +113,104 @@ async fn c26_a_huge_transaction_keeps_memory_bounded_and_others_readable() {
         })
         .await;
     assert_eq!(system.metric("feedmill_capture_spilled_bytes").await, 0.0);
+    assert_eq!(system.metric("feedmill_log_sorted_early_total").await, 1.0, "it was sorted while it was received");
+    system.verified().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c25_c27_a_large_transaction_is_sorted_without_what_was_rolled_back_or_lost() {
+    let postgres = Postgres::new(&["logical_decoding_work_mem = 1MB"]).await;
+    let system = System::start_on(&postgres, &[]).await;
+    let (ada, superuser) = (system.register("ada").await, postgres.superuser("feedmill").await);
+    run(&superuser, &tweets(&ada, "liked", 200)).await;
+    let users = "SET session_replication_role = replica; \
+                 INSERT INTO accounts (user_id, username) SELECT n, 'u' || n FROM generate_series(0, 4999) AS n; \
+                 INSERT INTO users (id, username, display_name) SELECT n, 'u' || n, 'U' FROM generate_series(0, 4999) AS n";
+    run(&superuser, users).await;
+    // Pairs of users and tweets by number, 5,000 of each tweet.
+    let likes = |from: u32, count: u32| {
+        format!(
+            "INSERT INTO likes (user_id, tweet_id) SELECT n % 5000, id FROM generate_series({from}, {from} + {count} - 1) AS n \
+             JOIN (SELECT id, row_number() OVER (ORDER BY id) - 1 AS place FROM tweets) AS t ON place = n / 5000"
+        )
+    };
+    let is_received = async |system: &System| system.metric("feedmill_capture_spilled_bytes").await > 0.0;
+    // The connection is lost in the middle of it, and it comes again.
+    run(&superuser, &format!("BEGIN; {}; SAVEPOINT a; {}", likes(0, 200_000), likes(500_000, 100_000))).await;
+    system.until("it is being received", is_received).await;
+    let other = postgres.superuser("feedmill").await;
+    run(&other, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active").await;
+    system.until("it is being received again", is_received).await;
+    run(&superuser, &format!("ROLLBACK TO a; {}; SAVEPOINT b", likes(200_000, 150_000))).await;
+    run(&superuser, &format!("{}; ROLLBACK TO b; {}; COMMIT", likes(600_000, 100_000), likes(350_000, 7))).await;
+    // One that comes to nothing.
+    run(&superuser, &format!("BEGIN; {}; ROLLBACK", likes(800_000, 200_000))).await;
+    let last: i64 =
+        superuser.query_one("SELECT id FROM tweets ORDER BY id OFFSET 70 LIMIT 1", &[]).await.unwrap().get(0);
+    let path = format!("/api/tweets/{last}");
+    system
+        .until("the last likes are counted", async |system| {
+            let body = system.get(&path, None).await.body;
+            body.get("tweet").unwrap_or(&body)["counts"]["likes"] == 7
+        })
+        .await;
+    // Unless the server did not tell of the rollback: that depends on how far it was when the connection came again.
+    let untold = system.metric("feedmill_capture_untold_rollbacks_total").await;
+    let sorted = system.metric("feedmill_log_sorted_early_total").await;
+    assert!(sorted == 1.0 || untold > 0.0, "it was sorted while it was received");
+    system
+        .until("nothing is left of it", async |system| system.metric("feedmill_capture_spilled_bytes").await == 0.0)
+        .await;
+    system.verified().await;
+}
+
+/// The server forgets to tell of a rollback when it had put the changes on its own disk before it sent them, more of them
+/// than it reads again at once (4,096).
+#[tokio::test(flavor = "multi_thread")]
+async fn c27_a_rollback_that_the_server_does_not_tell_is_asked_for() {
+    let postgres = Postgres::new(&STREAMS).await;
+    let system = System::start_on(&postgres, &[]).await;
+    let (ada, large, other) = (system.register("ada").await, postgres.sql().await, postgres.sql().await);
+    let add = |content: &str, count| tweets(&ada, content, count);
+    run(&large, &format!("BEGIN; {}; SAVEPOINT a; {}", add("kept 1", 10), add("gone 1", 10_000))).await;
+    // What lies before this commit is not sent again but as part of what is committed later.
+    run(&other, &add("other", 1)).await;
+    system.until("the other's shows", async |system| count(system, "ada").await == 1).await;
+    let ask = async |sql: &str| -> i64 { other.query_one(sql, &[]).await.unwrap().get(0) };
+    let lost = ask("SELECT active_pid::bigint FROM pg_replication_slots").await;
+    run(&other, &format!("SELECT pg_terminate_backend({lost})")).await;
+    let again = format!("SELECT count(*) FROM pg_replication_slots WHERE active_pid <> {lost}");
+    system.until("the connection came again", async |_| ask(&again).await == 1).await;
+    let sent = "SELECT stream_count FROM pg_stat_replication_slots";
+    let before = ask(sent).await;
+    // Enough to be sent before the rollback, by a subtransaction inside, so that `a` has nothing in memory.
+    run(&large, &format!("SAVEPOINT b; {}", add("gone 2", 2_000))).await;
+    system.until("it is being sent again", async |_| ask(sent).await > before).await;
+    run(&large, &format!("ROLLBACK TO a; {}; COMMIT", add("kept 2", 1_000))).await;
+    system.until("what was kept shows", async |system| count(system, "ada").await == 1_011).await;
+    assert!(system.metric("feedmill_capture_untold_rollbacks_total").await > 0.0, "the server has told it");
+    system.verified().await;
+}
+
+/// A commit is sent as soon as it is in the server's log, before it is over for the server when it waits for a standby.
+#[tokio::test(flavor = "multi_thread")]
+async fn c27_what_was_rolled_back_is_known_while_the_commit_waits_for_a_standby() {
+    let waits = [STREAMS[0], "synchronous_standby_names = 'nobody'", "synchronous_commit = local"];
+    let postgres = Postgres::new(&waits).await;
+    let system = System::start_on(&postgres, &[]).await;
+    let (ada, large) = (system.register("ada").await, postgres.sql().await);
+    let superuser = postgres.superuser("feedmill").await;
+    let add = |content: &str| tweets(&ada, content, 1_000);
+    run(&large, &format!("SET synchronous_commit = on; BEGIN; {}; SAVEPOINT a; {}", add("kept 1"), add("gone"))).await;
+    // The newest transaction that there is.
+    run(&large, &format!("ROLLBACK TO a; SAVEPOINT b; {}", add("kept 2"))).await;
+    let commit = tokio::spawn(async move { run(&large, "COMMIT").await });
+    system.until("what was kept shows", async |system| count(system, "ada").await == 2_000).await;
+    assert!(!commit.is_finished(), "it did not wait for a standby");
+    assert!(!system.log().contains("the replication connection was lost"), "{}", system.log());
+    run(&superuser, "ALTER SYSTEM SET synchronous_standby_names = ''").await;
+    run(&superuser, "SELECT pg_reload_conf()").await;
+    commit.await.unwrap();
     system.verified().await;
 }
 

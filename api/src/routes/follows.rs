@@ -1,21 +1,20 @@
-//! Follows: begin, end, list.
+//! Follows: begin and end.
 
-use axum::Json;
-use axum::extract::{OriginalUri, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
-use feedmill_model::Phase;
-use feedmill_sinks::Edge;
-use feedmill_sinks::read::{Access, followers_page, following_page};
-use serde_json::json;
+use feedmill_sinks::read::Access;
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::accounts::no_row;
-use crate::answer::users_page;
-use crate::database::DatabaseError;
-use crate::problem::{Kind, Problem};
-use crate::request::{Id, List};
+use super::auth::no_row;
+use crate::answer::IdText;
+use crate::database::{Params, column};
+use crate::problem::{Failed, Kind, Problem};
+use crate::request::Id;
 use crate::state::Shared;
 use crate::viewer::{Viewer, account_gone};
+use crate::write::{Answer, Once, OnceHeader};
 
 /// A block takes the same lock before it ends follows. So either the follow was committed before, and the block ends it,
 /// or the block was, and the statement after this one sees it.
@@ -45,37 +44,64 @@ const UNFOLLOW: &str = "
     WITH ended AS (DELETE FROM follows WHERE follower_id = $1 AND following_id = $2)
     SELECT EXISTS (SELECT FROM users WHERE id = $2 AND deleted_at IS NULL)";
 
-/// `POST /api/follows/{userId}`. The account may be protected: then it is asked, and `accepted` is false.
+/// A follow, or a request for one.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Follow)]
+struct FollowBody {
+    user_id: IdText,
+    /// Whether the account followed has accepted; one that is not protected does at once.
+    accepted: bool,
+}
+
+/// Follows an account. It may be protected: then it is asked, and `accepted` is false.
+#[utoipa::path(
+    post, path = "/follows/{userId}", tag = "follows",
+    params(("userId" = String, Path, description = "Whom.", pattern = "^-?[0-9]{1,19}$"), OnceHeader),
+    responses(
+        (status = 201, description = "It is followed, or asked.", body = FollowBody),
+        (status = 200, description = "It was before.", body = FollowBody),
+        Failed,
+    ),
+    security(("token" = [])),
+)]
 pub(crate) async fn follow(
     State(context): State<Shared>,
     Viewer(viewer): Viewer,
     Id(user): Id,
+    once: Once,
 ) -> Result<Response, Problem> {
     if user == viewer {
         return Err(Kind::FollowsOneself.because("userId is your own."));
     }
-    let statements = [(LOCK_PAIR, [&viewer as _, &user as _]), (FOLLOW, [&viewer as _, &user as _])];
-    let (rows, lsn) =
-        context.database.commit_all(&statements.each_ref().map(|(sql, params)| (*sql, &params[..]))).await?;
-    let row = rows.first().ok_or_else(no_row)?;
-    let (exists, blocked): (bool, bool) = (get(row, 0)?, get(row, 1)?);
-    let (made, before): (Option<bool>, Option<bool>) = (get(row, 2)?, get(row, 3)?);
-    if !exists {
-        return Err(no_user());
-    }
-    if blocked {
-        return Err(Kind::Blocked.because("You cannot follow an account that blocks you or that you block."));
-    }
-    let (status, accepted) = match (made, before) {
-        (Some(accepted), _) => (StatusCode::CREATED, accepted),
-        (None, Some(accepted)) => (StatusCode::OK, accepted),
-        (None, None) => return Err(account_gone()),
-    };
-    let body = Json(json!({ "userId": user.to_string(), "accepted": accepted }));
-    Ok(context.written(lsn, (status, body)))
+    let statements: [(_, Params<'_>); 2] = [(LOCK_PAIR, &[&viewer, &user]), (FOLLOW, &[&viewer, &user])];
+    let done = context
+        .write(viewer, once, &statements, |rows| {
+            let row = rows.first().ok_or_else(no_row)?;
+            let (exists, blocked): (bool, bool) = (column(row, 0)?, column(row, 1)?);
+            let (made, before): (Option<bool>, Option<bool>) = (column(row, 2)?, column(row, 3)?);
+            if !exists {
+                return Err(no_user());
+            }
+            if blocked {
+                return Err(Kind::Blocked.because("You cannot follow an account that blocks you or that you block."));
+            }
+            let (status, accepted) = match (made, before) {
+                (Some(accepted), _) => (StatusCode::CREATED, accepted),
+                (None, Some(accepted)) => (StatusCode::OK, accepted),
+                (None, None) => return Err(account_gone()),
+            };
+            Answer::json(status, &FollowBody { user_id: IdText(user), accepted })
+        })
+        .await?;
+    Ok(context.written(done.lsn, done.answer))
 }
 
-/// `DELETE /api/follows/{userId}`.
+/// Ends a follow, or withdraws a request.
+#[utoipa::path(
+    delete, path = "/follows/{userId}", tag = "follows", params(("userId" = String, Path, description = "Whom.")),
+    responses((status = 204, description = "It is not followed."), Failed), security(("token" = [])),
+)]
 pub(crate) async fn unfollow(
     State(context): State<Shared>,
     Viewer(viewer): Viewer,
@@ -85,40 +111,10 @@ pub(crate) async fn unfollow(
         return Err(Kind::FollowsOneself.because("userId is your own."));
     }
     let (rows, lsn) = context.database.commit(UNFOLLOW, &[&viewer, &user]).await?;
-    match get(rows.first().ok_or_else(no_row)?, 0)? {
+    match column(rows.first().ok_or_else(no_row)?, 0)? {
         true => Ok(context.narrowed(lsn, StatusCode::NO_CONTENT).await),
         false => Err(no_user()),
     }
-}
-
-/// `GET /api/follows/{userId}/followers`.
-pub(crate) async fn followers(
-    State(context): State<Shared>,
-    viewer: Option<Viewer>,
-    Id(user): Id,
-    list: List<Edge>,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    context.catch_up(&headers, Phase::Rows).await?;
-    let viewer = viewer.map(|viewer| viewer.0);
-    let page = followers_page(context.views.as_ref(), viewer, user, list.cursor, list.limit).await?;
-    Ok(users_page(&uri, &list, &granted(page)?))
-}
-
-/// `GET /api/follows/{userId}/following`.
-pub(crate) async fn following(
-    State(context): State<Shared>,
-    viewer: Option<Viewer>,
-    Id(user): Id,
-    list: List<Edge>,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    context.catch_up(&headers, Phase::Rows).await?;
-    let viewer = viewer.map(|viewer| viewer.0);
-    let page = following_page(context.views.as_ref(), viewer, user, list.cursor, list.limit).await?;
-    Ok(users_page(&uri, &list, &granted(page)?))
 }
 
 /// What the viewer may read of an account.
@@ -134,8 +130,4 @@ pub(super) fn granted<T>(access: Access<T>) -> Result<T, Problem> {
 
 pub(super) fn no_user() -> Problem {
     Kind::UserNotFound.because("The user never was, or was deleted.")
-}
-
-fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a tokio_postgres::Row, column: usize) -> Result<T, Problem> {
-    row.try_get(column).map_err(|error| DatabaseError::from(error).into())
 }

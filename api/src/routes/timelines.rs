@@ -1,58 +1,78 @@
 //! Profiles and timelines.
 
 use axum::Json;
-use axum::extract::{OriginalUri, State};
-use axum::http::HeaderMap;
+use axum::extract::State;
 use axum::response::Response;
 use feedmill_model::{EntryId, Phase};
 use feedmill_sinks::read::{HomeCursor, home_page, profile_by_name, user_page};
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::follows::{granted, no_user};
-use crate::answer::{UserBody, as_of, tweets_page};
-use crate::problem::Problem;
-use crate::request::{List, Name};
+use crate::answer::{TweetsBody, UserBody, as_of};
+use crate::cursor::list;
+use crate::problem::{Failed, Problem};
+use crate::reader::Reader;
+use crate::request::{List, ListQuery, Name};
 use crate::state::Shared;
 use crate::viewer::Viewer;
 
-/// `GET /api/users/{username}`. Anyone may read a profile.
+/// Reads a profile. Anyone may.
+#[utoipa::path(
+    get, path = "/users/{username}", tag = "users", params(("username" = String, Path, description = "Whose.")),
+    responses((status = 200, description = "The profile.", body = UserBody), Failed), security((), ("token" = [])),
+)]
 pub(crate) async fn profile(
     State(context): State<Shared>,
-    _viewer: Option<Viewer>,
+    reader: Reader,
     Name(name): Name,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    context.catch_up(&headers, Phase::Rows).await?;
+    context.catch_up(&reader, Phase::Rows).await?;
     let profile = profile_by_name(context.views.as_ref(), &name).await?.ok_or_else(no_user)?;
-    Ok(as_of(profile.time, Json(UserBody::from(&profile.value))))
+    let flags = context.flags(reader.id(), std::slice::from_ref(&profile.value)).await?;
+    Ok(as_of(profile.time, Json(UserBody::from(profile.value.as_ref()).seen(&flags))))
 }
 
-/// `GET /api/users/{username}/tweets`.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct UserQuery {
+    /// Whether what the account answered is wanted too.
+    #[serde(default)]
+    #[param(default = false)]
+    replies: bool,
+}
+
+/// Reads what an account tweeted and retweeted, the newest first; with `replies` also what it answered.
+#[utoipa::path(
+    get, path = "/users/{username}/tweets", tag = "timelines",
+    params(("username" = String, Path, description = "Whose."), UserQuery, ListQuery),
+    responses((status = 200, description = "A page.", body = TweetsBody), Failed), security((), ("token" = [])),
+)]
 pub(crate) async fn of_user(
     State(context): State<Shared>,
-    viewer: Option<Viewer>,
+    reader: Reader,
     Name(name): Name,
-    list: List<EntryId>,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
+    list: List<EntryId, { list::USER }, UserQuery>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&headers, Phase::Rows).await?;
+    context.catch_up(&reader, Phase::Rows).await?;
     let views = context.views.as_ref();
     let user = views.user_by_name(&name).await?.ok_or_else(no_user)?;
-    let viewer = viewer.map(|viewer| viewer.0);
-    let page = user_page(views, viewer, user, list.replies, list.cursor, list.limit).await?;
-    Ok(tweets_page(&uri, &list, &granted(page)?))
+    let page = user_page(views, reader.id(), user, list.query.replies, list.cursor, list.limit).await?;
+    context.tweets(reader.id(), &list, &granted(page)?).await
 }
 
-/// `GET /api/timeline`: the home timeline of whoever asks.
+/// Reads the home timeline of whoever asks, the newest first: each tweet once.
+#[utoipa::path(
+    get, path = "/timeline", tag = "timelines", params(ListQuery),
+    responses((status = 200, description = "A page.", body = TweetsBody), Failed), security(("token" = [])),
+)]
 pub(crate) async fn home(
     State(context): State<Shared>,
-    Viewer(viewer): Viewer,
-    mut list: List<HomeCursor>,
-    OriginalUri(uri): OriginalUri,
-    headers: HeaderMap,
+    reader: Reader<Viewer>,
+    mut list: List<HomeCursor, { list::HOME }>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&headers, Phase::Home).await?;
+    context.catch_up(&reader, Phase::Home).await?;
     let cursor = list.cursor.take().unwrap_or_default();
-    let page = home_page(context.views.as_ref(), &context.parameters, viewer, cursor, list.limit).await?;
-    Ok(tweets_page(&uri, &list, &page))
+    let page = home_page(context.views.as_ref(), &context.parameters, reader.id(), cursor, list.limit).await?;
+    context.tweets(Some(reader.id()), &list, &page).await
 }

@@ -44,6 +44,7 @@ async fn not_everybody_can_be_followed() {
     }
     world.follow(&ben, &ben).await.is_problem(422, "follows-oneself");
     world.delete(&format!("/api/follows/{}", ben.id), Some(&ben)).await.is_problem(422, "follows-oneself");
+    world.delete(&format!("/api/follows/{}/follower", ben.id), Some(&ben)).await.is_problem(422, "oneself");
     world.post(&format!("/api/follows/{}", ada.id), None, Value::Null).await.is_problem(401, "unauthenticated");
     // The account is gone, and the views do not know it yet.
     world.follow(&gone, &ada).await.is_problem(401, "unauthenticated");

@@ -38,8 +38,19 @@ fn path() -> impl Strategy<Value = String> {
         Just("/api/auth/register"),
         Just("/api/auth/login"),
         Just("/api/auth/verify"),
+        Just("/api/auth/refresh"),
+        Just("/api/notifications/read"),
         Just("/api/tweets"),
         Just("/api/timeline"),
+        Just("/api/timeline/trending/hashtags"),
+        Just("/api/timeline/trending/tweets"),
+        Just("/api/search"),
+        Just("/api/suggestions"),
+        Just("/api/follows/requests"),
+        Just("/api/blocks"),
+        Just("/api/mutes"),
+        Just("/api/notifications"),
+        Just("/api/notifications/unread"),
         Just("/health"),
         Just("/ready"),
         Just("/metrics"),
@@ -48,7 +59,14 @@ fn path() -> impl Strategy<Value = String> {
     prop_oneof![
         2 => known,
         2 => segment().prop_map(|id| format!("/api/tweets/{id}")),
+        3 => (segment(), prop_oneof![Just("conversation"), Just("ancestors"), Just("likes"), Just("retweets")])
+            .prop_map(|(id, list)| format!("/api/tweets/{id}/{list}")),
+        1 => segment().prop_map(|tag| format!("/api/timeline/search/hashtag/{tag}")),
         2 => segment().prop_map(|id| format!("/api/follows/{id}")),
+        2 => (segment(), prop_oneof![Just("like"), Just("retweet")]).prop_map(|(id, what)| format!("/api/tweets/{id}/{what}")),
+        2 => (prop_oneof![Just("blocks"), Just("mutes")], segment()).prop_map(|(list, id)| format!("/api/{list}/{id}")),
+        1 => (segment(), prop_oneof![Just("accept"), Just("reject")])
+            .prop_map(|(id, what)| format!("/api/follows/requests/{id}/{what}")),
         2 => (segment(), prop_oneof![Just("followers"), Just("following")])
             .prop_map(|(id, list)| format!("/api/follows/{id}/{list}")),
         2 => segment().prop_map(|name| format!("/api/users/{name}")),
@@ -61,11 +79,24 @@ fn query() -> impl Strategy<Value = String> {
     let value = prop_oneof![
         (0..200_u32).prop_map(|number| number.to_string()),
         "[A-Za-z0-9_-]{0,64}",
-        "AW[hfuA-Z][A-Za-z0-9_-]{0,40}",
+        "AW[a-zA-Z][A-Za-z0-9_-]{0,40}",
+        prop_oneof![Just("1h"), Just("users"), Just("relevance"), Just("author-first"), Just("a"), Just("from:a%20b")]
+            .prop_map(str::to_owned),
         any::<String>().prop_map(|text| encoded(&text)),
         "[!-~]{0,12}",
     ];
-    let name = prop_oneof![Just("limit"), Just("cursor"), Just("replies"), Just("x"), Just("")];
+    let name = prop_oneof![
+        Just("limit"),
+        Just("cursor"),
+        Just("replies"),
+        Just("order"),
+        Just("window"),
+        Just("q"),
+        Just("type"),
+        Just("sort"),
+        Just("x"),
+        Just("")
+    ];
     proptest::collection::vec((name, value), 0..4)
         .prop_map(|all| all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&"))
 }
@@ -79,7 +110,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         Just(serde_json::json!("correct horse battery")),
         Just(serde_json::json!("a@b.example")),
     ];
-    let names = ["content", "username", "email", "password", "displayName"];
+    let names = ["content", "username", "email", "password", "displayName", "replyTo", "upTo", "refreshToken", "media"];
     prop_oneof![
         3 => proptest::collection::vec(proptest::option::weighted(0.8, value), names.len()).prop_map(move |values| {
             let members = names.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
@@ -98,7 +129,8 @@ fn requests() -> impl Strategy<Value = Hostile> {
     .prop_map(str::to_owned);
     let name = prop_oneof![
         5 => Just("content-type"), 2 => Just("authorization"), 2 => Just("x-consistency-token"), 1 => Just("content-length"),
-        1 => Just("x-request-id"), 1 => Just("accept"), 1 => Just("expect"), 1 => Just("transfer-encoding"),
+        1 => Just("x-request-id"), 1 => Just("accept"), 1 => Just("expect"), 1 => Just("transfer-encoding"), 1 => Just("cookie"), 1 => Just("if-none-match"),
+        1 => Just("idempotency-key"),
     ];
     let value = prop_oneof![
         4 => Just(b"application/json".to_vec()),

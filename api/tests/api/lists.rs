@@ -53,6 +53,13 @@ async fn pages_join_to_the_whole_list() {
     assert_eq!(all(&world, &format!("/api/follows/{}/following", ben.id), "users", None).await, [&*ada.id]);
     let page = world.get("/api/users/ada/tweets?replies=true&limit=3", None).await;
     assert!(page.header("link").unwrap().contains("replies=true"), "{page:?}");
+    // Whatever was asked is asked again, and the cursor once.
+    let cursor = page.body["nextCursor"].as_str().unwrap();
+    let again = world.get(&format!("/api/users/ada/tweets?x=%3E&%63ursor={cursor}&replies=true&limit=3"), None).await;
+    let next = again.body["nextCursor"].as_str().unwrap();
+    let link = format!("</api/users/ada/tweets?x=%3E&replies=true&limit=3&cursor={next}>; rel=\"next\"");
+    assert_eq!(again.header("link"), Some(&*link));
+    assert_eq!(ids(again.is(200), "tweets"), tweets[3..6]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,8 +80,38 @@ async fn what_is_wrong_with_a_list_is_said() {
             world.get(&format!("{path}?cursor={cursor}"), Some(&ada)).await.is_problem(400, "invalid-cursor");
         }
         world.get(&format!("{path}?limit=1&limit=2"), Some(&ada)).await.is_problem(400, "malformed-request");
-        world.get(&format!("{path}?replies=maybe"), Some(&ada)).await.is_problem(400, "malformed-request");
     }
+    for query in ["replies=maybe", "replies=true&replies=true", "replies"] {
+        let path = format!("/api/users/ada/tweets?{query}");
+        world.get(&path, Some(&ada)).await.is_problem(400, "malformed-request");
+    }
+    for path in [
+        "/api/timeline/trending/hashtags?window=2h",
+        "/api/timeline/trending/hashtags?window=",
+        "/api/tweets/1/conversation?order=sideways",
+        "/api/search",
+        "/api/search?q=a&type=lists",
+        "/api/search?q=a&sort=oldest",
+        "/api/search?q=a&type=users&sort=latest",
+        "/api/search?q=a&q=b",
+        "/api/timeline/search/hashtag/1",
+        "/api/timeline/search/hashtag/%23a",
+        "/api/timeline/search/hashtag/a%20b",
+        &format!("/api/timeline/search/hashtag/{}!", "a".repeat(5_000)),
+    ] {
+        world.get(path, Some(&ada)).await.is_problem(400, "malformed-request");
+    }
+    for limit in ["0", "101", "ten"] {
+        for path in ["timeline/trending/tweets", "timeline/trending/hashtags", "suggestions"] {
+            world.get(&format!("/api/{path}?limit={limit}"), Some(&ada)).await.is_problem(400, "invalid-limit");
+        }
+    }
+    for (query, position) in [("", 0), ("a%20-", 2), ("-a", 0), ("a%20%22b", 2), ("since:soon", 6)] {
+        let answer = world.get(&format!("/api/search?q={query}"), None).await;
+        answer.is_problem(400, "invalid-query");
+        assert_eq!(answer.body["position"], position, "{query}");
+    }
+    world.get("/api/search?type=users&q=%40", None).await.is_problem(400, "invalid-query");
     // A cursor of another list.
     let page = world.get("/api/users/ada/tweets?limit=1", None).await;
     let cursor = page.is(200)["nextCursor"].as_str().unwrap();

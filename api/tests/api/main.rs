@@ -8,11 +8,15 @@
 )]
 
 mod accounts;
+mod conditional;
 mod consistency;
 mod follows;
 mod hostile;
+mod limits;
 mod lists;
+mod live;
 mod mirror;
 mod operations;
+mod security;
 mod tweets;
 mod world;

@@ -2,14 +2,16 @@
 //! all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use feedmill_model::{Applied, EntryId, Lsn, Notice, Phase, Position, Retweet, TrendWindow, Tweet, User};
+use feedmill_model::{Applied, EntryId, Lsn, Notice, Phase, Position, Retweet, Time, TrendWindow, Tweet, User, text};
+use feedmill_sinks::search::{AccountQuery, Hit, Query, Search, What, fold, terms};
 use feedmill_sinks::{
-    CountedTweet, Edge, HomeRecord, List, Profile, Progress, ReadError, Rebuilding, Relationship, Reply, TimelineItem,
-    TrendingTag, TrendingTweet, Views,
+    Changes, CountedTweet, Edge, HomeHead, HomeRecord, List, Profile, Progress, ReadError, Rebuilding, Relationship,
+    Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 use parking_lot::RwLock;
 use tokio_postgres::Client;
@@ -33,7 +35,8 @@ struct Relations {
     users: BTreeMap<i64, User>,
     tweets: BTreeMap<i64, Tweet>,
     retweets: Vec<Retweet>,
-    likes: Vec<i64>,
+    /// (user, tweet) → since
+    likes: BTreeMap<(i64, i64), i64>,
     /// (follower, followed) → accepted, since
     follows: BTreeMap<(i64, i64), (bool, i64)>,
     blocks: BTreeSet<(i64, i64)>,
@@ -44,6 +47,7 @@ struct Relations {
 pub struct Mirror {
     relations: RwLock<Relations>,
     progress: Progress,
+    changes: Changes,
     mood: AtomicU8,
 }
 
@@ -57,6 +61,7 @@ impl Mirror {
         Mirror {
             relations: RwLock::default(),
             progress: Progress::new([Position { time: now_ms() - 10, lsn: Lsn(0) }; 4]),
+            changes: Changes::default(),
             mood: AtomicU8::new(Mood::Well as u8),
         }
     }
@@ -82,6 +87,7 @@ impl Mirror {
     pub async fn catch_up(&self, client: &Client) {
         let lsn: PgLsn = client.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await.unwrap().get(0);
         *self.relations.write() = copy(client).await;
+        self.changes.tell_anything();
         let time = now_ms().max(self.progress.position(Phase::Facts).time + 1);
         self.progress.covers(Position { time, lsn: Lsn(lsn.into()) });
         self.progress.applied(Applied { facts: time + 1, rows: time + 1, home: time + 1, search: time + 1 });
@@ -133,7 +139,9 @@ async fn copy(client: &Client) -> Relations {
         let (id, user_id, tweet_id, created_at) = (row.get(0), row.get(1), row.get(2), row.get(3));
         all.retweets.push(Retweet { id, user_id, tweet_id, created_at });
     }
-    all.likes.extend(rows("SELECT tweet_id FROM likes").await.iter().map(|row| row.get::<_, i64>(0)));
+    for row in rows("SELECT user_id, tweet_id, feedmill_micros(created_at) FROM likes").await {
+        all.likes.insert((row.get(0), row.get(1)), row.get(2));
+    }
     for row in rows("SELECT follower_id, following_id, accepted, feedmill_micros(created_at) FROM follows").await {
         all.follows.insert((row.get(0), row.get(1)), (row.get(2), row.get(3)));
     }
@@ -152,17 +160,83 @@ impl Relations {
     }
 
     fn edges(&self, pick: impl Fn(i64, i64, bool) -> Option<i64>, after: Option<Edge>, limit: usize) -> Vec<Edge> {
-        let mut edges: Vec<Edge> = self
-            .follows
-            .iter()
-            .filter_map(|((follower, following), (accepted, at))| {
-                Some(Edge { at: *at, id: pick(*follower, *following, *accepted)? })
+        let edges = self.follows.iter().filter_map(|((follower, following), (accepted, at))| {
+            Some(Edge { at: *at, id: pick(*follower, *following, *accepted)? })
+        });
+        newest_edges(edges, after, limit)
+    }
+
+    /// Ids of the tweets that are there and of which something holds.
+    fn newest(&self, before: Option<i64>, limit: usize, holds: impl Fn(&Tweet) -> bool) -> Vec<i64> {
+        let older = self.tweets.values().rev().filter(|tweet| before.is_none_or(|before| tweet.id < before));
+        let found = older.filter(|tweet| tweet.deleted_at.is_none() && holds(tweet));
+        found.map(|tweet| tweet.id).take(limit).collect()
+    }
+
+    /// All replies of a thread, depth first.
+    fn thread(&self, root: i64) -> Vec<Reply> {
+        let path_of = |tweet: &Tweet| {
+            let mut path = vec![tweet.id];
+            let mut parent = tweet.reply_to_id?;
+            while parent != root {
+                path.insert(0, parent);
+                parent = self.tweets.get(&parent)?.reply_to_id?;
+            }
+            Some(path)
+        };
+        let reply =
+            |tweet: &Tweet| Some(Reply { path: path_of(tweet)?, parent: tweet.reply_to_id?, user: tweet.user_id });
+        let mut replies: Vec<Reply> = self.tweets.values().filter_map(reply).collect();
+        replies.sort_by(|one, other| one.path.cmp(&other.path));
+        replies
+    }
+}
+
+fn newest_edges(edges: impl Iterator<Item = Edge>, after: Option<Edge>, limit: usize) -> Vec<Edge> {
+    let mut edges: Vec<Edge> = edges.filter(|edge| after.is_none_or(|after| *edge < after)).collect();
+    edges.sort_by(|one, other| other.cmp(one));
+    edges.truncate(limit);
+    edges
+}
+
+/// The second of the pairs that have this first, after one.
+fn seconds(pairs: &BTreeSet<(i64, i64)>, first: i64, after: Option<i64>, limit: usize) -> Vec<i64> {
+    let of = pairs.iter().filter(|(one, other)| *one == first && after.is_none_or(|after| *other > after));
+    of.map(|(_, other)| *other).take(limit).collect()
+}
+
+/// Words are found, and of all else that can be asked for nothing is looked at.
+#[async_trait]
+impl Search for Mirror {
+    async fn latest(&self, query: &Query, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        self.feel()?;
+        let fits = |tweet: &Tweet| {
+            let found = terms(&tweet.content);
+            query.clauses.iter().all(|clause| match &clause.what {
+                What::Words(words) => words.iter().all(|word| found.contains(word)) != clause.excluded,
+                _ => true,
             })
-            .filter(|edge| after.is_none_or(|after| *edge < after))
-            .collect();
-        edges.sort_by(|one, other| other.cmp(one));
-        edges.truncate(limit);
-        edges
+        };
+        Ok(self.relations.read().newest(before, limit, fits))
+    }
+
+    async fn relevant(&self, query: &Query, limit: usize) -> Result<Vec<Hit>, ReadError> {
+        Ok(self.latest(query, None, limit).await?.into_iter().map(|id| Hit { id, score: 1.0 }).collect())
+    }
+
+    async fn accounts(&self, query: &AccountQuery, limit: usize) -> Result<Vec<Hit>, ReadError> {
+        self.feel()?;
+        let all = self.relations.read();
+        let fits = |user: &&User| fold(&user.username).starts_with(&query.username) && user.deleted_at.is_none();
+        Ok(all.users.values().filter(fits).map(|user| Hit { id: user.id, score: 1.0 }).take(limit).collect())
+    }
+
+    fn time(&self) -> Time {
+        self.progress.position(Phase::Search).time
+    }
+
+    async fn reached(&self, time: Time, _: Duration) -> bool {
+        Search::time(self) >= time
     }
 }
 
@@ -175,18 +249,20 @@ impl Views for Mirror {
         Ok(all.users.values().find(named).map(|user| user.id))
     }
 
-    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
         self.feel()?;
         let all = self.relations.read();
         let count = |holds: &dyn Fn(&(i64, i64)) -> bool| {
             all.follows.iter().filter(|(pair, (accepted, _))| *accepted && holds(pair)).count() as i64
         };
         let profile = |id: &i64| {
-            all.is_there(*id).then(|| Profile {
-                user: all.users[id].clone(),
-                followers: count(&|(_, following)| following == id),
-                following: count(&|(follower, _)| follower == id),
-                tweets: all.tweets.values().filter(|t| t.user_id == *id && t.deleted_at.is_none()).count() as i64,
+            all.is_there(*id).then(|| {
+                Arc::new(Profile {
+                    user: all.users[id].clone(),
+                    followers: count(&|(_, following)| following == id),
+                    following: count(&|(follower, _)| follower == id),
+                    tweets: all.tweets.values().filter(|t| t.user_id == *id && t.deleted_at.is_none()).count() as i64,
+                })
             })
         };
         Ok(ids.iter().map(profile).collect())
@@ -195,6 +271,10 @@ impl Views for Mirror {
     async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         self.feel()?;
         let all = self.relations.read();
+        if list == List::Likers {
+            let likes = all.likes.iter().filter(|((_, tweet), _)| *tweet == of);
+            return Ok(newest_edges(likes.map(|((id, _), at)| Edge { at: *at, id: *id }), after, limit));
+        }
         let is_listed = |follower: i64, following: i64, accepted: bool| match list {
             List::Followers => (accepted && following == of).then_some(follower),
             List::Following => (accepted && follower == of).then_some(following),
@@ -204,66 +284,105 @@ impl Views for Mirror {
         Ok(all.edges(is_listed, after, limit))
     }
 
-    // No route reads what follows.
-
-    async fn retweeters(&self, _: i64, _: Option<i64>, _: usize) -> Result<Vec<(i64, i64)>, ReadError> {
-        Ok(Vec::new())
+    async fn retweeters(&self, tweet: i64, before: Option<i64>, limit: usize) -> Result<Vec<(i64, i64)>, ReadError> {
+        self.feel()?;
+        let all = self.relations.read();
+        let of = all.retweets.iter().filter(|r| r.tweet_id == tweet && before.is_none_or(|before| r.id < before));
+        let mut found: Vec<(i64, i64)> = of.map(|retweet| (retweet.id, retweet.user_id)).collect();
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        found.truncate(limit);
+        Ok(found)
     }
 
-    async fn liked(&self, _: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
-        Ok(vec![false; tweets.len()])
+    async fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
+        self.feel()?;
+        let all = self.relations.read();
+        Ok(tweets.iter().map(|tweet| all.likes.contains_key(&(user, *tweet))).collect())
     }
 
-    async fn retweeted(&self, _: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
-        Ok(vec![None; tweets.len()])
+    async fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
+        self.feel()?;
+        let all = self.relations.read();
+        let by = |tweet: &i64| all.retweets.iter().find(|r| r.user_id == user && r.tweet_id == *tweet).map(|r| r.id);
+        Ok(tweets.iter().map(by).collect())
     }
 
-    async fn tagged(&self, _: &str, _: Option<i64>, _: usize) -> Result<Vec<i64>, ReadError> {
-        Ok(Vec::new())
+    async fn tagged(&self, tag: &str, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        self.feel()?;
+        let all = self.relations.read();
+        Ok(all.newest(before, limit, |tweet| text::hashtags(&tweet.content).contains(tag)))
     }
+
+    async fn replies(
+        &self,
+        root: i64,
+        under: &[i64],
+        after: Option<&[i64]>,
+        limit: usize,
+    ) -> Result<Vec<Reply>, ReadError> {
+        self.feel()?;
+        let mut replies = self.relations.read().thread(root);
+        replies.retain(|reply| {
+            let below = reply.path.len() > under.len() && reply.path.starts_with(under);
+            below && after.is_none_or(|after| reply.path.as_slice() > after)
+        });
+        replies.truncate(limit);
+        Ok(replies)
+    }
+
+    async fn replies_of(&self, root: i64, ids: &[i64]) -> Result<Vec<Option<Reply>>, ReadError> {
+        self.feel()?;
+        let replies = self.relations.read().thread(root);
+        Ok(ids.iter().map(|id| replies.iter().find(|reply| reply.path.last() == Some(id)).cloned()).collect())
+    }
+
+    async fn blocks(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        self.feel()?;
+        Ok(seconds(&self.relations.read().blocks, user, after, limit))
+    }
+
+    async fn mutes(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        self.feel()?;
+        Ok(seconds(&self.relations.read().mutes, user, after, limit))
+    }
+
+    // What follows is derived from more than relations. Nothing trends here, and nobody is notified.
 
     async fn trending_tags(&self, _: TrendWindow) -> Result<Vec<TrendingTag>, ReadError> {
+        self.feel()?;
         Ok(Vec::new())
     }
 
     async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
-        Ok(Vec::new())
-    }
-
-    async fn replies(&self, _: i64, _: &[i64], _: Option<&[i64]>, _: usize) -> Result<Vec<Reply>, ReadError> {
-        Ok(Vec::new())
-    }
-
-    async fn reply_paths(&self, _: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
-        Ok(vec![None; replies.len()])
-    }
-
-    async fn blocks(&self, _: i64, _: Option<i64>, _: usize) -> Result<Vec<i64>, ReadError> {
-        Ok(Vec::new())
-    }
-
-    async fn mutes(&self, _: i64, _: Option<i64>, _: usize) -> Result<Vec<i64>, ReadError> {
+        self.feel()?;
         Ok(Vec::new())
     }
 
     async fn notifications(&self, _: i64, _: Option<&Notice>, _: usize) -> Result<Vec<Notice>, ReadError> {
+        self.feel()?;
         Ok(Vec::new())
     }
 
     async fn read_mark(&self, _: i64) -> Result<Option<i64>, ReadError> {
+        self.feel()?;
         Ok(None)
     }
 
-    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
         self.feel()?;
         let all = self.relations.read();
         let counted = |id: &i64| {
-            all.living_tweet(*id).map(|tweet| CountedTweet {
-                tweet: tweet.clone(),
-                likes: all.likes.iter().filter(|liked| *liked == id).count() as i64,
-                retweets: all.retweets.iter().filter(|retweet| retweet.tweet_id == *id).count() as i64,
-                replies: all.tweets.values().filter(|t| t.reply_to_id == Some(*id) && t.deleted_at.is_none()).count()
-                    as i64,
+            all.living_tweet(*id).map(|tweet| {
+                Arc::new(CountedTweet {
+                    tweet: tweet.clone(),
+                    likes: all.likes.keys().filter(|(_, liked)| liked == id).count() as i64,
+                    retweets: all.retweets.iter().filter(|retweet| retweet.tweet_id == *id).count() as i64,
+                    replies: all
+                        .tweets
+                        .values()
+                        .filter(|t| t.reply_to_id == Some(*id) && t.deleted_at.is_none())
+                        .count() as i64,
+                })
             })
         };
         Ok(ids.iter().map(counted).collect())
@@ -303,6 +422,11 @@ impl Views for Mirror {
         Ok(None)
     }
 
+    async fn heads(&self, viewers: &[i64], _: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
+        self.feel()?;
+        Ok(vec![None; viewers.len()])
+    }
+
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         self.feel()?;
         let all = self.relations.read();
@@ -324,6 +448,10 @@ impl Views for Mirror {
         self.feel()?;
         let all = self.relations.read();
         Ok(ids.iter().map(|id| all.tweets.get(id).is_some_and(|tweet| tweet.deleted_at.is_some())).collect())
+    }
+
+    fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     fn progress(&self) -> &Progress {

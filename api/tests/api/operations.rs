@@ -46,6 +46,8 @@ async fn reads_are_told_to_come_again_while_views_are_built_again_and_writes_go_
     world.mirror.set_mood(Mood::Rebuilding);
     let posted = world.post("/api/tweets", Some(&ada), json!({ "content": "meanwhile" })).await;
     assert_eq!(posted.is(201)["author"]["username"], "ada");
+    let login = || world.post("/api/auth/login", None, json!({ "username": "ada", "password": PASSWORD }));
+    assert_eq!(login().await.is(200)["user"]["username"], "ada");
     world.serving.1.store(false, Ordering::SeqCst);
     // A read that had begun before.
     world.get("/api/timeline", Some(&ada)).await.is_problem(503, "rebuilding");
@@ -70,7 +72,7 @@ async fn metrics_count_by_route_and_not_by_path() {
         "method=\"GET\",route=\"/api/tweets/{id}\",status=\"404\"",
         "method=\"GET\",route=\"none\",status=\"404\"",
         "method=\"other\",route=\"/api/timeline\",status=\"405\"",
-        "feedmill_pool_connections_max 4",
+        "feedmill_pool_connections_max{pool=\"primary\"} 4",
     ] {
         assert!(metrics.text.contains(line), "{line} is not in\n{}", metrics.text);
     }
@@ -161,6 +163,11 @@ async fn a_store_that_fails_and_a_defect_are_answered() {
     let world = World::new("broken").await;
     let ada = world.register("ada").await;
     world.mirror.set_mood(Mood::Broken);
+    // Who cannot be answered is not signed in either.
+    let sessions = world.count("SELECT count(*) FROM sessions").await;
+    let login = json!({ "username": "ada", "password": PASSWORD });
+    world.post("/api/auth/login", None, login).await.is_problem(503, "views-unavailable");
+    assert_eq!(world.count("SELECT count(*) FROM sessions").await, sessions);
     world.get("/api/users/ada", None).await.is_problem(503, "views-unavailable");
     world.get("/api/timeline", Some(&ada)).await.is_problem(503, "views-unavailable");
     world.mirror.set_mood(Mood::Defective);

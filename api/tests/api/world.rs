@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, header};
-use feedmill_api::{Health, Keys, PoolLimits, Report, Settings, State, Status, Step, app, pool};
+use feedmill_api::{Health, Keys, PoolLimits, RateLimits, Report, Settings, State, Status, Step, app, pool};
 use feedmill_connectors::postgres::{Cluster, Source, schema};
 use feedmill_model::{Parameters, SourceId};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, watch};
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::mirror::Mirror;
@@ -162,7 +164,13 @@ pub fn metrics() -> PrometheusHandle {
 
 /// Settings with limits that no test reaches unless it means to.
 pub fn patient() -> Settings {
-    Settings { read_wait: LIMIT, narrowing_wait: LIMIT, request_timeout: LIMIT, ..Settings::default() }
+    Settings {
+        read_wait: LIMIT,
+        narrowing_wait: LIMIT,
+        request_timeout: LIMIT,
+        rate_limits: RateLimits::NONE,
+        ..Settings::default()
+    }
 }
 
 pub fn identity() -> SourceId {
@@ -170,8 +178,14 @@ pub fn identity() -> SourceId {
 }
 
 impl World {
-    /// A database of its own, with nothing in it. Writes are answered without waiting for the mirror.
+    /// A database of its own, with nothing in it. Nothing waits for the mirror.
     pub async fn new(name: &str) -> World {
+        let settings = Settings { read_wait: Duration::ZERO, narrowing_wait: Duration::ZERO, ..patient() };
+        World::with(name, settings).await
+    }
+
+    /// The same, and reads wait for the mirror.
+    pub async fn where_reads_wait(name: &str) -> World {
         World::with(name, Settings { narrowing_wait: Duration::ZERO, ..patient() }).await
     }
 
@@ -186,13 +200,16 @@ impl World {
         let serving = Arc::new(Switch(AtomicBool::new(true), AtomicBool::new(false)));
         let router = app(State {
             views: mirror.clone(),
+            search: mirror.clone(),
             pool: pool(&source, "test", PoolLimits { size: 4, wait: LIMIT, ..PoolLimits::default() }).unwrap(),
+            replica: None,
             source: watch::channel(identity()).1,
             keys: Keys::load_or_create(&keys.path().join("keys")).unwrap(),
             parameters: Parameters::default(),
             settings,
             metrics: metrics(),
             health: serving.clone(),
+            shutdown: CancellationToken::new(),
         });
         World { router, mirror, serving, sql, source, keys, _server: server }
     }
@@ -201,20 +218,38 @@ impl World {
     pub fn instance(&self, change: impl FnOnce(&mut State)) -> Router {
         let mut state = State {
             views: self.mirror.clone(),
+            search: self.mirror.clone(),
             pool: pool(&self.source, "test", PoolLimits { size: 2, ..PoolLimits::default() }).unwrap(),
+            replica: None,
             source: watch::channel(identity()).1,
             keys: self.keys(),
             parameters: Parameters::default(),
             settings: Settings { narrowing_wait: Duration::ZERO, ..patient() },
             metrics: metrics(),
             health: self.serving.clone(),
+            shutdown: CancellationToken::new(),
         };
         change(&mut state);
         app(state)
     }
 
+    /// Another database, empty, in which letters are folded by the rules of `locale`.
+    pub async fn in_locale(&self, name: &str, locale: &str) -> Source {
+        let superuser = self._server.superuser.connect("test").await.unwrap();
+        let create = format!("CREATE DATABASE {name} TEMPLATE template0 OWNER feedmill LC_CTYPE '{locale}'");
+        superuser.batch_execute(&create).await.unwrap();
+        let source = self._server.source.with_database(name);
+        schema::prepare(&source).await.unwrap();
+        source
+    }
+
     fn keys(&self) -> Keys {
-        Keys::load_or_create(&self.keys.path().join("keys")).unwrap()
+        Keys::load_or_create(&self.key_file()).unwrap()
+    }
+
+    /// The file of the keys that sign tokens.
+    pub fn key_file(&self) -> PathBuf {
+        self.keys.path().join("keys")
     }
 
     /// The views see what is committed.
@@ -327,7 +362,7 @@ pub async fn ask(router: &Router, request: Request<Body>) -> Answer {
     match answer.status {
         401 => assert!(answer.header("www-authenticate").unwrap().starts_with("Bearer"), "{asked}: {answer:?}"),
         405 => assert!(answer.header("allow").is_some(), "{asked}: {answer:?}"),
-        503 => assert!(answer.header("retry-after").is_some(), "{asked}: {answer:?}"),
+        429 | 503 => assert!(answer.header("retry-after").is_some(), "{asked}: {answer:?}"),
         _ => {}
     }
     answer

@@ -93,6 +93,17 @@ impl CopyError {
             CopyError::Decode(_) | CopyError::Abandoned { .. } => false,
         }
     }
+
+    /// Whether the server ended it in favour of somebody else (SQLSTATE class 40): who truncates tables or changes their
+    /// partitions locks them, in an order that may be another than ours.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            CopyError::Snapshot(error) | CopyError::Statement { error, .. } => {
+                error.code().is_some_and(|code| code.code().starts_with("40"))
+            }
+            CopyError::Connect(_) | CopyError::Decode(_) | CopyError::Abandoned { .. } => false,
+        }
+    }
 }
 
 /// The rows of a relation that lie in a range of pages, in the table or in any of its partitions.

@@ -4,6 +4,7 @@
 //!   SpillWriter: push ─► buffer ─► file (no name)         truncate: a subtransaction was rolled back
 //!                                   │ freeze
 //!   Spill (Arc): chunks ◄───────────┘                     read at offsets, as often as one likes
+//!   Growing: read along while it is written, see [`super::growing`]
 //!
 //!   file: record, record, …      record: length of the rest (u32, little-endian) ─ RowChange (postcard)
 //! ```
@@ -19,17 +20,19 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::RowChange;
+use parking_lot::{Condvar, Mutex};
+
 use super::changes::CHUNK_CHANGES;
+use super::{Growing, RowChange};
 use crate::disk::free_bytes;
 
 /// How much is written and read at once.
-const BLOCK_BYTES: usize = 256 << 10;
+pub(super) const BLOCK_BYTES: usize = 256 << 10;
 
 /// The length before each record.
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 
 /// Bytes of transactions that lie in files.
 const SPILLED_BYTES: &str = "feedmill_capture_spilled_bytes";
@@ -80,7 +83,7 @@ pub struct Spill(Arc<Frozen>);
 
 #[derive(Debug)]
 struct Frozen {
-    file: SpillFile,
+    file: Arc<SpillFile>,
     bytes: u64,
     changes: usize,
 }
@@ -110,6 +113,11 @@ impl Spill {
         self.0.bytes
     }
 
+    /// Which file it is.
+    pub fn id(&self) -> SpillId {
+        SpillId(Arc::downgrade(&self.0.file))
+    }
+
     /// All changes in order, in chunks of at most [`CHUNK_CHANGES`].
     pub(super) fn chunks(&self) -> Chunks<'_> {
         Chunks { spill: &self.0, offset: 0, left: self.0.changes, buffer: Vec::new(), at: 0 }
@@ -123,40 +131,106 @@ impl PartialEq for Spill {
     }
 }
 
-/// A file without a name, and what the metric says of it.
+/// A file, also one that is gone.
+#[derive(Clone, Debug)]
+pub struct SpillId(Weak<SpillFile>);
+
+impl SpillId {
+    /// Whether nobody has the file any more.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+impl PartialEq for SpillId {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+/// A file without a name.
 #[derive(Debug)]
-struct SpillFile {
+pub(super) struct SpillFile {
     file: File,
     dir: PathBuf,
+    pub(super) state: Mutex<State>,
+    /// Told when there is more, and at the end.
+    pub(super) changed: Condvar,
+}
+
+/// How far a file is.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// What can be read: whole records.
+    pub bytes: u64,
+    /// The least place to which the file was cut since whoever reads along asked.
+    pub cut: Option<u64>,
+    /// Nothing more comes.
+    pub end: Option<End>,
+    /// What the metric has of it.
     counted: u64,
 }
 
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The file is complete.
+    Complete,
+    /// It was rolled back, or the connection was lost.
+    Dropped,
+}
+
 impl SpillFile {
+    pub(super) fn id(self: &Arc<Self>) -> SpillId {
+        SpillId(Arc::downgrade(self))
+    }
+
+    /// Fills `place` from `offset` on.
+    pub(super) fn read(&self, place: &mut [u8], offset: u64) -> Result<(), SpillError> {
+        self.file.read_exact_at(place, offset).map_err(self.failed("read"))
+    }
+
     fn failed(&self, tried: &'static str) -> impl FnOnce(io::Error) -> SpillError {
         let dir = self.dir.clone();
         move |error| SpillError::Disk { tried, dir, error }
     }
 
-    fn damaged(&self, problem: impl ToString) -> SpillError {
+    pub(super) fn damaged(&self, problem: impl ToString) -> SpillError {
         SpillError::Damaged { dir: self.dir.clone(), problem: problem.to_string() }
     }
 
-    fn count(&mut self, bytes: u64) {
-        metrics::gauge!(SPILLED_BYTES).increment(bytes as f64 - self.counted as f64);
-        self.counted = bytes;
+    /// So much can be read.
+    fn grown(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        metrics::gauge!(SPILLED_BYTES).increment(bytes as f64 - state.counted as f64);
+        (state.bytes, state.counted) = (bytes, bytes);
+        self.changed.notify_all();
+    }
+
+    /// What lies beyond `offset` does not count any more.
+    fn cut(&self, offset: u64) {
+        let mut state = self.state.lock();
+        state.bytes = offset;
+        state.cut = Some(state.cut.map_or(offset, |cut| cut.min(offset)));
+    }
+
+    /// The first end counts.
+    fn end(&self, end: End) {
+        self.state.lock().end.get_or_insert(end);
+        self.changed.notify_all();
     }
 }
 
 impl Drop for SpillFile {
     fn drop(&mut self) {
-        self.count(0);
+        metrics::gauge!(SPILLED_BYTES).decrement(self.state.get_mut().counted as f64);
     }
 }
 
-/// A file that grows while its transaction is open.
+/// A file that grows while its transaction is open. Dropped without being frozen, it is the end of what was read along.
 #[derive(Debug)]
-pub(super) struct SpillWriter {
-    file: SpillFile,
+pub struct SpillWriter {
+    file: Arc<SpillFile>,
     /// How much of the disk is kept free.
     reserve_bytes: u64,
     /// What is in the file.
@@ -167,14 +241,22 @@ pub(super) struct SpillWriter {
 }
 
 impl SpillWriter {
-    pub(super) fn create(dir: &Path, reserve_bytes: u64) -> Result<SpillWriter, SpillError> {
+    /// An empty file in `dir`, which leaves `reserve_bytes` of the disk free.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written.
+    pub fn create(dir: &Path, reserve_bytes: u64) -> Result<SpillWriter, SpillError> {
         let failed = |error| SpillError::Disk { tried: "make", dir: dir.to_owned(), error };
         let file = std::fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir)).map_err(failed)?;
-        let file = SpillFile { file, dir: dir.to_owned(), counted: 0 };
-        Ok(SpillWriter { file, reserve_bytes, written: 0, buffer: Vec::new(), changes: 0 })
+        let file = SpillFile { file, dir: dir.to_owned(), state: Mutex::default(), changed: Condvar::new() };
+        Ok(SpillWriter { file: Arc::new(file), reserve_bytes, written: 0, buffer: Vec::new(), changes: 0 })
     }
 
-    pub(super) fn push(&mut self, change: &RowChange) -> Result<(), SpillError> {
+    /// Adds a change.
+    ///
+    /// # Errors
+    /// The disk fails, or is nearly full.
+    pub fn push(&mut self, change: &RowChange) -> Result<(), SpillError> {
         let at = self.buffer.len();
         self.buffer.extend([0; LENGTH_BYTES]);
         let buffer = std::mem::take(&mut self.buffer);
@@ -187,27 +269,37 @@ impl SpillWriter {
         if self.buffer.len() >= BLOCK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Where the next record begins.
-    pub(super) fn offset(&self) -> u64 {
+    /// Where the next change begins.
+    pub fn offset(&self) -> u64 {
         self.written + self.buffer.len() as u64
     }
 
     /// Keeps the first `changes`, which end at `offset`.
-    pub(super) fn truncate(&mut self, changes: usize, offset: u64) {
+    pub fn truncate(&mut self, changes: usize, offset: u64) {
         match offset.checked_sub(self.written) {
             Some(kept) => self.buffer.truncate(usize::try_from(kept).unwrap_or(usize::MAX)),
             None => {
                 self.buffer.clear();
                 self.written = offset;
+                self.file.cut(offset);
             }
         }
         self.changes = changes;
     }
 
-    pub(super) fn freeze(mut self) -> Result<Spill, SpillError> {
+    /// Reads it along, from its beginning. Of several only one hears of what is cut off.
+    pub fn growing(&self) -> Growing {
+        Growing::new(Arc::clone(&self.file))
+    }
+
+    /// All changes have come.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn freeze(mut self) -> Result<Spill, SpillError> {
         self.flush()?;
-        let SpillWriter { file, written, changes, .. } = self;
-        Ok(Spill(Arc::new(Frozen { file, bytes: written, changes })))
+        self.file.end(End::Complete);
+        Ok(Spill(Arc::new(Frozen { file: Arc::clone(&self.file), bytes: self.written, changes: self.changes })))
     }
 
     fn flush(&mut self) -> Result<(), SpillError> {
@@ -219,9 +311,21 @@ impl SpillWriter {
         self.file.file.write_all_at(&self.buffer, self.written).map_err(self.file.failed("write"))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
-        self.file.count(self.written);
+        self.file.grown(self.written);
         Ok(())
     }
+}
+
+impl Drop for SpillWriter {
+    fn drop(&mut self) {
+        self.file.end(End::Dropped);
+    }
+}
+
+/// The first record of some bytes, without its length; `None` if they do not hold it whole.
+pub(super) fn first_record(bytes: &[u8]) -> Option<&[u8]> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    rest.get(..u32::from_le_bytes(*length) as usize)
 }
 
 /// Reads a file from its beginning.
@@ -247,33 +351,28 @@ impl Chunks<'_> {
     }
 
     fn change(&mut self) -> Result<RowChange, SpillError> {
-        let length = self.take(LENGTH_BYTES)?.try_into().map_or(0, u32::from_le_bytes);
         let spill = self.spill;
-        let record = self.take(length as usize)?;
-        postcard::from_bytes(record).map_err(|error| spill.file.damaged(error))
-    }
-
-    fn take(&mut self, length: usize) -> Result<&[u8], SpillError> {
-        if self.buffer.len() - self.at < length {
-            self.fill(length)?;
+        loop {
+            if let Some(record) = first_record(self.buffer.get(self.at..).unwrap_or_default()) {
+                self.at += LENGTH_BYTES + record.len();
+                return postcard::from_bytes(record).map_err(|error| spill.file.damaged(error));
+            }
+            self.fill()?;
         }
-        let end = self.at + length;
-        let taken = self.buffer.get(self.at..end).ok_or_else(|| self.spill.file.damaged("it ends too early"))?;
-        self.at = end;
-        Ok(taken)
     }
 
-    /// Reads the next block, and more if `length` needs it.
-    fn fill(&mut self, length: usize) -> Result<(), SpillError> {
+    /// Reads the next block.
+    fn fill(&mut self) -> Result<(), SpillError> {
         self.buffer.drain(..self.at);
         self.at = 0;
         let held = self.buffer.len();
         let left = usize::try_from(self.spill.bytes - self.offset).unwrap_or(usize::MAX);
-        let wanted = BLOCK_BYTES.max(length - held).min(left);
+        if left == 0 {
+            return Err(self.spill.file.damaged("it ends too early"));
+        }
+        let wanted = BLOCK_BYTES.min(left);
         self.buffer.resize(held + wanted, 0);
-        let file = &self.spill.file;
-        let place = self.buffer.get_mut(held..).unwrap_or_default();
-        file.file.read_exact_at(place, self.offset).map_err(file.failed("read"))?;
+        self.spill.file.read(self.buffer.get_mut(held..).unwrap_or_default(), self.offset)?;
         self.offset += wanted as u64;
         Ok(())
     }

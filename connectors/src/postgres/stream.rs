@@ -10,6 +10,8 @@
 //! Why it is right:
 //! - Order. The server sends commits in their order; one task decodes them in that order into one queue. Large
 //!   transactions are sent in parts while they are in progress, mixed with others: each is put together by itself.
+//! - What was rolled back inside a transaction is not in it: the server tells it, and where it may have not it is asked
+//!   ([`outcome`]).
 //! - Whole transactions. A transaction is queued when its commit has come; a connection that breaks before drops it,
 //!   and the next stream is sent it again, from its beginning.
 //! - Nothing is lost. The status carries as durable only what the consumer acknowledged, so the slot never moves beyond
@@ -24,6 +26,7 @@
 //! - A server that is gone without a word is noticed: the status asks for an answer, and one that says nothing at all
 //!   for as long as it would wait for us is given up.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,11 +41,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::pgoutput::Decoder;
 use super::replication::Frame;
 use super::{Changes, Replication, ReplicationError, Source, Transaction};
-use assembly::Assembly;
+use assembly::{Assembly, Committed};
 use start::Opened;
 
 mod assembly;
 mod open;
+mod outcome;
 mod start;
 
 pub use assembly::Spilling;
@@ -105,6 +109,7 @@ impl Stream {
         let wanted = Arc::new(Notify::new());
         let heard = Arc::new(AtomicU64::new(0));
         let reader = Reader {
+            source: source.clone(),
             connection,
             assembly: Assembly::new(Decoder::new(tables), spilling, from),
             tables_as_of,
@@ -219,6 +224,8 @@ struct Queued {
 
 /// The task that owns the connection.
 struct Reader {
+    /// Where outcomes of subtransactions are asked.
+    source: Source,
     connection: Replication,
     assembly: Assembly,
     /// What was read of the tables counts up to here.
@@ -245,7 +252,7 @@ impl Reader {
         let mut tick = tokio::time::interval(self.status_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.deliver()?;
+            self.deliver().await?;
             let stalled = self.stalled.as_ref().map(|(_, bytes)| *bytes);
             let room = Arc::clone(&self.room);
             tokio::select! {
@@ -287,11 +294,11 @@ impl Reader {
     }
 
     /// Queues everything that has been received, up to an event for which there is no room.
-    fn deliver(&mut self) -> Result<(), ReplicationError> {
+    async fn deliver(&mut self) -> Result<(), ReplicationError> {
         loop {
             let (event, bytes) = match self.stalled.take() {
                 Some(stalled) => stalled,
-                None => match self.receive()? {
+                None => match self.receive().await? {
                     Some(event) => event,
                     None => return Ok(()),
                 },
@@ -312,14 +319,15 @@ impl Reader {
     }
 
     /// The next event from the frames that have been received, and how much room it takes.
-    fn receive(&mut self) -> Result<Option<(Event, u32)>, ReplicationError> {
+    async fn receive(&mut self) -> Result<Option<(Event, u32)>, ReplicationError> {
         while let Some(frame) = self.connection.frame()? {
             match frame {
                 Frame::Data { start, message } => {
                     if start > self.tables_as_of {
                         self.assembly.forget_tables();
                     }
-                    if let Some((transaction, held)) = self.assembly.add(&message)? {
+                    if let Some(committed) = self.assembly.add(&message)? {
+                        let (transaction, held) = self.complete(committed).await?;
                         self.received = self.received.max(transaction.end_lsn);
                         let held = u32::try_from(held).unwrap_or(QUEUE_BYTES);
                         let bytes = match &transaction.changes {
@@ -342,6 +350,23 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    async fn complete(&mut self, committed: Committed) -> Result<(Transaction, usize), ReplicationError> {
+        let subtransactions = committed.subtransactions();
+        if subtransactions.is_empty() {
+            return self.assembly.complete(committed, &HashSet::new());
+        }
+        let rolled_back = tokio::select! {
+            rolled_back = outcome::rolled_back(&self.source, &subtransactions) => rolled_back?,
+            () = self.sender.closed() => return Err(ReplicationError::Ended),
+        };
+        if !rolled_back.is_empty() {
+            let (untold, of) = (rolled_back.len(), subtransactions.len());
+            tracing::info!(untold, of, "left out what was rolled back in a transaction, which the server had not told");
+            metrics::counter!("feedmill_capture_untold_rollbacks_total").increment(untold as u64);
+        }
+        self.assembly.complete(committed, &rolled_back)
     }
 
     fn push_status(&mut self, reply: bool) {

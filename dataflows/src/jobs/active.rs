@@ -18,5 +18,5 @@ pub(crate) fn active<'scope>(
         let user = activity.user_id;
         (parameters.active_until(user, activity.day), user)
     });
-    distinct(expire(days, start, "ExpireActivity", |user| *user), "Active")
+    distinct(expire(days, Time::MAX, start, "ExpireActivity", |user| *user), "Active")
 }

@@ -180,7 +180,7 @@ pub(crate) fn audience<'scope>(
 fn by_viewer<'scope>(links: Rows<'scope, (i64, Link)>) -> Rows<'scope, (i64, i64)> {
     let mut viewers = Viewers::default();
     let route = |(viewer, _): &(i64, Link)| u64::from(shard_of(*viewer));
-    each_time(links, "Audience", route, move |changes, emit| {
+    each_time(links, "Audience", route, move |_time, changes, emit| {
         let mut links = Vec::new();
         for changes in changes.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
             let Some(&((viewer, _), _)) = changes.first() else { continue };

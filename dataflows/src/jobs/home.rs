@@ -95,7 +95,7 @@ pub(crate) fn entries<'scope>(
     let entries = tweets.concat(retweets).flat_map(move |(author, entry)| {
         PackedEntry::new(entry).map(|entry| (Window::until(&parameters, entry), (author, entry)))
     });
-    expire(entries, start, "ExpireEntries", |(author, _)| *author)
+    expire(entries, Time::MAX, start, "ExpireEntries", |(author, _)| *author)
 }
 
 /// Entries of authors that are not hot to their audience, and of active viewers to themselves.

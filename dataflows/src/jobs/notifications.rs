@@ -10,7 +10,8 @@
 //!
 //! A notification is there as long as its cause is: a like that is taken back, a tweet that is deleted, a follow that ends
 //! takes it along. After [`DAYS`] it goes at a full minute, so what waits for its author here is bounded by a month. The
-//! authors are not: each tweet that was not deleted takes some 50 bytes in an arrangement, as long as it is there.
+//! authors are not: each tweet that was not deleted takes some 50 bytes in an arrangement, as long as it is there, because
+//! a like of today can be of a tweet of any age, and does not say whose that is. No other job keeps authors by tweet.
 //! Whether the viewer blocks or mutes who did it is decided at read.
 
 use std::rc::Rc;
@@ -22,8 +23,7 @@ use feedmill_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::collection::{Rows, index};
-use crate::expire::expire;
-use crate::jobs::trends::leaves;
+use crate::jobs::trends::{leaves, within};
 
 /// How long notifications are kept.
 const DAYS: u64 = 30;
@@ -58,7 +58,7 @@ fn recent<'scope, D: ExchangeData>(
     name: &str,
     owner: fn(&(D, Act)) -> i64,
 ) -> Rows<'scope, (D, Act)> {
-    expire(acts.map(|(at, act)| (leaves(at, DAYS * 24 * 60), act)), start, name, owner)
+    within(acts, DAYS * 24 * 60, start, name, owner)
 }
 
 /// What notifications come from.
@@ -74,6 +74,8 @@ pub(crate) struct Causes<'scope> {
 pub(crate) fn notifications<'scope>(causes: Causes<'scope>, start: Time) -> Rows<'scope, ViewRow> {
     let Causes { users, tweets, follows, likes, retweets } = causes;
     let tweets = tweets.filter(|tweet| tweet.deleted_at.is_none());
+    // What is too old is not even looked at: all follows of all time are loaded.
+    let follows = follows.filter(move |follow| leaves(follow.created_at, DAYS * 24 * 60) > start);
     let follows = follows.map(|Follow { follower_id: actor, following_id, accepted, created_at: at }| {
         let kind = if accepted { NoticeKind::Follow } else { NoticeKind::FollowRequest };
         (at, (following_id, Act { order: order_of(at), actor, kind }))
@@ -81,6 +83,7 @@ pub(crate) fn notifications<'scope>(causes: Causes<'scope>, start: Time) -> Rows
     let to_users = recent(follows, start, "ExpireFollowNotices", |(user, _)| *user);
     let to_users = to_users.map(|(user, act)| (user, act.notice(0)));
 
+    let likes = likes.filter(move |like| leaves(like.created_at, DAYS * 24 * 60) > start);
     let likes = likes.map(|Like { user_id: actor, tweet_id, created_at: at }| {
         (at, (tweet_id, Act { order: order_of(at), actor, kind: NoticeKind::Like }))
     });

@@ -18,11 +18,14 @@ use std::rc::Rc;
 
 use differential_dataflow::ExchangeData;
 use feedmill_model::{Like, Time, Timestamp, TrendWindow, Tweet, User, ViewRow, name_owner, shard_of, text};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::closed::each_time;
 use crate::collection::{Rows, index, set, without};
 use crate::expire::expire;
+
+/// How far ahead of its time a row counts.
+const AHEAD_MINUTES: u64 = 60;
 
 /// How many are listed.
 const LISTED: usize = 100;
@@ -37,6 +40,19 @@ type RankedTweet = (Reverse<u64>, Reverse<i64>);
 pub(crate) fn leaves(at: Timestamp, minutes: u64) -> Time {
     let minute = at.div_euclid(60_000_000).saturating_add_unsigned(minutes);
     u64::try_from(minute).unwrap_or(0).saturating_mul(60_000)
+}
+
+/// Rows that are from less than so many minutes ago. A like or a follow can say that it is from a time to come: it counts
+/// from an hour before that on, which is as far as tweets can be ahead; one from `infinity`, never.
+pub(crate) fn within<'scope, D: ExchangeData>(
+    rows: Rows<'scope, (Timestamp, D)>,
+    minutes: u64,
+    start: Time,
+    name: &str,
+    owner: fn(&D) -> i64,
+) -> Rows<'scope, D> {
+    let rows = rows.filter(|(at, _)| *at < Timestamp::MAX).map(move |(at, row)| (leaves(at, minutes), row));
+    expire(rows, (minutes + AHEAD_MINUTES) * 60_000, start, name, owner)
 }
 
 /// The first hundred tags of each window.
@@ -54,7 +70,7 @@ pub(crate) fn trending_hashtags<'scope>(
             TrendWindow::ALL.map(|window| (leaves(at, window.minutes()), (author, (window, tag.clone()))))
         })
     });
-    let uses = expire(uses, start, "ExpireTags", |(author, _)| *author);
+    let uses = expire(uses, Time::MAX, start, "ExpireTags", |(author, _)| *author);
     let protected = set(users.filter(|user| user.protected).map(|user| user.id), "ProtectedAuthors");
     let by_author = index(uses.clone(), "TagsByAuthor");
     let uses = without(uses, by_author, protected).map(|(author, (window, tag))| (window, tag, author));
@@ -69,8 +85,9 @@ pub(crate) fn trending_tweets<'scope>(
     tweets: Rows<'scope, Rc<Tweet>>,
     start: Time,
 ) -> Rows<'scope, ViewRow> {
-    let likes = likes.map(|like| (leaves(like.created_at, TrendWindow::Day.minutes()), like.tweet_id));
-    let likes = expire(likes, start, "ExpireLikes", |tweet| *tweet).map(|tweet| (tweet, Said::Liked));
+    let likes = likes.map(|like| (like.created_at, like.tweet_id));
+    let likes = within(likes, TrendWindow::Day.minutes(), start, "ExpireLikes", |tweet| *tweet);
+    let likes = likes.map(|tweet| (tweet, Said::Liked));
     let deleted = tweets.filter(|tweet| tweet.deleted_at.is_some()).map(|tweet| (tweet.id, Said::Deleted));
     let route = |tweet: i64| u64::from(shard_of(tweet));
     let ranked = best(tallied_tweets(likes.concat(deleted)), "BestTweetsOfWorker", move |(_, (_, Reverse(tweet)))| {
@@ -105,7 +122,7 @@ fn tallied_tags<'scope>(uses: Rows<'scope, (TrendWindow, String, i64)>) -> Rows<
         uses,
         "TallyTags",
         |(_, tag, _)| owner_of(tag),
-        move |changes, emit| {
+        move |_time, changes, emit| {
             for of_tag in changes.chunk_by(|((w, one, _), _), ((v, other, _), _)| (w, one) == (v, other)) {
                 let Some(((window, tag, _), _)) = of_tag.first() else { continue };
                 let tags = windows.entry(*window).or_default();
@@ -141,31 +158,37 @@ enum Said {
 
 /// Tweets with what they are ranked by.
 fn tallied_tweets<'scope>(said: Rows<'scope, (i64, Said)>) -> Rows<'scope, ((), RankedTweet)> {
-    // Likes, and whether it was deleted.
-    let mut tweets = HashMap::<i64, (isize, isize)>::new();
-    let ranked = |tweet: i64, (likes, deleted): (isize, isize)| {
-        let likes = u64::try_from(likes).ok().filter(|likes| *likes > 0 && deleted == 0);
+    let mut likes = HashMap::<i64, isize>::new();
+    // All that were ever deleted: whoever likes one tomorrow, it is not to be listed. At most 18 bytes each.
+    let mut deleted = HashSet::<i64>::new();
+    let ranked = |tweet: i64, likes: isize, deleted: bool| {
+        let likes = u64::try_from(likes).ok().filter(|likes| *likes > 0 && !deleted);
         likes.map(|likes| (Reverse(likes), Reverse(tweet)))
     };
     each_time(
         said,
         "TallyLikes",
         |(tweet, _)| u64::from(shard_of(*tweet)),
-        move |changes, emit| {
+        move |_time, changes, emit| {
             for of_tweet in changes.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
                 let Some(&((tweet, _), _)) = of_tweet.first() else { continue };
-                let counts = tweets.entry(tweet).or_default();
-                let before = ranked(tweet, *counts);
+                let (had, was_deleted) = (likes.get(&tweet).copied().unwrap_or(0), deleted.contains(&tweet));
+                let (mut has, mut is_deleted) = (had, was_deleted);
                 for ((_, said), diff) in of_tweet {
                     match said {
-                        Said::Liked => counts.0 += diff,
-                        Said::Deleted => counts.1 += diff,
+                        Said::Liked => has += diff,
+                        Said::Deleted => is_deleted = *diff > 0,
                     }
                 }
-                let after = ranked(tweet, *counts);
-                if *counts == (0, 0) {
-                    tweets.remove(&tweet);
-                }
+                match has {
+                    0 => likes.remove(&tweet),
+                    has => likes.insert(tweet, has),
+                };
+                match is_deleted {
+                    true => deleted.insert(tweet),
+                    false => deleted.remove(&tweet),
+                };
+                let (before, after) = (ranked(tweet, had, was_deleted), ranked(tweet, has, is_deleted));
                 if before != after {
                     before.into_iter().for_each(|before| emit(((), before), -1));
                     after.into_iter().for_each(|after| emit(((), after), 1));
@@ -194,7 +217,7 @@ fn best<'scope, L: ExchangeData, R: ExchangeData>(
     route: impl Fn(&(L, R)) -> u64 + 'static,
 ) -> Rows<'scope, (L, R)> {
     let mut lists = BTreeMap::<L, Ranked<R>>::new();
-    each_time(rows, name, route, move |changes, emit| {
+    each_time(rows, name, route, move |_time, changes, emit| {
         for of_list in changes.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
             let Some(((list, _), _)) = of_list.first() else { continue };
             let ranked = lists.entry(list.clone()).or_default();

@@ -6,7 +6,8 @@ use feedmill_model::{
     Activity, Batch, Block, Change, Follow, Key, Like, Lsn, Mute, Parameters, Popular, Position, ReadMark, Relation,
     Retweet, Row, Time, Tweet, User, floor_of, id_at,
 };
-use proptest::prelude::*;
+
+use super::actions::{Action, Age, At, Jump, Step};
 
 /// All rows of the source.
 pub type World = BTreeMap<Key, Row>;
@@ -14,181 +15,22 @@ pub type World = BTreeMap<Key, Row>;
 /// Ids of the users: small, large, negative.
 pub const USERS: [i64; 7] = [1, 2, 3, 86_399, 5_000_000_007, -4, 9 << 50];
 
+/// What stands in tweets beside the tags and names of all.
+const TEXTS: [&str; 9] = [
+    "",
+    "#Straße,#STRASSE #ΟΔΌΣ #οδός",
+    "#café #cafe\u{301} #CAFE\u{301}",
+    "http://a.b/#c @d. (https://e.f/@user1#g), http://.#h",
+    "a#b 1#c &#x27; ##d #1 #2024 #9lives #_ @#e a@user2",
+    "#日本語 ＃ПРИВЕТ ＠User3, #한국어#हिन्दी",
+    "@user4@user5 @@user6 #a-b #c/#d HTTPS://x.y?#z",
+    "xhttp://http://a.b/#c <http://d.e>#f @user0's",
+    "@long_long_long_long_long_long_1 @long_long_long_long_long_long_12 #\u{301}",
+];
+
 /// Short windows, so that histories cross them.
 pub fn parameters() -> Parameters {
     Parameters { fanout_days: 2, active_days: 3, ..Parameters::default() }
-}
-
-/// Something that a user or the system does. Users are indexes into [`USERS`]; `pick` chooses among the rows there are.
-#[derive(Clone, Debug)]
-pub enum Action {
-    Register {
-        user: usize,
-        verified: bool,
-    },
-    Rename {
-        user: usize,
-        name: u8,
-    },
-    Verify {
-        user: usize,
-        verified: bool,
-    },
-    Protect {
-        user: usize,
-        protected: bool,
-    },
-    DeleteUser {
-        user: usize,
-    },
-    Popular {
-        user: usize,
-        popular: bool,
-    },
-    Follow {
-        user: usize,
-        other: usize,
-        accepted: bool,
-    },
-    Unfollow {
-        pick: usize,
-    },
-    Mute {
-        user: usize,
-        other: usize,
-    },
-    Unmute {
-        pick: usize,
-    },
-    Block {
-        user: usize,
-        other: usize,
-    },
-    Unblock {
-        pick: usize,
-    },
-    Post {
-        user: usize,
-        age: Age,
-        reply_to: Option<usize>,
-    },
-    Edit {
-        pick: usize,
-    },
-    DeleteTweet {
-        pick: usize,
-    },
-    Retweet {
-        user: usize,
-        pick: usize,
-        age: Age,
-    },
-    Unretweet {
-        pick: usize,
-    },
-    Like {
-        user: usize,
-        pick: usize,
-    },
-    Unlike {
-        pick: usize,
-    },
-    /// The row of a reply goes, as another writer might have it.
-    Purge {
-        pick: usize,
-    },
-    Read {
-        user: usize,
-        pick: usize,
-    },
-    Act {
-        user: usize,
-        days_ago: i32,
-    },
-    ForgetActivity {
-        pick: usize,
-    },
-}
-
-/// How old a row's id says it is.
-#[derive(Clone, Copy, Debug)]
-pub enum Age {
-    Ms(i64),
-    /// An id that no home timeline holds.
-    Negative,
-}
-
-/// One batch to be.
-#[derive(Clone, Debug)]
-pub struct Step {
-    pub jump: Jump,
-    pub actions: Vec<Action>,
-    pub bulk: bool,
-}
-
-/// From one batch to the next.
-#[derive(Clone, Copy, Debug)]
-pub enum Jump {
-    Ms(u64),
-    /// To the next full minute.
-    Minute,
-}
-
-pub fn actions() -> impl Strategy<Value = Action> {
-    let user = || 0..USERS.len();
-    let pick = || 0..64_usize;
-    let day = 86_400_000;
-    let age = || {
-        prop_oneof![
-            8 => (0..5_000_i64).prop_map(Age::Ms),
-            2 => (2 * day - 200_000..2 * day + 1_000).prop_map(Age::Ms),
-            1 => Just(Age::Ms(-1_800_000)),
-            1 => Just(Age::Ms(3 * day)),
-            1 => Just(Age::Negative),
-        ]
-    };
-    prop_oneof![
-        2 => (user(), any::<bool>()).prop_map(|(user, verified)| Action::Register { user, verified }),
-        1 => (user(), 0..3_u8).prop_map(|(user, name)| Action::Rename { user, name }),
-        3 => (user(), any::<bool>()).prop_map(|(user, verified)| Action::Verify { user, verified }),
-        1 => (user(), any::<bool>()).prop_map(|(user, protected)| Action::Protect { user, protected }),
-        1 => user().prop_map(|user| Action::DeleteUser { user }),
-        3 => (user(), any::<bool>()).prop_map(|(user, popular)| Action::Popular { user, popular }),
-        12 => (user(), user(), prop::bool::weighted(0.9))
-            .prop_map(|(user, other, accepted)| Action::Follow { user, other, accepted }),
-        3 => pick().prop_map(|pick| Action::Unfollow { pick }),
-        2 => (user(), user()).prop_map(|(user, other)| Action::Mute { user, other }),
-        2 => pick().prop_map(|pick| Action::Unmute { pick }),
-        2 => (user(), user()).prop_map(|(user, other)| Action::Block { user, other }),
-        2 => pick().prop_map(|pick| Action::Unblock { pick }),
-        12 => (user(), age(), prop::option::weighted(0.4, pick()))
-            .prop_map(|(user, age, reply_to)| Action::Post { user, age, reply_to }),
-        2 => pick().prop_map(|pick| Action::Edit { pick }),
-        3 => pick().prop_map(|pick| Action::DeleteTweet { pick }),
-        5 => (user(), pick(), age()).prop_map(|(user, pick, age)| Action::Retweet { user, pick, age }),
-        2 => pick().prop_map(|pick| Action::Unretweet { pick }),
-        6 => (user(), pick()).prop_map(|(user, pick)| Action::Like { user, pick }),
-        1 => pick().prop_map(|pick| Action::Purge { pick }),
-        1 => (user(), pick()).prop_map(|(user, pick)| Action::Read { user, pick }),
-        1 => pick().prop_map(|pick| Action::Unlike { pick }),
-        8 => (user(), 0..5_i32).prop_map(|(user, days_ago)| Action::Act { user, days_ago }),
-        2 => pick().prop_map(|pick| Action::ForgetActivity { pick }),
-    ]
-}
-
-pub fn steps() -> impl Strategy<Value = Step> {
-    let jump = prop_oneof![
-        8 => (1..2_000_u64).prop_map(Jump::Ms),
-        3 => Just(Jump::Minute),
-        3 => (10_000..200_000_u64).prop_map(Jump::Ms),
-        2 => (3_600_000..40_000_000_u64).prop_map(Jump::Ms),
-        1 => (100_000_000..400_000_000_u64).prop_map(Jump::Ms),
-    ];
-    (jump, prop::collection::vec(actions(), 0..7), prop::bool::weighted(0.08)).prop_map(|(jump, actions, bulk)| Step {
-        jump,
-        actions,
-        bulk,
-    })
 }
 
 /// A batch, and the rows after it.
@@ -199,7 +41,7 @@ pub struct Moment {
 
 /// The batches of `steps`, the first of which brings all users, everyone active and with two follows.
 pub fn play(steps: &[Step]) -> Vec<Moment> {
-    let mut scene = Scene { time: 1_700_000_000_123, sequence: 0, world: World::new() };
+    let mut scene = Scene { time: 1_700_000_000_123, sequence: 0, world: World::new(), away: Vec::new() };
     for user in 0..USERS.len() {
         scene.act(&Action::Register { user, verified: false });
         scene.act(&Action::Act { user, days_ago: 0 });
@@ -242,10 +84,19 @@ fn greatest_touched(changes: &[Change]) -> i64 {
     ids.max().unwrap_or(0)
 }
 
+fn tweet_of(row: &Row) -> Option<Tweet> {
+    match row {
+        Row::Tweet(tweet) => Some(Tweet::clone(tweet)),
+        _ => None,
+    }
+}
+
 struct Scene {
     time: Time,
     sequence: u16,
     world: World,
+    /// Tweets that went, or that did not come yet.
+    away: Vec<Tweet>,
 }
 
 impl Scene {
@@ -294,10 +145,7 @@ impl Scene {
     }
 
     fn tweet(&self, pick: usize) -> Option<Box<Tweet>> {
-        match self.pick(Relation::Tweets, pick) {
-            Some(Row::Tweet(tweet)) => Some(tweet),
-            _ => None,
-        }
+        self.pick(Relation::Tweets, pick).as_ref().and_then(tweet_of).map(Box::new)
     }
 
     fn unfollow(&mut self, follower: i64, following: i64) {
@@ -355,16 +203,17 @@ impl Scene {
                 let id = self.new_id(age);
                 let conversation_id = parent.as_ref().map_or(id, |parent| parent.conversation_id);
                 let (user_id, reply_to_id) = (USERS[user], parent.map(|parent| parent.id));
-                // Tags and names in several cases, and those of nobody.
+                // Tags and names in several cases, and those of nobody; and what only looks like them.
                 let number = self.sequence;
                 let content = format!(
-                    "tweet {id} #Tag{} #tag{} ＃{} @USER{} @name{}_{}",
+                    "tweet {id} #Tag{} #tag{} ＃{} @USER{} @name{}_{} {}",
                     number % 4,
                     number % 3,
                     number % 2,
                     number % 8,
                     number % 3,
                     USERS[usize::from(number) % USERS.len()],
+                    TEXTS[usize::from(number) % TEXTS.len()],
                 );
                 let created_at = match age {
                     Age::Ms(ms) => now - ms * 1_000,
@@ -406,13 +255,54 @@ impl Scene {
             }
             Action::Unlike { pick } => self.drop_picked(Relation::Likes, pick),
             Action::Purge { pick } => {
-                let replies: Vec<_> = self
-                    .world
-                    .values()
-                    .filter(|row| matches!(row, Row::Tweet(tweet) if tweet.reply_to_id.is_some()))
-                    .collect();
-                if let Some(key) = (!replies.is_empty()).then(|| replies[pick % replies.len()].key()) {
-                    self.world.remove(&key);
+                if let Some(tweet) = self.tweet(pick) {
+                    self.world.remove(&Row::Tweet(tweet.clone()).key());
+                    self.away.push(*tweet);
+                }
+            }
+            Action::Orphan { user, pick } => {
+                if let Some(above) = self.tweet(pick) {
+                    let (id, conversation_id) = (self.new_id(Age::Ms(0)), above.conversation_id);
+                    let reply =
+                        Tweet { id, user_id: USERS[user], conversation_id, created_at: now, ..Tweet::default() };
+                    self.away.push(Tweet { reply_to_id: Some(above.id), ..reply.clone() });
+                    let below = Tweet { id: self.new_id(Age::Ms(0)), reply_to_id: Some(id), ..reply };
+                    self.put(Row::Tweet(Box::new(below)));
+                }
+            }
+            Action::Return { pick } if !self.away.is_empty() => {
+                let tweet = self.away.swap_remove(pick % self.away.len());
+                self.put(Row::Tweet(Box::new(tweet)));
+            }
+            Action::Move { pick, other } => {
+                let tweets = self.world.values().filter_map(tweet_of);
+                let replies: Vec<Tweet> = tweets.filter(|tweet| tweet.reply_to_id.is_some()).collect();
+                if let Some(mut moved) = (!replies.is_empty()).then(|| replies[pick % replies.len()].clone()) {
+                    let same = |tweet: &&Tweet| tweet.conversation_id == moved.conversation_id;
+                    let thread: Vec<i64> = replies.iter().filter(same).map(|reply| reply.id).collect();
+                    moved.reply_to_id = Some(thread[other % thread.len()]);
+                    self.put(Row::Tweet(Box::new(moved)));
+                }
+            }
+            Action::Chain { user, pick, length } => {
+                let Some(mut above) = self.tweet(pick) else { return };
+                for _ in 0..length {
+                    above.reply_to_id = Some(above.id);
+                    (above.id, above.user_id) = (self.new_id(Age::Ms(0)), USERS[user]);
+                    (above.content, above.deleted_at) = (String::new(), Some(now));
+                    self.put(Row::Tweet(above.clone()));
+                }
+            }
+            Action::Date { relation, pick, at } => {
+                let at = match at {
+                    At::Ahead(ms) => now + ms * 1_000,
+                    At::Infinity => i64::MAX,
+                    At::MinusInfinity => i64::MIN,
+                };
+                match self.pick(relation, pick) {
+                    Some(Row::Like(like)) => self.put(Row::Like(Like { created_at: at, ..like })),
+                    Some(Row::Follow(follow)) => self.put(Row::Follow(Follow { created_at: at, ..follow })),
+                    _ => {}
                 }
             }
             Action::Read { user, pick } => {
@@ -424,7 +314,7 @@ impl Scene {
                 self.put(Row::Activity(Activity { user_id: USERS[user], day }));
             }
             Action::ForgetActivity { pick } => self.drop_picked(Relation::Activity, pick),
-            Action::Follow { .. } => {}
+            Action::Follow { .. } | Action::Return { .. } => {}
         }
     }
 }

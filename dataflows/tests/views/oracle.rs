@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use feedmill_model::{
-    Activity, Block, Counter, Document, EntryId, Fact, Follow, Like, Mute, Notice, NoticeKind, PackedEntry, Parameters,
-    ReadMark, Retweet, Row, Time, Timestamp, TrendWindow, Tweet, User, ViewRow, minute_of, text,
+    Activity, Block, Counter, Document, EntryId, Fact, Follow, Like, Mute, Notice, NoticeKind, PATH_MAX, PackedEntry,
+    Parameters, ReadMark, Retweet, Row, Time, Timestamp, TrendWindow, Tweet, User, ViewRow, minute_of, ms_of,
 };
 
 use super::history::World;
+use super::texts;
 
 /// All views of one world at one time.
 #[derive(Debug, Default, PartialEq)]
@@ -123,15 +124,40 @@ fn of_tweets(world: &World, deleted: &BTreeSet<i64>, views: &mut Views) {
 
 fn of_texts(world: &World, views: &mut Views) {
     for tweet in rows_of!(world, Tweet).filter(|tweet| tweet.deleted_at.is_none()) {
-        for tag in text::hashtags(&tweet.content) {
+        for tag in texts::hashtags(&tweet.content) {
             views.rows.insert(ViewRow::Tagged { tag, tweet: tweet.id });
         }
     }
 }
 
-/// `minute(t) − window < minute(created_at)`
+/// `minute(t) − window < minute(created_at) ≤ minute(t) + 60`
 fn within(time: Time, minutes: i64, at: Timestamp) -> bool {
-    minute_of(time) as i64 - minutes < at.div_euclid(60_000_000)
+    let (now, made) = (minute_of(time) as i64, at.div_euclid(60_000_000));
+    now - minutes < made && made <= now + 60
+}
+
+/// The full minutes between two times at which a row of `world` enters a window or leaves one, whatever is written.
+pub fn turns(world: &World, from: Time, until: Time, parameters: &Parameters) -> BTreeSet<Time> {
+    let mut minutes = BTreeSet::new();
+    for row in world.values() {
+        let (at, id) = match row {
+            Row::Tweet(tweet) => (tweet.created_at, tweet.id),
+            Row::Retweet(retweet) => (retweet.created_at, retweet.id),
+            Row::Like(like) => (like.created_at, 0),
+            Row::Follow(follow) => (follow.created_at, 0),
+            Row::Activity(activity) => {
+                let days = i64::from(activity.day) + i64::from(parameters.active_days);
+                minutes.insert((days * 86_400 + activity.user_id.rem_euclid(86_400)).div_euclid(60));
+                continue;
+            }
+            _ => continue,
+        };
+        let made = at.div_euclid(60_000_000);
+        minutes.extend([-60, 60, 24 * 60, 30 * 24 * 60].map(|window| made + window));
+        minutes.insert(ms_of(id).saturating_add_unsigned(parameters.fanout_ms()).div_euclid(60_000) + 1);
+    }
+    let times = minutes.into_iter().filter_map(|minute| u64::try_from(minute).ok()?.checked_mul(60_000));
+    times.filter(|time| from < *time && *time < until).collect()
 }
 
 fn trends(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut Views) {
@@ -141,7 +167,7 @@ fn trends(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut Views)
         let counts = |tweet: &&Tweet| tweet.deleted_at.is_none() && !protected.contains(&tweet.user_id);
         let tweets = rows_of!(world, Tweet).map(Box::as_ref).filter(counts);
         for tweet in tweets.filter(|tweet| within(time, minutes, tweet.created_at)) {
-            for tag in text::hashtags(&tweet.content) {
+            for tag in texts::hashtags(&tweet.content) {
                 let (authors, uses) = tags.entry(tag).or_default();
                 authors.insert(tweet.user_id);
                 *uses += 1;
@@ -179,6 +205,9 @@ fn conversations(world: &World, views: &mut Views) {
         }
         if at == Some(root) {
             path.reverse();
+            if path.len() > PATH_MAX {
+                path.drain(PATH_MAX - 1..path.len() - 1);
+            }
             let (parent, user) = (reply.reply_to_id.unwrap(), reply.user_id);
             views.rows.insert(ViewRow::Reply { root, path, parent, user });
         }
@@ -211,7 +240,7 @@ fn notifications(world: &World, time: Time, deleted: &BTreeSet<i64>, views: &mut
         if let Some(parent) = tweet.reply_to_id {
             note(author(parent), NoticeKind::Reply);
         }
-        for name in text::mentions(&tweet.content) {
+        for name in texts::mentions(&tweet.content) {
             let named = |user: &&User| user.deleted_at.is_none() && user.username.eq_ignore_ascii_case(&name);
             rows_of!(world, User)
                 .map(Box::as_ref)

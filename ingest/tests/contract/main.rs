@@ -16,6 +16,7 @@ mod model;
 mod quarantine;
 mod read;
 mod resync;
+mod sorter;
 mod writer;
 
 use std::path::Path;
@@ -127,6 +128,10 @@ macro_rules! contracts {
                 a_resync_is_the_difference,
                 a_resync_of_a_table_leaves_the_rest,
                 a_snapshot_is_no_more_use_when_the_log_went_on,
+            ],
+            sorter: [
+                what_is_sorted_while_it_is_received_is_the_same,
+                what_was_sorted_goes_with_its_transaction,
             ],
             writer: [
                 the_writer_acknowledges_what_is_durable,

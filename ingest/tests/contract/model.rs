@@ -38,7 +38,8 @@ fn row() -> impl Strategy<Value = Row> {
     ]
 }
 
-fn change() -> impl Strategy<Value = RowChange> {
+/// What may happen to a row.
+pub fn change() -> impl Strategy<Value = RowChange> {
     // Bit 2 is a user's `display_name` and a tweet's `content`, bit 3 a user's `bio`.
     let unchanged = prop::sample::select(vec![0, 0, 0b100, 0b1100]);
     prop_oneof![

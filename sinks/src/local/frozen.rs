@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use feedmill_model::{EntryId, Notice, Position, StoreError, Time, TrendWindow, View};
@@ -19,8 +20,8 @@ use tokio::task::consume_budget;
 use super::HomeCopy;
 use super::index::IndexReader;
 use crate::{
-    CountedTweet, Edge, HomeRecord, List, LocalHome, LocalIndex, Profile, Progress, ReadError, Relationship, Reply,
-    TimelineItem, TrendingTag, TrendingTweet, Views,
+    Changes, CountedTweet, Edge, HomeHead, HomeRecord, List, LocalHome, LocalIndex, Profile, Progress, ReadError,
+    Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
 /// The local stores as of one closed time. Of home records it serves those of [`FrozenViews::keep_records`].
@@ -29,6 +30,8 @@ pub struct FrozenViews {
     home: HomeCopy,
     records: HashMap<i64, HomeRecord>,
     progress: Progress,
+    /// Of which there are none.
+    changes: Changes,
 }
 
 impl FrozenViews {
@@ -46,6 +49,7 @@ impl FrozenViews {
             index: index.reader(),
             records: HashMap::new(),
             progress: Progress::new([position; 4]),
+            changes: Changes::default(),
         })
     }
 
@@ -86,7 +90,7 @@ impl Views for FrozenViews {
         self.index.user_by_name(name)
     }
 
-    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
         consume_budget().await;
         self.index.profiles(ids)
     }
@@ -137,9 +141,9 @@ impl Views for FrozenViews {
         self.index.replies(root, under, after, limit)
     }
 
-    async fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
+    async fn replies_of(&self, root: i64, ids: &[i64]) -> Result<Vec<Option<Reply>>, ReadError> {
         consume_budget().await;
-        self.index.reply_paths(root, replies)
+        self.index.replies_of(root, ids)
     }
 
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
@@ -152,7 +156,7 @@ impl Views for FrozenViews {
         self.index.read_mark(user)
     }
 
-    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
         consume_budget().await;
         self.index.tweets(ids)
     }
@@ -178,6 +182,12 @@ impl Views for FrozenViews {
         Ok(self.records.get(&viewer).cloned())
     }
 
+    /// Nothing changes any more.
+    async fn heads(&self, viewers: &[i64], _authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
+        let head = |viewer: &i64| Some(HomeHead { stamp: 0, takes: false, floor: self.records.get(viewer)?.floor });
+        Ok(viewers.iter().map(head).collect())
+    }
+
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         consume_budget().await;
         self.index.relationships(viewer, users)
@@ -196,6 +206,10 @@ impl Views for FrozenViews {
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         consume_budget().await;
         self.index.deleted_tweets(ids)
+    }
+
+    fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     fn progress(&self) -> &Progress {

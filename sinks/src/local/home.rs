@@ -75,7 +75,10 @@ use self::record::Record;
 use self::save::{Files, Folder, SavedShard, Unusable};
 use self::shard::{Outcome, ShardRecords};
 use super::index::kind_text;
-use crate::HomeRecord;
+use crate::{HomeHead, HomeRecord};
+
+/// Heads that are read under one lock.
+const HEADS_AT_ONCE: usize = 64;
 
 /// Home timelines in memory.
 pub struct LocalHome {
@@ -303,6 +306,26 @@ impl LocalHome {
         Some(HomeRecord { floor, hot: record.hot().to_vec(), entries: record.entries_above(floor).collect() })
     }
 
+    /// The heads of the viewers' records, `None` for one who is not active; `authors` are those asked about,
+    /// in ascending order.
+    pub fn heads(&self, viewers: &[i64], authors: &[i64]) -> Vec<Option<HomeHead>> {
+        let mut heads = Vec::with_capacity(viewers.len());
+        for of_shard in viewers.chunk_by(|one, other| shard_of(*one) == shard_of(*other)) {
+            let number = of_shard.first().map_or(0, |viewer| usize::from(shard_of(*viewer)));
+            // A closed time waits for the lock.
+            for viewers in of_shard.chunks(HEADS_AT_ONCE) {
+                let records = self.records(number);
+                let head = |viewer: &i64| {
+                    let (record, floor) = records.as_ref()?.read(*viewer, &self.parameters)?;
+                    let takes = share(authors, record.hot());
+                    Some(HomeHead { stamp: record.stamp(), takes, floor })
+                };
+                heads.extend(viewers.iter().map(head));
+            }
+        }
+        heads
+    }
+
     /// Entries put into and taken out of records since the store was made.
     pub fn deliveries(&self) -> u64 {
         self.shards.iter().map(|shard| shard.deliveries.load(Ordering::Relaxed)).sum()
@@ -353,6 +376,12 @@ impl LocalHome {
             );
         }
     }
+}
+
+/// Whether two ascending lists have something in common.
+fn share(one: &[i64], other: &[i64]) -> bool {
+    let (few, many) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    few.iter().any(|id| many.binary_search(id).is_ok())
 }
 
 fn load(records: &mut ShardRecords, saved: &SavedShard, files: &Files) -> Result<(), Unusable> {

@@ -4,13 +4,13 @@
 //!   worker ─ Closed<Fact> ────► ledger of facts ─┐  one batch: rows,      ┌─► facts
 //!   worker ─ Closed<ViewRow> ─► ledger of rows ──┴─ then the progress ────┼─► profile, username, followers, …
 //!                                                                         └─► state: format, progress
-//!   reader ─► a snapshot for each call
+//!   reader ─► a snapshot for each call, or what is in memory ([`hot`])
 //! ```
 //!
 //! Why it is correct: a closed time is one batch of fjall together with its progress, so after a crash a shard has both
-//! or neither. (A closed time of more than [`BATCH_ROWS`] rows is several batches, progress in the last: applied again,
-//! a put or a delete changes nothing, and a sum carries the time that it has.) fjall's journal loses at most its end,
-//! and a table of it never reaches the disk before the journal does; what was lost the change log replays, since it
+//! or neither. (A closed time of more than [`BATCH_ROWS`] rows is several batches, or tables ([`bulk`]), progress in the
+//! last: applied again, a put or a delete changes nothing, and a sum carries the time that it has.) fjall's journal loses at most its end,
+//! and what it has on disk is never behind its progress there; what was lost the change log replays, since it
 //! keeps its tail from [`LocalIndex::durable`] on. A first load has no progress until its end; if that never comes, the
 //! next start finds shards without progress and clears the store.
 //!
@@ -18,7 +18,9 @@
 //! place at once. Who began to read the old ones ends so: a keyspace that was deleted goes when nobody holds it. The new
 //! ones cannot be read before they are whole.
 
+mod bulk;
 mod facts;
+mod hot;
 mod key;
 mod layout;
 mod ledger;
@@ -38,18 +40,21 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Mutex, RwLock};
 
 use self::facts::Facts;
-use self::ledger::{Ledger, Progressed};
+use self::ledger::Ledger;
 use self::rows::Rows;
-use crate::ReadError;
+use crate::{Changes, ReadError};
 
 /// Version of what the keyspaces hold. Another version is refused: derived data is rebuilt rather than migrated.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const FORMAT_KEY: &[u8] = b"format";
 const STATE: &str = "state";
 /// First bytes of the rows of `state` that hold progress.
 const FACTS_PROGRESS: u8 = 1;
 const ROWS_PROGRESS: u8 = 2;
 
+/// Threads that write and merge tables. Of several, fjall keeps one for writing, which looks without a pause for something to
+/// write as long as the others merge: a core that does nothing.
+const WORKERS: usize = 1;
 /// Rows of a batch of fjall, which holds them all in memory.
 const BATCH_ROWS: usize = 65_536;
 /// Blocks of tables in memory, for all keyspaces. The file cache of the system holds more.
@@ -125,13 +130,15 @@ pub struct LocalIndex {
     rows: RwLock<Arc<Rows>>,
     /// Held while the stores are made durable, and while one is begun anew.
     keeping: Mutex<()>,
+    changes: Changes,
 }
 
 impl LocalIndex {
     /// Opens the store in the folder `dir`, or makes it. Facts or rows whose first load was not completed are cleared.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let failed = |tried| move |source| OpenError::Engine { tried, path: dir.to_path_buf(), source };
-        let opened = Database::builder(dir).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open();
+        let builder = Database::builder(dir).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES);
+        let opened = builder.worker_threads(WORKERS).open();
         let db = opened.map_err(|source| match source {
             fjall::Error::Locked => OpenError::Locked { path: dir.to_path_buf() },
             source => failed("open the database")(source),
@@ -144,15 +151,17 @@ impl LocalIndex {
         let rows =
             Rows::open(&db, Ledger::open(&db, &state, "rows", ROWS_PROGRESS).map_err(failed)?).map_err(failed)?;
         let (facts, rows) = (RwLock::new(Arc::new(facts)), RwLock::new(Arc::new(rows)));
-        Ok(LocalIndex { db, facts, rows, keeping: Mutex::new(()) })
+        Ok(LocalIndex { db, facts, rows, keeping: Mutex::new(()), changes: Changes::default() })
     }
 
     /// Begins the facts anew, empty and without progress. Until they have the closed time `due` on all shards, reads that
-    /// need them fail with [`Rebuilding`](crate::Rebuilding). No closed time may be applied meanwhile.
+    /// need them fail with [`Rebuilding`](crate::Rebuilding). No closed time may be applied meanwhile. Whoever listens is told:
+    /// what was wrong before is another row then, or none.
     pub fn rebuild_facts(&self, due: Time) -> Result<(), StoreError> {
         let _keeping = self.keeping.lock();
         let anew = self.facts().ledger.begun_anew(&self.db, due).and_then(|ledger| Facts::open(&self.db, ledger));
         *self.facts.write() = Arc::new(anew.map_err(|error| Fault::from(error).store("facts", "begin anew"))?);
+        self.changes.tell_anything();
         Ok(())
     }
 
@@ -161,7 +170,13 @@ impl LocalIndex {
         let _keeping = self.keeping.lock();
         let anew = self.rows().ledger.begun_anew(&self.db, due).and_then(|ledger| Rows::open(&self.db, ledger));
         *self.rows.write() = Arc::new(anew.map_err(|error| Fault::from(error).store("rows", "begin anew"))?);
+        self.changes.tell_anything();
         Ok(())
+    }
+
+    /// Who tells what is applied.
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     fn facts(&self) -> Arc<Facts> {
@@ -260,7 +275,11 @@ impl RowSink<Fact> for LocalIndex {
 
     fn apply(&self, closed: &Closed<Fact>) -> Result<(), StoreError> {
         let facts = self.facts();
-        facts.ledger.apply(&self.db, closed, |op, batch, _: &mut Progressed| facts.write(op, batch))
+        let applied = facts.ledger.apply(&self.db, closed, &*facts);
+        facts.hot.forget(closed);
+        applied?;
+        self.changes.tell_facts(closed);
+        Ok(())
     }
 }
 
@@ -270,8 +289,12 @@ impl RowSink<ViewRow> for LocalIndex {
     }
 
     fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
-        let (rows, time) = (self.rows(), closed.position.time);
-        rows.ledger.apply(&self.db, closed, |op, batch, shard| rows.write(op, time, batch, shard))
+        let rows = self.rows();
+        let applied = rows.ledger.apply(&self.db, closed, &*rows);
+        rows.hot.forget(closed);
+        applied?;
+        self.changes.tell_rows(closed);
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@
 //! parts, its progress with the last.) A first load has no progress until its end: if that never comes, the next start
 //! finds shards without progress and begins with an empty index.
 //!
-//! Why it holds nobody up: a worker waits only while the queue is full, and commits, merges and sorting are the thread's.
+//! Why it holds nobody up: a worker waits only while the queue is full, and not for ever; commits, merges and sorting are the thread's.
 //! What was handed over is found at most [`COMMIT_EVERY`] and the time of a commit later.
 
 mod layout;
@@ -30,6 +30,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tantivy::directory::MmapDirectory;
 use tantivy::indexer::IndexWriterOptions;
 use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyError};
+use tokio::sync::watch;
 
 use self::layout::Fields;
 pub use self::read::SearchReader;
@@ -45,8 +46,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(800);
 const QUEUED_MAX: usize = 20_000;
 /// Words and texts in memory before they become a segment.
 const WRITER_BYTES: usize = 64 << 20;
-/// How long a commit that was asked for may take.
-const COMMIT_MAX: Duration = Duration::from_secs(120);
+/// How long whoever waits for the thread waits: for a commit that was asked for, or for room in the queue.
+const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Why the search index could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +97,7 @@ enum Fault {
     Engine(#[from] TantivyError),
     #[error("the thread that writes it has ended")]
     Ended,
-    #[error("it was not committed within {COMMIT_MAX:?}")]
+    #[error("the thread that writes it did not do so within {WAIT_MAX:?}: look at the disk (errors, speed)")]
     Late,
 }
 
@@ -113,6 +114,10 @@ type Reached = [Option<Position>; SHARDS];
 fn least(reached: &Reached) -> Option<Position> {
     let all: Option<Vec<Position>> = reached.iter().copied().collect();
     all?.into_iter().min_by_key(|position| position.time)
+}
+
+fn time_of(reached: &Reached) -> Time {
+    least(reached).map_or(0, |position| position.time)
 }
 
 /// What workers, readers and the thread that writes share.
@@ -143,6 +148,8 @@ struct Shared {
     work: Condvar,
     /// Something was taken or committed.
     moved: Condvar,
+    /// The time that is found, for who waits for it.
+    found: watch::Sender<Time>,
 }
 
 /// The search index on this machine's disk.
@@ -191,7 +198,8 @@ impl LocalSearch {
             fault: None,
             end: false,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), moved: Condvar::new() });
+        let found = watch::Sender::new(time_of(&reached));
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), moved: Condvar::new(), found });
         let write = Writer { shared: Arc::clone(&shared), writer, reader: reader.clone(), fields };
         let thread = std::thread::Builder::new().name("search".to_owned()).spawn(move || write.run());
         let failed = |source| SearchOpenError::Folder { tried: "start the thread", path: dir.to_path_buf(), source };
@@ -206,6 +214,7 @@ impl LocalSearch {
         state.queue.clear();
         (state.accepted, state.found) = ([None; SHARDS], [None; SHARDS]);
         (state.due, state.empty) = (due, true);
+        self.shared.found.send_replace(0);
         self.committed(state).map(drop).map_err(|fault| fault.store("begin anew"))
     }
 
@@ -227,13 +236,19 @@ impl LocalSearch {
 
     /// The time that is found.
     fn found(&self) -> Time {
-        least(&self.shared.state.lock().found).map_or(0, |found| found.time)
+        *self.shared.found.borrow()
+    }
+
+    /// Waits until what was closed up to `time` is found; `false` when `limit` passes first.
+    async fn reached(&self, time: Time, limit: Duration) -> bool {
+        let mut found = self.shared.found.subscribe();
+        matches!(tokio::time::timeout(limit, found.wait_for(|found| *found >= time)).await, Ok(Ok(_)))
     }
 
     /// Asks for a commit, and waits for it.
     fn committed<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, Fault> {
         state.asked += 1;
-        let (asked, until) = (state.asked, Instant::now() + COMMIT_MAX);
+        let (asked, until) = (state.asked, Instant::now() + WAIT_MAX);
         self.shared.work.notify_one();
         while state.done < asked {
             if let Some(fault) = state.fault.clone() {
@@ -266,6 +281,7 @@ impl RowSink<Document> for LocalSearch {
     fn apply(&self, closed: &Closed<Document>) -> Result<(), StoreError> {
         let failed = |fault: Fault| fault.store(format!("apply the closed time {}", closed.position.time));
         let mut state = self.shared.state.lock();
+        let until = Instant::now() + WAIT_MAX;
         // A shard is of one worker, which comes once at a time: what is due stays so.
         let has_it = |own: &Option<Position>| own.is_some_and(|own| own.time >= closed.position.time);
         let due: Vec<bool> = state.accepted.iter().map(|own| !has_it(own)).collect();
@@ -275,7 +291,9 @@ impl RowSink<Document> for LocalSearch {
             }
             while state.queue.len() >= QUEUED_MAX && state.fault.is_none() {
                 self.shared.work.notify_one();
-                self.shared.moved.wait(&mut state);
+                if self.shared.moved.wait_until(&mut state, until).timed_out() {
+                    return Err(failed(Fault::Late));
+                }
             }
             state.queue.push(op.clone());
         }
@@ -356,15 +374,23 @@ impl Writer {
             if taken.asked > 0 || (changed && committed.elapsed() >= COMMIT_EVERY) {
                 self.commit(&taken.reached)?;
                 (committed, changed) = (Instant::now(), false);
+                // Who asked for the commit then reads what it brought.
+                self.found(taken.reached);
                 let mut state = self.shared.state.lock();
-                (state.committed, state.found) = (taken.reached, taken.reached);
+                state.committed = taken.reached;
                 state.done = state.done.max(taken.asked);
                 self.shared.moved.notify_all();
             } else if !changed {
-                self.shared.state.lock().found = taken.reached;
+                self.found(taken.reached);
             }
         }
         Ok(())
+    }
+
+    /// All of this is found from now on.
+    fn found(&self, reached: Reached) {
+        self.shared.state.lock().found = reached;
+        self.shared.found.send_replace(time_of(&reached));
     }
 
     /// Waits for something to do, at most until `until`; `None` at the end. What is taken at `until` may be nothing.

@@ -12,8 +12,8 @@ use feedmill_model::{Counter, EntryId, Notice, Phase, StoreError, TrendWindow};
 use tokio::task::consume_budget;
 
 use crate::{
-    CountedTweet, Edge, FrozenViews, HomeRecord, List, LocalHome, LocalIndex, Profile, Progress, ReadError,
-    Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
+    Changes, CountedTweet, Edge, FrozenViews, HomeHead, HomeRecord, List, LocalHome, LocalIndex, Profile, Progress,
+    ReadError, Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
 /// The local stores, read.
@@ -49,9 +49,9 @@ impl Views for LocalViews {
         self.index.reader().user_by_name(name)
     }
 
-    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
         consume_budget().await;
-        self.index.reader().profiles(ids)
+        self.index.profiles(ids)
     }
 
     async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
@@ -100,9 +100,9 @@ impl Views for LocalViews {
         self.index.reader().replies(root, under, after, limit)
     }
 
-    async fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
+    async fn replies_of(&self, root: i64, ids: &[i64]) -> Result<Vec<Option<Reply>>, ReadError> {
         consume_budget().await;
-        self.index.reader().reply_paths(root, replies)
+        self.index.reader().replies_of(root, ids)
     }
 
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
@@ -115,9 +115,9 @@ impl Views for LocalViews {
         self.index.reader().read_mark(user)
     }
 
-    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
         consume_budget().await;
-        self.index.reader().tweets(ids)
+        self.index.tweets(ids)
     }
 
     async fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
@@ -141,9 +141,14 @@ impl Views for LocalViews {
         Ok(self.home.record(viewer))
     }
 
+    async fn heads(&self, viewers: &[i64], authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
+        consume_budget().await;
+        Ok(self.home.heads(viewers, authors))
+    }
+
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
         consume_budget().await;
-        self.index.reader().relationships(viewer, users)
+        self.index.relationships(viewer, users)
     }
 
     async fn blocks(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
@@ -158,7 +163,11 @@ impl Views for LocalViews {
 
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         consume_budget().await;
-        self.index.reader().deleted_tweets(ids)
+        self.index.deleted_tweets(ids)
+    }
+
+    fn changes(&self) -> &Changes {
+        self.index.changes()
     }
 
     fn progress(&self) -> &Progress {

@@ -1,36 +1,38 @@
 //! Accounts and lists of accounts.
 
+use std::sync::Arc;
+
 use feedmill_model::Phase;
 
 use super::candidates::{profile, profiles, relationship};
 use super::{Access, Page, Served, served};
 use crate::{Edge, List, Profile, ReadError, Views};
 
-/// A page of the accounts that follow `user`, newest first.
+/// A page of the accounts that follow `user`, newest first, without those that a block separates from the viewer.
 pub async fn followers_page(
     views: &dyn Views,
     viewer: Option<i64>,
     user: i64,
     cursor: Option<Edge>,
     limit: usize,
-) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+) -> Result<Access<Page<Arc<Profile>, Edge>>, ReadError> {
     list_page(views, List::Followers, viewer, user, cursor, limit).await
 }
 
-/// A page of the accounts that `user` follows, newest first.
+/// A page of the accounts that `user` follows, newest first, likewise.
 pub async fn following_page(
     views: &dyn Views,
     viewer: Option<i64>,
     user: i64,
     cursor: Option<Edge>,
     limit: usize,
-) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+) -> Result<Access<Page<Arc<Profile>, Edge>>, ReadError> {
     list_page(views, List::Following, viewer, user, cursor, limit).await
 }
 
 /// The account of this name, whatever its case. Anyone may read a profile: what protects or blocks hides what an
 /// account writes, and whom it follows.
-pub async fn profile_by_name(views: &dyn Views, name: &str) -> Result<Option<Served<Profile>>, ReadError> {
+pub async fn profile_by_name(views: &dyn Views, name: &str) -> Result<Option<Served<Arc<Profile>>>, ReadError> {
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let Some(id) = views.user_by_name(name).await? else { return Ok(None) };
     let found = profile(views, id).await?;
@@ -45,7 +47,7 @@ async fn list_page(
     user: i64,
     cursor: Option<Edge>,
     limit: usize,
-) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+) -> Result<Access<Page<Arc<Profile>, Edge>>, ReadError> {
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let limit = limit.max(1);
     // One more tells whether there is a next page.
@@ -62,7 +64,8 @@ async fn list_page(
     if !owner.may_read(viewer == Some(user)) {
         return Ok(Access::Hidden);
     }
-    let there = profiles.zip(relationships).filter(|(_, relationship)| !relationship.deleted);
-    let items = there.filter_map(|(profile, _)| profile).collect();
+    // Anyone may know of a protected account, but those whom a block separates do not meet in lists.
+    let shown = profiles.zip(relationships).filter(|(_, facts)| !facts.deleted && !facts.blocks && !facts.blocked_by);
+    let items = shown.filter_map(|(profile, _)| profile).collect();
     Ok(Access::Granted(Page { items, next, time }))
 }

@@ -4,22 +4,33 @@
 //! left out.
 //!
 //! Workers apply a closed time side by side, each in its shards, so a timeline may name a tweet or an account of which the
-//! row follows a moment later. A row that is missing is read again until the stores have ended that time: what a page names
-//! is never left out because another worker applies it. One that the facts call deleted is not waited for.
+//! row follows a moment later. A row that is missing may be such a *late* one until the stores have ended the last time that
+//! may have begun when it was missed. For a page late rows are waited for, so that what it names is not left out because
+//! another worker applies it; who comes again anyway is told of them. One that the facts call deleted is not late.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use feedmill_model::{EntryId, EntryKind, Phase};
 use futures::future::BoxFuture;
 
 use super::merge::{Candidate, Merge};
-use super::{CANDIDATES_PER_ITEM, TimelineTweet};
+use super::{CANDIDATES_PER_ITEM, TimelineTweet, Verdict};
 use crate::{CountedTweet, Profile, ReadError, Relationship, Views};
 
 /// How long a row may be missing while a closed time is being applied, and how often it is looked for.
 const ROW_WAITS: usize = 20;
 const ROW_WAIT: Duration = Duration::from_millis(10);
+
+/// What is done about late rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Late {
+    /// They are waited for, but not for long.
+    Awaited,
+    /// They are told of at once.
+    Told,
+}
 
 /// Who looks, and at what.
 #[derive(Debug)]
@@ -63,6 +74,8 @@ impl Audience<'_> {
 /// What a page shows, and how far it looked.
 pub(super) struct Shown {
     pub items: Vec<TimelineTweet>,
+    /// Entries of which rows are late.
+    pub late: Vec<EntryId>,
     /// The last entry that was looked at.
     pub last: Option<EntryId>,
     /// Whether there may be more.
@@ -71,6 +84,9 @@ pub(super) struct Shown {
 
 /// Where a page's candidates come from.
 pub(super) trait Candidates: Send {
+    /// What is done about late rows of them.
+    const LATE: Late = Late::Awaited;
+
     /// The next candidates, `count` of them unless there are no more.
     fn take(&mut self, count: usize) -> impl Future<Output = Result<Vec<Candidate>, ReadError>> + Send;
 
@@ -96,25 +112,29 @@ impl Candidates for Merge<'_> {
 
 /// Takes candidates until `limit` may be shown, [`CANDIDATES_PER_ITEM`] times as many were looked at, or no more are
 /// left. `is_new` has the last word on what else may be shown, and is asked in order.
-pub(super) async fn show(
+pub(super) async fn show<C: Candidates>(
     views: &dyn Views,
     audience: &Audience<'_>,
-    candidates: &mut impl Candidates,
+    candidates: &mut C,
     limit: usize,
     mut is_new: impl FnMut(&TimelineTweet) -> bool + Send,
 ) -> Result<Shown, ReadError> {
     let limit = limit.max(1);
     let mut may_look_at = limit.saturating_mul(CANDIDATES_PER_ITEM);
-    let mut shown = Shown { items: Vec::new(), last: None, more: true };
+    let mut shown = Shown { items: Vec::new(), late: Vec::new(), last: None, more: true };
     while shown.more && shown.items.len() < limit && may_look_at > 0 {
         let missing = limit - shown.items.len();
         let taken = candidates.take((missing + missing / 8).min(may_look_at)).await?;
         may_look_at -= taken.len();
         shown.more = candidates.more();
-        let mut judged = judge(views, audience, &taken).await?.into_iter();
-        for (candidate, tweet) in taken.iter().zip(judged.by_ref()) {
+        let mut judged = judge(views, audience, &taken, C::LATE).await?.into_iter();
+        for (candidate, verdict) in taken.iter().zip(judged.by_ref()) {
             shown.last = Some(candidate.entry);
-            shown.items.extend(tweet.filter(&mut is_new));
+            match verdict {
+                Verdict::Shown(tweet) => shown.items.extend(Some(tweet).filter(&mut is_new)),
+                Verdict::Late => shown.late.push(candidate.entry),
+                Verdict::Hidden | Verdict::Missing => {}
+            }
             if shown.items.len() == limit {
                 break;
             }
@@ -124,41 +144,58 @@ pub(super) async fn show(
     Ok(shown)
 }
 
-/// For each candidate the tweet, if it may be shown.
-pub(super) async fn judge(
+/// For each candidate the tweet, if it may be shown. Late rows are waited for.
+pub(super) async fn shown(
     views: &dyn Views,
     audience: &Audience<'_>,
     candidates: &[Candidate],
 ) -> Result<Vec<Option<TimelineTweet>>, ReadError> {
-    let named = name_retweets(views, candidates).await?;
-    let ids: BTreeSet<i64> = named.iter().flatten().map(|named| named.tweet).collect();
-    let tweets = Tweets::read(views, ids).await?;
-    let retweeters = named.iter().flatten().filter_map(|named| named.retweeter);
-    let users: BTreeSet<i64> = tweets.authors().chain(retweeters).collect();
-    let profiles = keyed(&users, profiles(views, &to_vec(&users)).await?);
-    let relationships = relationships(views, audience.viewer(), &users).await?;
-    let deleted = tweets.deleted(views).await?;
+    let judged = judge(views, audience, candidates, Late::Awaited).await?;
+    Ok(judged.into_iter().map(Verdict::shown).collect())
+}
 
-    let judge = |named: Named| {
-        let tweet = tweets.0.get(&named.tweet)?.as_ref().filter(|_| !deleted.contains(&named.tweet))?;
+/// For each candidate what becomes of it.
+pub(super) async fn judge(
+    views: &dyn Views,
+    audience: &Audience<'_>,
+    candidates: &[Candidate],
+    late: Late,
+) -> Result<Vec<Verdict>, ReadError> {
+    let named = name_retweets(views, candidates, late).await?;
+    let ids: BTreeSet<i64> = named.iter().flatten().map(|named| named.tweet).collect();
+    let tweets = tweets(views, &to_vec(&ids), late).await?;
+    let authors = tweets.rows.values().map(|tweet| tweet.tweet.user_id);
+    let retweeters = named.iter().flatten().filter_map(|named| named.retweeter);
+    let users: BTreeSet<i64> = authors.chain(retweeters).collect();
+    let profiles = profiles_or_late(views, &to_vec(&users), late).await?;
+    let relationships = relationships(views, audience.viewer(), &users).await?;
+    let deleted = views.deleted_tweets(&to_vec(&ids)).await?;
+    let deleted: BTreeSet<i64> = ids.into_iter().zip(deleted).filter_map(|(id, gone)| gone.then_some(id)).collect();
+
+    let shows = |author: &i64| relationships.get(author).is_some_and(|facts| audience.shows(*author, facts));
+    let includes = |by: &i64| relationships.get(by).is_some_and(|facts| audience.includes(*by, facts));
+    let verdict = |Named { entry, tweet, retweeter }| {
+        let tweet = match tweets.rows.get(&tweet) {
+            _ if deleted.contains(&tweet) => return Verdict::Hidden,
+            None if tweets.late.contains(&tweet) => return Verdict::Late,
+            None => return Verdict::Missing,
+            Some(tweet) => Arc::clone(tweet),
+        };
         let author = tweet.tweet.user_id;
-        let by = named.retweeter.unwrap_or(author);
-        let belongs = audience.includes(by, relationships.get(&by)?)
-            && audience.shows(by, relationships.get(&by)?)
-            && audience.shows(author, relationships.get(&author)?);
-        let profile = |user| profiles.get(&user).cloned().flatten();
-        let retweeted_by = named.retweeter.map(profile);
-        belongs.then_some(TimelineTweet {
-            entry: named.entry,
-            tweet: tweet.clone(),
-            author: profile(author)?,
-            retweeted_by: match retweeted_by {
-                Some(retweeter) => Some(retweeter?),
-                None => None,
-            },
-        })
+        let by = retweeter.unwrap_or(author);
+        if !includes(&by) || !shows(&by) || !shows(&author) {
+            return Verdict::Hidden;
+        }
+        match (profiles.rows.get(&author), profiles.rows.get(&by)) {
+            (Some(author), Some(by)) => {
+                let retweeted_by = retweeter.map(|_| Arc::clone(by));
+                Verdict::Shown(TimelineTweet { entry, tweet, author: Arc::clone(author), retweeted_by })
+            }
+            _ if profiles.late.contains(&author) || profiles.late.contains(&by) => Verdict::Late,
+            _ => Verdict::Hidden,
+        }
     };
-    Ok(named.into_iter().map(|named| judge(named?)).collect())
+    Ok(named.into_iter().map(|named| named.map_or_else(|verdict| verdict, verdict)).collect())
 }
 
 /// A candidate of which all is known.
@@ -169,104 +206,124 @@ struct Named {
     retweeter: Option<i64>,
 }
 
-/// Looks up who retweeted what where the source did not say; `None` for a retweet that is not there any more, and for a
-/// tweet that the source does not want to be shown.
-async fn name_retweets(views: &dyn Views, candidates: &[Candidate]) -> Result<Vec<Option<Named>>, ReadError> {
+/// Looks up who retweeted what where the source did not say; a verdict for a retweet that is not there, and for a tweet that
+/// the source does not want to be shown.
+async fn name_retweets(
+    views: &dyn Views,
+    candidates: &[Candidate],
+    late: Late,
+) -> Result<Vec<Result<Named, Verdict>>, ReadError> {
     let unnamed = |candidate: &&Candidate| candidate.tweet.is_none() && candidate.entry.kind == EntryKind::Retweet;
     let ids: Vec<i64> = candidates.iter().filter(unnamed).map(|candidate| candidate.entry.id).collect();
-    let retweets = if ids.is_empty() { Vec::new() } else { views.retweets(&ids).await? };
-    let mut retweets = retweets.into_iter();
+    // Which of them were taken back nobody knows.
+    let deleted: Read<bool> = |_, ids| Box::pin(async move { Ok(vec![false; ids.len()]) });
+    let retweets = rows(views, &ids, |views, ids| views.retweets(ids), deleted, late).await?;
     let name = |candidate: &Candidate| {
         let entry = candidate.entry;
-        let (by, tweet) = match candidate.tweet {
-            Some(tweet) => (candidate.by, tweet),
-            None if entry.kind == EntryKind::Tweet => return None,
-            None => retweets.next().flatten().map(|(by, tweet)| (Some(by), tweet))?,
+        let (by, tweet) = match (candidate.tweet, entry.kind) {
+            (Some(tweet), _) => (candidate.by, tweet),
+            (None, EntryKind::Tweet) => return Err(Verdict::Hidden),
+            (None, EntryKind::Retweet) => match retweets.rows.get(&entry.id) {
+                Some((by, tweet)) => (Some(*by), *tweet),
+                None if retweets.late.contains(&entry.id) => return Err(Verdict::Late),
+                None => return Err(Verdict::Missing),
+            },
         };
         let retweeter = by.filter(|_| entry.kind == EntryKind::Retweet);
-        Some(Named { entry, tweet, retweeter })
+        Ok(Named { entry, tweet, retweeter })
     };
     Ok(candidates.iter().map(name).collect())
-}
-
-/// Rows of tweets, by id.
-struct Tweets(BTreeMap<i64, Option<CountedTweet>>);
-
-impl Tweets {
-    async fn read(views: &dyn Views, ids: BTreeSet<i64>) -> Result<Self, ReadError> {
-        let rows =
-            rows(views, &to_vec(&ids), |views, ids| views.tweets(ids), |views, ids| views.deleted_tweets(ids)).await?;
-        Ok(Tweets(keyed(&ids, rows)))
-    }
-
-    fn authors(&self) -> impl Iterator<Item = i64> {
-        self.0.values().flatten().map(|tweet| tweet.tweet.user_id)
-    }
-
-    async fn deleted(&self, views: &dyn Views) -> Result<BTreeSet<i64>, ReadError> {
-        let ids: Vec<i64> = self.0.keys().copied().collect();
-        let deleted = views.deleted_tweets(&ids).await?;
-        Ok(ids.into_iter().zip(deleted).filter_map(|(id, deleted)| deleted.then_some(id)).collect())
-    }
 }
 
 fn to_vec(ids: &BTreeSet<i64>) -> Vec<i64> {
     ids.iter().copied().collect()
 }
 
-/// Answers by the ids that were asked for.
-fn keyed<T>(ids: &BTreeSet<i64>, answers: Vec<T>) -> BTreeMap<i64, T> {
-    ids.iter().copied().zip(answers).collect()
-}
-
 /// Reads something by ids.
 type Read<T> = for<'a> fn(&'a dyn Views, &'a [i64]) -> BoxFuture<'a, Result<Vec<T>, ReadError>>;
 
-/// The rows of these ids; those that are missing, and not known as `deleted`, are read again until the closed times have
-/// ended that were begun.
+/// Rows that are there, by id, and the ids of those that are late.
+pub(super) struct Rows<T> {
+    pub rows: BTreeMap<i64, T>,
+    pub late: BTreeSet<i64>,
+}
+
+/// The rows of these ids. One that is missing, and not known as `deleted`, is late as long as the stores have not ended a time
+/// that may have begun when it was missed first.
 async fn rows<T>(
     views: &dyn Views,
     ids: &[i64],
     read: Read<Option<T>>,
     deleted: Read<bool>,
-) -> Result<Vec<Option<T>>, ReadError> {
-    let mut rows = read(views, ids).await?;
+    late: Late,
+) -> Result<Rows<T>, ReadError> {
+    let mut found = Rows { rows: BTreeMap::new(), late: BTreeSet::new() };
+    if ids.is_empty() {
+        return Ok(found);
+    }
     let progress = views.progress();
-    // The last time that is known to have begun. What a worker has begun the others may not have reported yet, so it is
-    // looked up after a wait.
-    let mut begun = None;
-    for _ in 0..ROW_WAITS {
-        let missing: Vec<i64> = ids.iter().zip(&rows).filter_map(|(id, row)| row.is_none().then_some(*id)).collect();
-        if missing.is_empty() || begun.is_some_and(|begun| progress.position(Phase::Rows).time >= begun) {
-            break;
+    let mut ended = progress.position(Phase::Rows).time;
+    let mut missing = found.add(ids, read(views, ids).await?);
+    let begun = progress.begun();
+    let mut waits = if late == Late::Awaited { ROW_WAITS } else { 0 };
+    while !missing.is_empty() && ended < begun {
+        let deleted = deleted(views, &missing).await?;
+        found.late = missing.iter().zip(deleted).filter_map(|(id, deleted)| (!deleted).then_some(*id)).collect();
+        if found.late.is_empty() || waits == 0 {
+            return Ok(found);
         }
-        if !deleted(views, &missing).await?.contains(&false) {
-            break;
-        }
+        waits -= 1;
         // However it ends, what is there now is read.
         let _ = tokio::time::timeout(ROW_WAIT, progress.watch().changed()).await;
-        begun.get_or_insert_with(|| progress.position(Phase::Facts).time);
-        let mut again = read(views, &missing).await?.into_iter();
-        for row in rows.iter_mut().filter(|row| row.is_none()) {
-            *row = again.next().flatten();
-        }
+        ended = progress.position(Phase::Rows).time;
+        let again = read(views, &missing).await?;
+        missing = found.add(&missing, again);
     }
-    Ok(rows)
+    found.late.clear();
+    Ok(found)
 }
 
-/// Rows and counts of users, as [`Views::profiles`] gives them.
-pub(super) async fn profiles(views: &dyn Views, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+impl<T> Rows<T> {
+    /// Adds what was read; gives the ids of what is missing.
+    fn add(&mut self, ids: &[i64], rows: Vec<Option<T>>) -> Vec<i64> {
+        let mut missing = Vec::new();
+        for (id, row) in ids.iter().zip(rows) {
+            match row {
+                Some(row) => drop(self.rows.insert(*id, row)),
+                None => missing.push(*id),
+            }
+        }
+        missing
+    }
+}
+
+async fn tweets(views: &dyn Views, ids: &[i64], late: Late) -> Result<Rows<Arc<CountedTweet>>, ReadError> {
+    rows(views, ids, |views, ids| views.tweets(ids), |views, ids| views.deleted_tweets(ids), late).await
+}
+
+/// Rows and counts of users.
+pub(super) async fn profiles_or_late(
+    views: &dyn Views,
+    ids: &[i64],
+    late: Late,
+) -> Result<Rows<Arc<Profile>>, ReadError> {
     let deleted: Read<bool> = |views, ids| {
         Box::pin(async move {
             let facts = views.relationships(None, ids).await?;
             Ok(facts.iter().map(|facts| facts.deleted).collect())
         })
     };
-    rows(views, ids, |views, ids| views.profiles(ids), deleted).await
+    rows(views, ids, |views, ids| views.profiles(ids), deleted, late).await
+}
+
+/// Rows and counts of users, as [`Views::profiles`] gives them. Late rows are waited for.
+pub(super) async fn profiles(views: &dyn Views, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
+    let Rows { rows, .. } = profiles_or_late(views, ids, Late::Awaited).await?;
+    Ok(ids.iter().map(|id| rows.get(id).cloned()).collect())
 }
 
 /// Rows and counts of one user.
-pub(super) async fn profile(views: &dyn Views, id: i64) -> Result<Option<Profile>, ReadError> {
+pub(super) async fn profile(views: &dyn Views, id: i64) -> Result<Option<Arc<Profile>>, ReadError> {
     Ok(profiles(views, &[id]).await?.into_iter().next().flatten())
 }
 
@@ -276,7 +333,8 @@ pub(super) async fn relationships(
     viewer: Option<i64>,
     users: &BTreeSet<i64>,
 ) -> Result<BTreeMap<i64, Relationship>, ReadError> {
-    Ok(keyed(users, views.relationships(viewer, &to_vec(users)).await?))
+    let facts = views.relationships(viewer, &to_vec(users)).await?;
+    Ok(users.iter().copied().zip(facts).collect())
 }
 
 /// The facts between the viewer and one user.

@@ -14,19 +14,20 @@
 //! A reply that was deleted keeps its place, so that those below it keep theirs. One that the viewer may not read is left
 //! out, and what is below it is not: it keeps its depth, and names what it answers.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use feedmill_model::{EntryId, Phase};
 use serde::{Deserialize, Serialize};
 
-use super::candidates::{Audience, judge, relationship, relationships};
+use super::candidates::{Audience, relationship, relationships, shown};
 use super::merge::Candidate;
-use super::{Access, CANDIDATES_PER_ITEM, Page, Served, TimelineTweet, served, tweet};
-use crate::{ReadError, Reply, Views};
+use super::{Access, CANDIDATES_PER_ITEM, Page, TimelineTweet, served, tweet};
+use crate::{ReadError, Relationship, Reply, Views};
 
-/// Replies of the author of a thread that are looked at for those that come first, the newest; and how many do.
+/// Replies of the author of a thread that are looked at for those that come first, the newest.
 const AUTHOR_REPLIES_MAX: usize = 500;
-const FIRST_MAX: usize = 50;
+/// Answers of the author of a thread that come first.
+pub const FIRST_MAX: usize = 50;
 
 /// Replies that are read at once below one that comes first. There are few as a rule.
 const FIRST_FETCH: usize = 8;
@@ -61,7 +62,7 @@ pub struct ThreadReply {
 pub enum Ancestor {
     /// The viewer may read it.
     Shown(Box<TimelineTweet>),
-    /// It was deleted.
+    /// It was deleted, or its author was.
     Deleted(i64),
     /// The viewer may not read it.
     Hidden(i64),
@@ -111,35 +112,55 @@ pub async fn thread_page(
     Ok(Access::Granted(Page { items, next: next.filter(|_| more), time }))
 }
 
-/// What `tweet` answers, from the first tweet of the thread down. Of a reply that lies deeper than
-/// [`PATH_MAX`](feedmill_model::PATH_MAX) the nearest are left out.
-pub async fn ancestors(
+/// What `tweet` answers: the nearest `limit` of those above it, or above the one that the cursor names, the highest first.
+/// The next page is of those above them. Of a reply that lies deeper than [`PATH_MAX`](feedmill_model::PATH_MAX) the
+/// nearest are left out.
+pub async fn ancestors_page(
     views: &dyn Views,
     viewer: Option<i64>,
     tweet: i64,
-) -> Result<Access<Served<Vec<Ancestor>>>, ReadError> {
+    cursor: Option<i64>,
+    limit: usize,
+) -> Result<Access<Page<Ancestor, i64>>, ReadError> {
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let place = match place(views, viewer, tweet).await? {
         Access::Granted(place) => place,
         Access::Hidden => return Ok(Access::Hidden),
         Access::NotFound => return Ok(Access::NotFound),
     };
-    let Some((_, above)) = place.path.split_last() else {
-        return Ok(Access::Granted(Served { value: Vec::new(), time }));
-    };
-    let ids: Vec<i64> = std::iter::once(place.root).chain(above.iter().copied()).collect();
+    let mut ids: Vec<i64> = std::iter::once(place.root).chain(place.path).collect();
+    // One that is not above it any more has none above it.
+    let end = ids.iter().position(|id| *id == cursor.unwrap_or(tweet)).unwrap_or(0);
+    ids.truncate(end);
+    let next = ids.len().checked_sub(limit.max(1)).filter(|above| *above > 0);
+    ids.drain(..next.unwrap_or(0));
+
     let candidates: Vec<Candidate> = ids.iter().map(|id| candidate(*id, None)).collect();
-    let shown = judge(views, &Audience::Asked { viewer }, &candidates).await?;
-    let rows = views.tweets(&ids).await?;
-    let deleted = views.deleted_tweets(&ids).await?;
-    let gone = rows.into_iter().zip(deleted).map(|(row, deleted)| row.is_none() || deleted);
-    let ancestor = |((id, shown), gone): ((i64, Option<TimelineTweet>), bool)| match shown {
+    let shown = shown(views, &Audience::Asked { viewer }, &candidates).await?;
+    let mut authors: BTreeMap<i64, i64> = BTreeMap::new();
+    let missing: Vec<i64> = ids.iter().zip(&shown).filter(|(_, shown)| shown.is_none()).map(|(id, _)| *id).collect();
+    let replies = views.replies_of(place.root, &missing).await?;
+    authors.extend(missing.iter().zip(replies).filter_map(|(id, reply)| Some((*id, reply?.user))));
+    if missing.contains(&place.root)
+        && let Some(root) = views.tweets(&[place.root]).await?.into_iter().next().flatten()
+    {
+        authors.insert(place.root, root.tweet.user_id);
+    }
+    let facts = relationships(views, viewer, &authors.values().copied().collect()).await?;
+    // Nobody knows any more who wrote the first tweet of a thread when that was deleted.
+    let is_hidden = |id: &i64| authors.get(id).is_some_and(|author| !may_know_of(&facts, viewer, *author));
+    let ancestor = |(id, shown): (i64, Option<TimelineTweet>)| match shown {
         Some(tweet) => Ancestor::Shown(Box::new(tweet)),
-        None if gone => Ancestor::Deleted(id),
-        None => Ancestor::Hidden(id),
+        None if is_hidden(&id) => Ancestor::Hidden(id),
+        None => Ancestor::Deleted(id),
     };
-    let value = ids.into_iter().zip(shown).zip(gone).map(ancestor).collect();
-    Ok(Access::Granted(Served { value, time }))
+    let next = next.and(ids.first().copied());
+    Ok(Access::Granted(Page { items: ids.into_iter().zip(shown).map(ancestor).collect(), next, time }))
+}
+
+/// Whether the viewer is told that something of `author` was there and is gone.
+fn may_know_of(facts: &BTreeMap<i64, Relationship>, viewer: Option<i64>, author: i64) -> bool {
+    facts.get(&author).is_some_and(|facts| facts.deleted || facts.may_read(viewer == Some(author)))
 }
 
 /// Where a tweet lies in its thread.
@@ -151,14 +172,13 @@ struct Place {
 
 /// Where `id` lies, if the viewer may read it, or if it is the first tweet of a thread and was deleted.
 async fn place(views: &dyn Views, viewer: Option<i64>, id: i64) -> Result<Access<Place>, ReadError> {
-    let found = match tweet::tweet(views, viewer, id).await? {
-        Access::Granted(found) => found.value.tweet.tweet,
+    let root = match tweet::tweet(views, viewer, id).await? {
+        Access::Granted(found) => found.value.tweet.tweet.conversation_id,
         Access::Hidden => return Ok(Access::Hidden),
         Access::NotFound if views.replies(id, &[], None, 1).await?.is_empty() => return Ok(Access::NotFound),
         Access::NotFound => return Ok(Access::Granted(Place { root: id, path: Vec::new() })),
     };
-    let root = found.conversation_id;
-    let path = views.reply_paths(root, &[id]).await?.into_iter().next().flatten();
+    let path = views.replies_of(root, &[id]).await?.into_iter().next().flatten().map(|reply| reply.path);
     // What has no way to the first tweet of its thread begins one, which nothing belongs to.
     Ok(Access::Granted(path.map_or(Place { root: id, path: Vec::new() }, |path| Place { root, path })))
 }
@@ -175,14 +195,13 @@ async fn judged(
 ) -> Result<Vec<Option<ThreadReply>>, ReadError> {
     let id = |reply: &Reply| reply.path.last().copied().unwrap_or_default();
     let candidates: Vec<Candidate> = replies.iter().map(|reply| candidate(id(reply), Some(reply.user))).collect();
-    let shown = judge(views, &Audience::Asked { viewer }, &candidates).await?;
+    let shown = shown(views, &Audience::Asked { viewer }, &candidates).await?;
     let missing = replies.iter().zip(&shown).filter(|(_, shown)| shown.is_none());
     let authors: BTreeSet<i64> = missing.map(|(reply, _)| reply.user).collect();
     let facts = relationships(views, viewer, &authors).await?;
     let item = |(reply, tweet): (Reply, Option<TimelineTweet>)| {
         // One that is not there and that the viewer may read was deleted.
-        let is_hidden = tweet.is_none()
-            && !facts.get(&reply.user).is_some_and(|facts| facts.deleted || facts.may_read(viewer == Some(reply.user)));
+        let is_hidden = tweet.is_none() && !may_know_of(&facts, viewer, reply.user);
         let item = ThreadReply { id: id(&reply), parent: reply.parent, depth: reply.path.len(), tweet };
         (!is_hidden).then_some(item)
     };
@@ -218,7 +237,8 @@ impl<'a> Walk<'a> {
         let (first, leading) = (Vec::new(), VecDeque::new());
         let mut walk = Walk { views, viewer, root, under, first, leading, after: None, last: None, ended: false };
         if let Some(cursor) = cursor {
-            let path = views.reply_paths(root, &[cursor.last]).await?.into_iter().next().flatten();
+            let last = views.replies_of(root, &[cursor.last]).await?.into_iter().next().flatten();
+            let path = last.map(|reply| reply.path);
             let answer = path.as_deref().and_then(|path| walk.answer(path));
             walk.ended = answer.is_none();
             walk.after = path;
@@ -246,9 +266,10 @@ impl<'a> Walk<'a> {
         }
         let replies = self.views.user_timeline(author, true, None, AUTHOR_REPLIES_MAX).await?;
         let replies: Vec<i64> = replies.into_iter().map(|item| item.tweet).collect();
-        let paths = self.views.reply_paths(self.root, &replies).await?;
-        let is_answer = |path: &Vec<i64>| path.len() == self.under.len() + 1 && path.starts_with(&self.under);
-        let answers = replies.iter().zip(paths).filter(|(_, path)| path.as_ref().is_some_and(is_answer));
+        let places = self.views.replies_of(self.root, &replies).await?;
+        let is_answer =
+            |Reply { path, .. }: &Reply| path.len() == self.under.len() + 1 && path.starts_with(&self.under);
+        let answers = replies.iter().zip(places).filter(|(_, place)| place.as_ref().is_some_and(is_answer));
         let mut first: Vec<i64> = answers.map(|(id, _)| *id).collect();
         first.sort_unstable();
         first.truncate(FIRST_MAX);
@@ -270,7 +291,7 @@ impl<'a> Walk<'a> {
         let (views, root) = (self.views, self.root);
         if let Some(answer) = self.leading.front().copied() {
             let count = count.min(FIRST_FETCH);
-            let after = self.after.take().unwrap_or_else(|| self.end_of(answer - 1));
+            let after = self.after.take().unwrap_or_else(|| self.end_of(answer.saturating_sub(1)));
             let mut replies = views.replies(root, &self.under, Some(&after), count).await?;
             let read = replies.len();
             replies.retain(|reply| self.answer(&reply.path) == Some(answer));

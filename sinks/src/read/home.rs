@@ -11,12 +11,15 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use feedmill_model::{EntryId, Parameters, Phase};
+use feedmill_model::{EntryId, Parameters, Phase, Time};
 
-use super::candidates::{Audience, Candidates, profile, show};
+use super::candidates::{Audience, Candidates, Late, show};
 use super::merge::{Candidate, Merge, Source};
 use super::{HomeCursor, Page, SHOWN_MAX, TimelineTweet, served};
 use crate::{Edge, HomeRecord, List, ReadError, Views};
+
+/// What a home timeline is read from.
+const HOME_PHASES: [Phase; 3] = [Phase::Home, Phase::Rows, Phase::Facts];
 
 /// Accounts of a list that are read at once.
 const LIST_CHUNK: usize = 1_000;
@@ -34,22 +37,71 @@ pub async fn home_page(
     cursor: HomeCursor,
     limit: usize,
 ) -> Result<Page<TimelineTweet, HomeCursor>, ReadError> {
-    let time = served(views, &[Phase::Home, Phase::Rows, Phase::Facts]);
+    let time = served(views, &HOME_PHASES);
     let record = views.home(viewer).await?;
-    let follows = profile(views, viewer).await?.map_or(0, |profile| profile.following);
     let following_max = parameters.following_max;
-    let within = if usize::try_from(follows).is_ok_and(|follows| follows > following_max) {
-        Some(following(views, viewer, following_max).await?.into_iter().collect::<HashSet<_>>())
-    } else {
-        None
-    };
+    let within = within(views, viewer, following_max).await?;
     let before = cursor.before.map_or(END, |before| before.min(END));
-    let mut candidates = HomeCandidates::open(views, viewer, record, within.as_ref(), before, following_max).await?;
+    let range = Range { before, above: None };
+    let mut candidates = HomeCandidates::open(views, viewer, record, within.as_ref(), range, following_max).await?;
     let mut last_shown = LastShown::new(cursor.shown);
     let audience = Audience::Home { viewer, within: within.as_ref() };
     let shown = show(views, &audience, &mut candidates, limit, |tweet| last_shown.add(tweet.tweet.tweet.id)).await?;
     let next = || HomeCursor { before: shown.last.or(cursor.before), shown: last_shown.0.into() };
     Ok(Page { next: shown.more.then(next), items: shown.items, time })
+}
+
+/// What has come into a home timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// What may be shown of it, newest first. A tweet stands there once.
+    pub items: Vec<TimelineTweet>,
+    /// All entries that were looked at, also those that are not shown.
+    pub looked_at: Vec<EntryId>,
+    /// Other entries are there of which rows are late: they are found by whoever looks again in a moment.
+    pub late: bool,
+    /// There may be more than that.
+    pub more: bool,
+    /// As of when.
+    pub time: Time,
+}
+
+/// At most `limit` entries of the viewer's home timeline, the newest, with an id above `above` that are not `known`. Nothing is
+/// waited for.
+pub async fn home_news(
+    views: &dyn Views,
+    parameters: &Parameters,
+    viewer: i64,
+    above: i64,
+    known: &[EntryId],
+    limit: usize,
+) -> Result<News, ReadError> {
+    let time = served(views, &HOME_PHASES);
+    let record = views.home(viewer).await?;
+    let following_max = parameters.following_max;
+    let within = within(views, viewer, following_max).await?;
+    let range = Range { before: END, above: Some(above) };
+    let home = HomeCandidates::open(views, viewer, record, within.as_ref(), range, following_max).await?;
+    let mut candidates = Unknown { home, known, looked_at: Vec::new() };
+    let mut shown = LastShown::new(Vec::new());
+    let audience = Audience::Home { viewer, within: within.as_ref() };
+    // One more tells whether there is more.
+    let found = show(views, &audience, &mut candidates, limit + 1, |tweet| shown.add(tweet.tweet.tweet.id)).await?;
+    let (mut items, mut looked_at) = (found.items, candidates.looked_at);
+    looked_at.retain(|entry| !found.late.contains(entry));
+    let more = found.more || items.len() > limit;
+    items.truncate(limit);
+    Ok(News { items, looked_at, late: !found.late.is_empty(), more, time })
+}
+
+/// The accounts whose entries count, of a viewer who follows more than `max`.
+async fn within(views: &dyn Views, viewer: i64, max: usize) -> Result<Option<HashSet<i64>>, ReadError> {
+    let profile = views.profiles(&[viewer]).await?.into_iter().next().flatten();
+    let follows = profile.map_or(0, |profile| profile.following);
+    if usize::try_from(follows).is_ok_and(|follows| follows > max) {
+        return Ok(Some(following(views, viewer, max).await?.into_iter().collect()));
+    }
+    Ok(None)
 }
 
 /// The accounts that `user` follows, the newest first, at most `max`.
@@ -91,6 +143,14 @@ impl LastShown {
     }
 }
 
+/// Which entries are wanted.
+#[derive(Clone, Copy)]
+struct Range {
+    before: EntryId,
+    /// Only those with an id above it; all, where it is `None`.
+    above: Option<i64>,
+}
+
 /// Entries above the floor, then those below it.
 struct HomeCandidates<'a> {
     views: &'a dyn Views,
@@ -102,7 +162,7 @@ struct HomeCandidates<'a> {
 #[derive(Clone, Copy)]
 struct Below {
     viewer: i64,
-    before: EntryId,
+    range: Range,
     following_max: usize,
 }
 
@@ -112,19 +172,22 @@ impl<'a> HomeCandidates<'a> {
         viewer: i64,
         record: Option<HomeRecord>,
         within: Option<&HashSet<i64>>,
-        before: EntryId,
+        Range { before, above }: Range,
         following_max: usize,
     ) -> Result<Self, ReadError> {
         let floor = record.as_ref().map_or(i64::MAX, |record| record.floor);
+        let least = above.map_or(floor, |above| above.max(floor));
         let first_above = EntryId::tweet(floor.saturating_add(1));
         let mut sources = Vec::new();
         if let Some(record) = record.filter(|_| before > first_above) {
             let hot = record.hot.iter().filter(|account| within.is_none_or(|within| within.contains(account)));
-            sources.extend(hot.map(|account| Source::timeline(*account, false, Some(before), Some(floor))));
-            sources.push(Source::pushed(&record.entries, Some(before)));
+            sources.extend(hot.map(|account| Source::timeline(*account, false, Some(before), Some(least))));
+            let end = record.entries.partition_point(|entry| entry.id() > least);
+            sources.push(Source::pushed(record.entries.get(..end).unwrap_or_default(), Some(before)));
         }
-        let below = Below { viewer, before: before.min(first_above), following_max };
-        Ok(HomeCandidates { views, merge: Merge::open(views, sources).await?, below: Some(below) })
+        let below = Below { viewer, range: Range { before: before.min(first_above), above }, following_max };
+        let below = Some(below).filter(|_| above.is_none_or(|above| above < floor));
+        Ok(HomeCandidates { views, merge: Merge::open(views, sources).await?, below })
     }
 }
 
@@ -133,7 +196,7 @@ impl Below {
         let mut accounts = following(views, self.viewer, self.following_max).await?;
         accounts.retain(|account| *account != self.viewer);
         accounts.push(self.viewer);
-        let timeline = |account: i64| Source::timeline(account, false, Some(self.before), None);
+        let timeline = |account: i64| Source::timeline(account, false, Some(self.range.before), self.range.above);
         Merge::open(views, accounts.into_iter().map(timeline).collect()).await
     }
 }
@@ -152,5 +215,30 @@ impl Candidates for HomeCandidates<'_> {
 
     fn more(&self) -> bool {
         self.merge.more() || self.below.is_some()
+    }
+}
+
+/// Entries that are not known yet.
+struct Unknown<'a> {
+    home: HomeCandidates<'a>,
+    known: &'a [EntryId],
+    looked_at: Vec<EntryId>,
+}
+
+impl Candidates for Unknown<'_> {
+    const LATE: Late = Late::Told;
+
+    async fn take(&mut self, count: usize) -> Result<Vec<Candidate>, ReadError> {
+        let mut taken = Vec::new();
+        while taken.len() < count && self.home.more() {
+            taken.extend(self.home.take(count - taken.len()).await?);
+            taken.retain(|candidate| !self.known.contains(&candidate.entry));
+        }
+        self.looked_at.extend(taken.iter().map(|candidate| candidate.entry));
+        Ok(taken)
+    }
+
+    fn more(&self) -> bool {
+        self.home.more()
     }
 }

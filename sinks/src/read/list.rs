@@ -2,6 +2,8 @@
 //!
 //! What an account likes and retweets is for those to know who may read it: others do not find it in these lists.
 
+use std::sync::Arc;
+
 use feedmill_model::{Phase, Time};
 use futures::future::BoxFuture;
 
@@ -17,7 +19,7 @@ pub async fn likers_page(
     tweet: i64,
     cursor: Option<Edge>,
     limit: usize,
-) -> Result<Access<Page<Profile, Edge>>, ReadError> {
+) -> Result<Access<Page<Arc<Profile>, Edge>>, ReadError> {
     let take: Take<Edge> = |views, tweet, after, count| edges(views, List::Likers, tweet, after, count);
     page_of_tweet(views, viewer, tweet, take, cursor, limit).await
 }
@@ -29,7 +31,7 @@ pub async fn retweeters_page(
     tweet: i64,
     cursor: Option<i64>,
     limit: usize,
-) -> Result<Access<Page<Profile, i64>>, ReadError> {
+) -> Result<Access<Page<Arc<Profile>, i64>>, ReadError> {
     let take: Take<i64> = |views, tweet, before, count| views.retweeters(tweet, before, count);
     page_of_tweet(views, viewer, tweet, take, cursor, limit).await
 }
@@ -40,7 +42,7 @@ pub async fn follow_requests_page(
     viewer: i64,
     cursor: Option<Edge>,
     limit: usize,
-) -> Result<Page<Profile, Edge>, ReadError> {
+) -> Result<Page<Arc<Profile>, Edge>, ReadError> {
     let take: Take<Edge> = |views, user, after, count| edges(views, List::FollowRequests, user, after, count);
     let asks = |_, facts: &Relationship| facts.followed_by == Some(false) && !facts.blocks && !facts.blocked_by;
     let time = served(views, &[Phase::Rows, Phase::Facts]);
@@ -53,7 +55,7 @@ pub async fn blocked_page(
     viewer: i64,
     cursor: Option<i64>,
     limit: usize,
-) -> Result<Page<Profile, i64>, ReadError> {
+) -> Result<Page<Arc<Profile>, i64>, ReadError> {
     let take: Take<i64> = |views, user, after, count| by_id(views.blocks(user, after, count));
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let shows = |_, facts: &Relationship| facts.blocks;
@@ -66,7 +68,7 @@ pub async fn muted_page(
     viewer: i64,
     cursor: Option<i64>,
     limit: usize,
-) -> Result<Page<Profile, i64>, ReadError> {
+) -> Result<Page<Arc<Profile>, i64>, ReadError> {
     let take: Take<i64> = |views, user, after, count| by_id(views.mutes(user, after, count));
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let shows = |_, facts: &Relationship| facts.mutes;
@@ -106,13 +108,17 @@ async fn page_of_tweet<C: Copy + Send + Sync>(
     take: Take<C>,
     cursor: Option<C>,
     limit: usize,
-) -> Result<Access<Page<Profile, C>>, ReadError> {
+) -> Result<Access<Page<Arc<Profile>, C>>, ReadError> {
+    let time = match may_read(views, viewer, tweet).await? {
+        Access::Granted(time) => time,
+        Access::Hidden => return Ok(Access::Hidden),
+        Access::NotFound => return Ok(Access::NotFound),
+    };
     let shows = |own, facts: &Relationship| facts.may_read(own);
+    let found = page(views, Accounts { of: tweet, take, viewer, shows }, time, cursor, limit).await?;
+    // Facts last: the tweet may have been hidden while its list was read.
     Ok(match may_read(views, viewer, tweet).await? {
-        Access::Granted(time) => {
-            let accounts = Accounts { of: tweet, take, viewer, shows };
-            Access::Granted(page(views, accounts, time, cursor, limit).await?)
-        }
+        Access::Granted(_) => Access::Granted(found),
         Access::Hidden => Access::Hidden,
         Access::NotFound => Access::NotFound,
     })
@@ -125,7 +131,7 @@ async fn page<C: Copy + Send + Sync>(
     time: Time,
     mut cursor: Option<C>,
     limit: usize,
-) -> Result<Page<Profile, C>, ReadError> {
+) -> Result<Page<Arc<Profile>, C>, ReadError> {
     let limit = limit.max(1);
     let mut may_look_at = limit.saturating_mul(CANDIDATES_PER_ITEM);
     let (mut items, mut more) = (Vec::new(), true);

@@ -17,22 +17,26 @@ mod tag;
 mod trend;
 mod tweet;
 
+use std::sync::Arc;
+
 use feedmill_model::{EntryId, Phase, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::{CountedTweet, Profile, Views};
 
 pub use account::{followers_page, following_page, profile_by_name};
-pub use conversation::{Ancestor, ThreadCursor, ThreadOrder, ThreadReply, ancestors, thread_page};
+pub use conversation::{Ancestor, FIRST_MAX, ThreadCursor, ThreadOrder, ThreadReply, ancestors_page, thread_page};
 pub use flags::{TweetFlags, ViewerFlags, viewer_flags};
-pub use home::home_page;
+pub use home::{News, home_news, home_page};
 pub use list::{blocked_page, follow_requests_page, likers_page, muted_page, retweeters_page};
-pub use notification::{ACTORS_MAX, Notification, UNREAD_MAX, Unread, notifications_page, unread};
+pub use notification::{
+    ACTORS_MAX, Notification, UNREAD_MAX, Unread, notifications_at_once, notifications_page, unread, unread_at_once,
+};
 pub use search::{RANKED_MAX, Rank, SearchFrom, search_accounts_page, search_tweets_page};
 pub use suggestion::{SUGGESTION_SOURCES_MAX, Suggestion, suggestions};
 pub use tag::hashtag_page;
 pub use trend::{LikedTweet, trending_tags, trending_tweets};
-pub use tweet::{tweet, user_page};
+pub use tweet::{tweet, tweets, user_page};
 
 /// Candidates that a read looks at for each item that it may return.
 pub const CANDIDATES_PER_ITEM: usize = 10;
@@ -78,11 +82,43 @@ pub struct TimelineTweet {
     /// The entry that brought it here.
     pub entry: EntryId,
     /// The tweet.
-    pub tweet: CountedTweet,
+    pub tweet: Arc<CountedTweet>,
     /// Its author.
-    pub author: Profile,
+    pub author: Arc<Profile>,
     /// Who retweeted it, when the entry is a retweet.
-    pub retweeted_by: Option<Profile>,
+    pub retweeted_by: Option<Arc<Profile>>,
+}
+
+/// What becomes of something that was to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The viewer may see it.
+    Shown(TimelineTweet),
+    /// It is not for this viewer, or was deleted.
+    Hidden,
+    /// It is not there, and nobody knows that it was deleted: it never was, or is yet to come.
+    Missing,
+    /// It may be that another worker is applying it at this moment: whoever reads again in a moment knows.
+    Late,
+}
+
+impl Verdict {
+    /// The tweet, if the viewer may see it.
+    pub fn shown(self) -> Option<TimelineTweet> {
+        match self {
+            Verdict::Shown(tweet) => Some(tweet),
+            Verdict::Hidden | Verdict::Missing | Verdict::Late => None,
+        }
+    }
+}
+
+/// What was read without waiting for late rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtOnce<T> {
+    /// What was read.
+    pub value: T,
+    /// Some of it may be applied by another worker at this moment, and is left out: whoever reads again in a moment finds it.
+    pub late: bool,
 }
 
 /// Where a page of a home timeline ended.

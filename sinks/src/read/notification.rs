@@ -10,13 +10,14 @@
 //! following: that anyone may do who is not blocked. What names the viewer in an answer to the viewer is the answer only:
 //! the two are neighbours, because both are ordered by the tweet's id.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use feedmill_model::{EntryId, Notice, NoticeKind, Phase};
 
-use super::candidates::{Audience, judge, profiles, relationships};
+use super::candidates::{Audience, Late, judge, profiles_or_late, relationships};
 use super::merge::Candidate;
-use super::{CANDIDATES_PER_ITEM, Page, Served, TimelineTweet, served};
+use super::{AtOnce, CANDIDATES_PER_ITEM, Page, Served, TimelineTweet, Verdict, served};
 use crate::{Profile, ReadError, Relationship, Views};
 
 /// What is not read yet is counted up to here.
@@ -32,12 +33,14 @@ pub struct Notification {
     pub kind: NoticeKind,
     /// [`Notice::order`] of the newest: what a read mark names.
     pub order: i64,
+    /// That of each of them, as far as the page looked, the newest first.
+    pub orders: Vec<i64>,
     /// Whether the newest was not read yet.
     pub unread: bool,
     /// The tweet that is liked or retweeted, or that answers or names; `None` for a follow.
     pub tweet: Option<TimelineTweet>,
     /// Who did it, the newest first, at most [`ACTORS_MAX`] of them.
-    pub actors: Vec<Profile>,
+    pub actors: Vec<Arc<Profile>>,
     /// How many did it, as far as the page looked.
     pub count: usize,
 }
@@ -60,22 +63,44 @@ pub async fn notifications_page(
     cursor: Option<Notice>,
     limit: usize,
 ) -> Result<Page<Notification, Notice>, ReadError> {
+    Ok(page(views, viewer, cursor, limit, Late::Awaited).await?.value)
+}
+
+/// The same, without waiting for late rows.
+pub async fn notifications_at_once(
+    views: &dyn Views,
+    viewer: i64,
+    cursor: Option<Notice>,
+    limit: usize,
+) -> Result<AtOnce<Page<Notification, Notice>>, ReadError> {
+    page(views, viewer, cursor, limit, Late::Told).await
+}
+
+async fn page(
+    views: &dyn Views,
+    viewer: i64,
+    cursor: Option<Notice>,
+    limit: usize,
+    late: Late,
+) -> Result<AtOnce<Page<Notification, Notice>>, ReadError> {
     let time = served(views, &[Phase::Rows, Phase::Facts]);
     let read = views.read_mark(viewer).await?.unwrap_or(i64::MIN);
     let limit = limit.max(1);
     let mut may_look_at = limit.saturating_mul(CANDIDATES_PER_ITEM);
-    let (mut groups, mut last, mut more): (Vec<Notification>, _, _) = (Vec::new(), cursor, true);
+    let (mut groups, mut last, mut more, mut any_late): (Vec<Notification>, _, _, _) =
+        (Vec::new(), cursor, true, false);
     'page: while more && may_look_at > 0 {
         let count = (limit + limit / 8 + 1).min(may_look_at);
         let notices = views.notifications(viewer, last.as_ref(), count).await?;
         may_look_at -= count;
         more = notices.len() == count;
-        let happened = judged(views, viewer, last, &notices).await?;
+        let AtOnce { value: happened, late } = judged(views, viewer, last, &notices, late).await?;
+        any_late |= late;
         for (notice, happened) in notices.into_iter().zip(happened) {
             if let Some(happened) = happened {
                 let full = groups.len() == limit;
                 match groups.last_mut().filter(|group| group.takes(&notice)) {
-                    Some(group) => group.add(happened.actor),
+                    Some(group) => group.add(notice.order, happened.actor),
                     None if full => {
                         more = true;
                         break 'page;
@@ -83,6 +108,7 @@ pub async fn notifications_page(
                     None => groups.push(Notification {
                         kind: notice.kind,
                         order: notice.order,
+                        orders: vec![notice.order],
                         unread: notice.order > read,
                         tweet: happened.tweet,
                         actors: vec![happened.actor],
@@ -93,28 +119,39 @@ pub async fn notifications_page(
             last = Some(notice);
         }
     }
-    Ok(Page { items: groups, next: last.filter(|_| more), time })
+    Ok(AtOnce { value: Page { items: groups, next: last.filter(|_| more), time }, late: any_late })
 }
 
 /// How much of what happened to the viewer is not read yet, each thing counted for itself.
 pub async fn unread(views: &dyn Views, viewer: i64) -> Result<Served<Unread>, ReadError> {
     let time = served(views, &[Phase::Rows, Phase::Facts]);
+    Ok(Served { value: count_unread(views, viewer, Late::Awaited).await?.value, time })
+}
+
+/// The same, without waiting for late rows.
+pub async fn unread_at_once(views: &dyn Views, viewer: i64) -> Result<AtOnce<Unread>, ReadError> {
+    count_unread(views, viewer, Late::Told).await
+}
+
+async fn count_unread(views: &dyn Views, viewer: i64, late: Late) -> Result<AtOnce<Unread>, ReadError> {
     let read = views.read_mark(viewer).await?.unwrap_or(i64::MIN);
-    let (mut unread, mut last, mut more): (_, Option<Notice>, _) = (0, None, true);
+    let (mut unread, mut last, mut more, mut any_late): (_, Option<Notice>, _, _) = (0, None, true, false);
     for _ in 0..CANDIDATES_PER_ITEM {
         let mut notices = views.notifications(viewer, last.as_ref(), UNREAD_MAX + 1).await?;
         more = notices.len() > UNREAD_MAX;
         let before = notices.len();
         notices.retain(|notice| notice.order > read);
         more &= notices.len() == before;
-        unread += judged(views, viewer, last, &notices).await?.iter().flatten().count();
+        let judged = judged(views, viewer, last, &notices, late).await?;
+        any_late |= judged.late;
+        unread += judged.value.iter().flatten().count();
         last = notices.last().copied();
         if !more || unread > UNREAD_MAX {
             break;
         }
     }
     let value = Unread { count: unread.min(UNREAD_MAX), more: more || unread > UNREAD_MAX };
-    Ok(Served { value, time })
+    Ok(AtOnce { value, late: any_late })
 }
 
 impl Notification {
@@ -125,8 +162,9 @@ impl Notification {
         grouped && notice.kind == self.kind && notice.tweet == tweet
     }
 
-    fn add(&mut self, actor: Profile) {
+    fn add(&mut self, order: i64, actor: Arc<Profile>) {
         self.count += 1;
+        self.orders.push(order);
         if self.actors.len() < ACTORS_MAX {
             self.actors.push(actor);
         }
@@ -135,7 +173,7 @@ impl Notification {
 
 /// Something that may be shown.
 struct Happened {
-    actor: Profile,
+    actor: Arc<Profile>,
     tweet: Option<TimelineTweet>,
 }
 
@@ -145,25 +183,27 @@ async fn judged(
     viewer: i64,
     before: Option<Notice>,
     notices: &[Notice],
-) -> Result<Vec<Option<Happened>>, ReadError> {
+    late: Late,
+) -> Result<AtOnce<Vec<Option<Happened>>>, ReadError> {
     let about = |notice: &&Notice| !matches!(notice.kind, NoticeKind::Follow | NoticeKind::FollowRequest);
     let candidate = |id| Candidate { entry: EntryId::tweet(id), by: None, tweet: Some(id) };
     let candidates: Vec<Candidate> = notices.iter().filter(about).map(|notice| candidate(notice.tweet)).collect();
-    let mut tweets = judge(views, &Audience::Asked { viewer: Some(viewer) }, &candidates).await?.into_iter();
+    let tweets = judge(views, &Audience::Asked { viewer: Some(viewer) }, &candidates, late).await?;
     let actors: BTreeSet<i64> = notices.iter().map(|notice| notice.actor).collect();
     let ids: Vec<i64> = actors.iter().copied().collect();
-    let profiles: BTreeMap<i64, Profile> =
-        profiles(views, &ids).await?.into_iter().flatten().map(|profile| (profile.user.id, profile)).collect();
+    let profiles = profiles_or_late(views, &ids, late).await?;
     let facts = relationships(views, Some(viewer), &actors).await?;
+    let late = !profiles.late.is_empty() || tweets.contains(&Verdict::Late);
+    let mut tweets = tweets.into_iter().map(Verdict::shown);
     let previous = std::iter::once(before).chain(notices.iter().copied().map(Some));
     let judge = |(notice, previous): (&Notice, Option<Notice>)| {
         let tweet = if about(&notice) { tweets.next().flatten() } else { None };
         let is_shown = shows(notice, facts.get(&notice.actor)?)
             && tweet.is_some() == about(&notice)
             && !previous.is_some_and(|previous| answers_and_names(&previous, notice));
-        Some(Happened { actor: profiles.get(&notice.actor).filter(|_| is_shown)?.clone(), tweet })
+        Some(Happened { actor: profiles.rows.get(&notice.actor).filter(|_| is_shown)?.clone(), tweet })
     };
-    Ok(notices.iter().zip(previous).map(judge).collect())
+    Ok(AtOnce { value: notices.iter().zip(previous).map(judge).collect(), late })
 }
 
 /// Whether the viewer shall know what this account did.

@@ -13,6 +13,7 @@
 //! page to another.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use feedmill_model::{EntryId, Phase, Time};
 use serde::{Deserialize, Serialize};
@@ -96,13 +97,13 @@ pub async fn search_accounts_page(
     query: &AccountQuery,
     after: Option<Rank>,
     limit: usize,
-) -> Result<Page<Profile, Rank>, ReadError> {
+) -> Result<Page<Arc<Profile>, Rank>, ReadError> {
     let time = time(views, search);
     let limit = limit.max(1);
     let hits = search.accounts(query, RANKED_MAX).await?;
     let ids: Vec<i64> = hits.iter().map(|hit| hit.id).collect();
     let found = hits.iter().zip(views.profiles(&ids).await?);
-    let mut ranked: Vec<(Rank, Profile)> = found
+    let mut ranked: Vec<(Rank, Arc<Profile>)> = found
         .filter_map(|(hit, profile)| {
             let profile = profile?;
             // Steps are fewer than 64, and scores whole numbers.
@@ -154,8 +155,8 @@ async fn ranked_tweets(
     let hits = search.relevant(query, RANKED_MAX).await?;
     let ids: Vec<i64> = hits.iter().map(|hit| hit.id).collect();
     let engagement = |tweet: &CountedTweet| steps(tweet.likes + tweet.retweets + tweet.replies);
-    let rank = |(Hit { id, score }, tweet): (Hit, Option<CountedTweet>)| {
-        let steps = tweet.as_ref().map_or(0.0, engagement);
+    let rank = |(Hit { id, score }, tweet): (Hit, Option<Arc<CountedTweet>>)| {
+        let steps = tweet.as_deref().map_or(0.0, engagement);
         Rank { score: score + STEP_SCORE * steps, id }
     };
     let mut ranks: Vec<Rank> = hits.into_iter().zip(views.tweets(&ids).await?).map(rank).collect();

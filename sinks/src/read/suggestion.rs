@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use feedmill_model::{Parameters, Phase};
 
@@ -17,7 +18,7 @@ pub const SUGGESTION_SOURCES_MAX: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Suggestion {
     /// The account.
-    pub profile: Profile,
+    pub profile: Arc<Profile>,
     /// How many of the accounts that the viewer follows follow it, as far as was looked.
     pub mutual: usize,
 }

@@ -2,9 +2,9 @@
 
 use feedmill_model::{EntryId, EntryKind, Phase, Time};
 
-use super::candidates::{Audience, Candidates, profile, relationship, show};
+use super::candidates::{Audience, Candidates, Late, judge, profile, relationship, show};
 use super::merge::{Candidate, Merge, Source};
-use super::{Access, Page, Served, TimelineTweet, served};
+use super::{Access, Page, Served, TimelineTweet, Verdict, served};
 use crate::{ReadError, Views};
 
 /// One tweet. A mute does not hide what is asked for by its id.
@@ -29,6 +29,13 @@ pub async fn tweet(
     }
     let value = TimelineTweet { entry: EntryId::tweet(id), tweet, author, retweeted_by: None };
     Ok(Access::Granted(Served { value, time }))
+}
+
+/// Tweets by their ids; nothing is waited for. A mute does not hide what is asked for by its id.
+pub async fn tweets(views: &dyn Views, viewer: Option<i64>, ids: &[i64]) -> Result<Vec<Verdict>, ReadError> {
+    let candidate = |id: &i64| Candidate { entry: EntryId::tweet(*id), by: None, tweet: Some(*id) };
+    let candidates: Vec<Candidate> = ids.iter().map(candidate).collect();
+    judge(views, &Audience::Asked { viewer }, &candidates, Late::Told).await
 }
 
 /// Whether the viewer may read the tweet; if so, the time that was served.

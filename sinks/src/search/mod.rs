@@ -3,6 +3,8 @@
 mod query;
 mod terms;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use feedmill_model::Time;
 
@@ -34,4 +36,7 @@ pub trait Search: Send + Sync {
 
     /// What was closed up to this time is found.
     fn time(&self) -> Time;
+
+    /// Waits until what was closed up to `time` is found; `false` when `limit` passes first.
+    async fn reached(&self, time: Time, limit: Duration) -> bool;
 }

@@ -2,31 +2,36 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use feedmill_model::{EntryId, Notice, NoticeKind, Op, Parameters, RowSink, TrendWindow, ViewRow};
+use feedmill_model::{EntryId, Fact, Notice, NoticeKind, Op, Parameters, RowSink, TrendWindow, ViewRow};
 use feedmill_sinks::read::{
-    Access, SUGGESTION_SOURCES_MAX, ThreadCursor, ThreadOrder, UNREAD_MAX, ancestors, notifications_page, suggestions,
-    thread_page, unread,
+    Access, Ancestor, Page, SUGGESTION_SOURCES_MAX, ThreadCursor, ThreadOrder, UNREAD_MAX, ancestors_page,
+    hashtag_page, likers_page, notifications_page, suggestions, thread_page, unread, user_page,
 };
 use feedmill_sinks::{
-    CountedTweet, Edge, HomeRecord, List, LocalHome, LocalViews, Profile, Progress, ReadError, Relationship, Reply,
-    TimelineItem, TrendingTag, TrendingTweet, Views,
+    Changes, CountedTweet, Edge, HomeHead, HomeRecord, List, LocalHome, LocalViews, Profile, Progress, ReadError,
+    Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
 use crate::index::{ALL, closed, user};
 use crate::pages::{Stores, block_on};
-use crate::world::{Kind, Post, World};
+use crate::world::{Kind, Post, TAGS, World};
 
 /// Views that count the rows of the ranges that are read.
 struct Counted {
     views: LocalViews,
     rows: AtomicUsize,
+    /// Done once, while a list of accounts is read.
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 impl Counted {
     fn new(views: LocalViews) -> Self {
-        Counted { views, rows: AtomicUsize::new(0) }
+        Counted { views, rows: AtomicUsize::new(0), meanwhile: Mutex::new(None) }
     }
 
     fn counted<T>(&self, rows: Result<Vec<T>, ReadError>) -> Result<Vec<T>, ReadError> {
@@ -46,15 +51,19 @@ impl Views for Counted {
         self.views.user_by_name(name).await
     }
 
-    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
+    async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
         self.views.profiles(ids).await
     }
 
     async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
-        self.counted(self.views.edges(list, of, after, limit).await)
+        let edges = self.counted(self.views.edges(list, of, after, limit).await);
+        if let Some(meanwhile) = self.meanwhile.lock().unwrap().take() {
+            meanwhile();
+        }
+        edges
     }
 
-    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
+    async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
         self.views.tweets(ids).await
     }
 
@@ -106,8 +115,8 @@ impl Views for Counted {
         self.counted(self.views.replies(root, under, after, limit).await)
     }
 
-    async fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
-        self.views.reply_paths(root, replies).await
+    async fn replies_of(&self, root: i64, ids: &[i64]) -> Result<Vec<Option<Reply>>, ReadError> {
+        self.views.replies_of(root, ids).await
     }
 
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
@@ -120,6 +129,10 @@ impl Views for Counted {
 
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
         self.views.home(viewer).await
+    }
+
+    async fn heads(&self, viewers: &[i64], authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
+        self.views.heads(viewers, authors).await
     }
 
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
@@ -136,6 +149,10 @@ impl Views for Counted {
 
     async fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         self.views.deleted_tweets(ids).await
+    }
+
+    fn changes(&self) -> &Changes {
+        self.views.changes()
     }
 
     fn progress(&self) -> &Progress {
@@ -206,6 +223,54 @@ fn a_page_that_is_hidden_looks_no_further_than_ten_times_its_limit() {
     assert!(pages.len() == 3 && pages.iter().all(|rows| *rows <= 10 * 51), "{pages:?}");
 }
 
+/// How much each page reads of a list of a thousand of which the viewer may see the last only, until that is found.
+fn pages_until_found<T, C>(views: &Counted, mut page: impl FnMut(Option<C>) -> Page<T, C>) -> Vec<usize> {
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = page(cursor);
+        pages.push(views.rows());
+        cursor = page.next;
+        if cursor.is_none() {
+            assert_eq!(page.items.len(), 1);
+            return pages;
+        }
+        assert!(page.items.is_empty());
+    }
+}
+
+#[test]
+fn pages_of_which_most_is_hidden_look_no_further_than_ten_times_their_limit() {
+    const LIMIT: usize = 20;
+    fn granted<T>(access: Access<T>) -> T {
+        let Access::Granted(found) = access else { panic!("hidden") };
+        found
+    }
+    // 1 wrote a tweet and retweeted another, and retweeted all that 2 wrote since; 2 and whoever likes it blocks 3.
+    let mut posts = vec![Post::new(0, 4, Kind::Tweet), Post::new(1, 1, Kind::Retweet(0))];
+    posts.extend((0..1_000).flat_map(|number: usize| {
+        let [at, of] = [2 + 2 * number, 3 + 2 * number].map(|at| at as i64);
+        [Post::new(at, 2, Kind::Tweet), Post::new(of, 1, Kind::Retweet(at as usize))]
+    }));
+    for post in posts.iter_mut().filter(|post| post.is_tweet()) {
+        post.tags.insert(TAGS[0]);
+    }
+    let likes = (4..=1_004).map(|user| ((user, 0), user)).collect();
+    let blocks = (5..=1_004).map(|user| (user, 3)).chain([(2, 3)]).collect();
+    let world = World { users: 1_004, posts, likes, blocks, ..World::default() };
+    let (_stores, views) = views(&world, Vec::new());
+    let (viewer, tweet) = (Some(3), world.posts[0].id);
+    let all = [
+        pages_until_found(&views, |at| block_on(hashtag_page(&views, viewer, TAGS[0], at, LIMIT)).unwrap()),
+        pages_until_found(&views, |at| granted(block_on(user_page(&views, viewer, 1, true, at, LIMIT)).unwrap())),
+        pages_until_found(&views, |at| granted(block_on(likers_page(&views, viewer, tweet, at, LIMIT)).unwrap())),
+    ];
+    // A user's page reads ahead in two ranges.
+    let most = 20 * LIMIT;
+    for pages in all {
+        assert!(pages.iter().all(|rows| *rows <= most) && pages.len() >= 1_000 / most, "{pages:?}");
+    }
+}
+
 #[test]
 fn a_chain_of_a_thousand_replies_is_read_from_both_ends() {
     let mut posts = vec![Post::new(0, 1, Kind::Tweet)];
@@ -216,8 +281,18 @@ fn a_chain_of_a_thousand_replies_is_read_from_both_ends() {
     let ids: Vec<i64> = world.posts.iter().map(|post| post.id).collect();
     assert!(replies.iter().map(|(id, _, _)| *id).eq(ids[1..].iter().copied()));
     assert!(replies.iter().map(|(_, depth, _)| *depth).eq(1..=1_000));
-    let Access::Granted(above) = block_on(ancestors(&views, Some(3), ids[1_000])).unwrap() else { panic!("hidden") };
-    assert_eq!(above.value.len(), 1_000);
+    let (mut end, mut cursor) = (1_000, None);
+    while end > 0 {
+        let page = block_on(ancestors_page(&views, Some(3), ids[1_000], cursor, 50)).unwrap();
+        let Access::Granted(page) = page else { panic!("hidden") };
+        let above = page.items.iter().map(|above| match above {
+            Ancestor::Shown(tweet) => tweet.tweet.tweet.id,
+            other => panic!("{other:?}"),
+        });
+        assert!(above.eq(ids[end - 50..end].iter().copied()));
+        (end, cursor) = (end - 50, page.next);
+        assert_eq!(cursor.is_some(), end > 0);
+    }
 }
 
 #[test]
@@ -242,6 +317,21 @@ fn suggestions_for_who_follows_five_thousand_read_a_bounded_part() {
     let rows = views.rows();
     let bound = Parameters::default().following_max + SUGGESTION_SOURCES_MAX * SUGGESTION_SOURCES_MAX;
     assert!(rows > 40_000 && rows <= bound, "{rows} rows");
+}
+
+#[test]
+fn who_likes_a_tweet_is_not_told_when_it_is_hidden_meanwhile() {
+    let posts = vec![Post::new(0, 2, Kind::Tweet)];
+    let world = World { users: 3, posts, likes: [((3, 0), 1)].into(), ..World::default() };
+    let tweet = world.posts[0].id;
+    for (time, fact) in [(3, Fact::Block { blocker: 2, blocked: 1 }), (3, Fact::DeletedTweet(tweet))] {
+        let (stores, views) = views(&world, Vec::new());
+        let likers = || block_on(likers_page(&views, Some(1), tweet, None, 20)).unwrap();
+        assert!(matches!(likers(), Access::Granted(page) if page.items.len() == 1));
+        let hide = move || stores.index.apply(&closed(time, ALL, vec![Op::Put(fact)])).unwrap();
+        *views.meanwhile.lock().unwrap() = Some(Box::new(hide));
+        assert!(!matches!(likers(), Access::Granted(_)));
+    }
 }
 
 #[test]

@@ -9,6 +9,9 @@ use feedmill_model::{
 use feedmill_sinks::{Edge, List, ReadError, Relationship, Reply, TimelineItem, TrendingTag, Views};
 use futures::executor::block_on;
 
+pub use crate::beside::what_is_read_beside_writes_is_not_older_than_what_was_told;
+pub use crate::bulk::very_many_rows_at_once_are_as_many_small_ones;
+
 /// All shards.
 pub const ALL: u64 = u64::MAX;
 
@@ -341,17 +344,18 @@ pub fn a_thread_is_depth_first_and_a_reply_is_found_in_it(subject: &impl Subject
     pages(&[2], &thread[1..4]);
     pages(&[2, 5], &thread[2..3]);
     pages(&[2, 7], &[]);
-    let found = |ids: &[i64]| block_on(views.reply_paths(1, ids)).unwrap();
-    assert_eq!(found(&[9, 8, 1 << 61]), [Some(vec![2, 5, 9]), None, Some(vec![1 << 61])]);
+    let found = |ids: &[i64]| block_on(views.replies_of(1, ids)).unwrap();
+    assert_eq!(found(&[9, 8, 1 << 61]), [Some(reply(&[2, 5, 9])), None, Some(reply(&[1 << 61]))]);
 
     // A reply moves, its new place being put before the old one is taken away, or after.
-    let moved = ViewRow::Reply { root: 1, path: vec![3, 9], parent: 3, user: 3 };
-    let put_first = vec![Op::Put(moved.clone()), Op::Delete(row(1, reply(&[2, 5, 9])))];
+    let moved = reply(&[3, 9]);
+    let moved_row = row(1, moved.clone());
+    let put_first = vec![Op::Put(moved_row.clone()), Op::Delete(row(1, reply(&[2, 5, 9])))];
     store.apply(&closed(2, ALL, put_first)).unwrap();
-    assert_eq!(found(&[9]), [Some(vec![3, 9])]);
-    let delete_first = vec![Op::Delete(moved), Op::Put(row(1, reply(&[2, 5, 9])))];
+    assert_eq!(found(&[9]), [Some(moved)]);
+    let delete_first = vec![Op::Delete(moved_row), Op::Put(row(1, reply(&[2, 5, 9])))];
     store.apply(&closed(3, ALL, delete_first)).unwrap();
-    assert_eq!(found(&[9]), [Some(vec![2, 5, 9])]);
+    assert_eq!(found(&[9]), [Some(reply(&[2, 5, 9]))]);
     store.apply(&closed(4, ALL, vec![Op::Delete(row(1, reply(&[2, 7])))])).unwrap();
     assert_eq!(found(&[7]), [None]);
     pages(&[2], &thread[1..3]);
@@ -518,7 +522,8 @@ macro_rules! index_suite {
             tags_and_trends_are_kept_apart a_thread_is_depth_first_and_a_reply_is_found_in_it
             notifications_are_newest_first_and_paged a_time_is_applied_once_in_each_shard
             data_and_progress_survive_a_crash_together durable_covers_idle_times_too another_number_of_workers_goes_on
-            a_load_counts_from_its_end_only);
+            a_load_counts_from_its_end_only very_many_rows_at_once_are_as_many_small_ones
+            what_is_read_beside_writes_is_not_older_than_what_was_told);
     };
     ($module:ident, $subject:expr, $($test:ident)*) => {
         mod $module {

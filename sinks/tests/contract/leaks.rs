@@ -1,9 +1,11 @@
 //! What hides an account or a tweet hides it wherever one may look, as soon as the facts say so: rows and home timelines
 //! still hold what was there before.
 
+use std::sync::Arc;
+
 use feedmill_model::{Fact, Op, Parameters, RowSink};
 use feedmill_sinks::read::{
-    Access, Ancestor, HomeCursor, ThreadOrder, TimelineTweet, ancestors, follow_requests_page, followers_page,
+    Access, Ancestor, HomeCursor, ThreadOrder, TimelineTweet, ancestors_page, follow_requests_page, followers_page,
     following_page, hashtag_page, home_page, likers_page, notifications_page, retweeters_page, suggestions,
     thread_page, trending_tweets, tweet, unread, user_page,
 };
@@ -32,7 +34,9 @@ enum Place {
     Hashtag,
     Trends,
     Thread,
+    ThreadGap,
     Ancestors,
+    AncestorsGap,
     Likers,
     Retweeters,
     LikersOfTweet,
@@ -47,7 +51,7 @@ enum Place {
 
 use Place::*;
 
-const PLACES: [Place; 19] = [
+const PLACES: [Place; 21] = [
     Home,
     HomeRetweetedBy,
     Timeline,
@@ -56,7 +60,9 @@ const PLACES: [Place; 19] = [
     Hashtag,
     Trends,
     Thread,
+    ThreadGap,
     Ancestors,
+    AncestorsGap,
     Likers,
     Retweeters,
     LikersOfTweet,
@@ -102,7 +108,7 @@ fn granted<T>(access: Access<T>) -> Option<T> {
     }
 }
 
-fn has(profiles: impl IntoIterator<Item = Profile>) -> bool {
+fn has(profiles: impl IntoIterator<Item = Arc<Profile>>) -> bool {
     profiles.into_iter().any(|profile| profile.user.id == SUBJECT)
 }
 
@@ -113,7 +119,7 @@ fn wrote(tweets: impl IntoIterator<Item = TimelineTweet>) -> bool {
 /// Whether the subject, or something of the subject's, is found.
 async fn is_found(views: &dyn Views, world: &World, place: Place) -> bool {
     let (viewer, parameters) = (Some(VIEWER), Parameters::default());
-    let [own, of_subject, answer] = [0, 1, 4].map(|post: usize| world.posts[post].id);
+    let [own, of_subject, between, answer] = [0, 1, 3, 4].map(|post: usize| world.posts[post].id);
     let home = || home_page(views, &parameters, VIEWER, HomeCursor::default(), 50);
     match place {
         Home => wrote(home().await.unwrap().items),
@@ -130,8 +136,21 @@ async fn is_found(views: &dyn Views, world: &World, place: Place) -> bool {
             assert!(page.items.iter().any(|reply| reply.id == answer && reply.depth == 2), "{page:?}");
             wrote(page.items.into_iter().filter_map(|reply| reply.tweet))
         }
+        // A placeholder tells that something was there.
+        ThreadGap => {
+            let page = granted(thread_page(views, viewer, own, ThreadOrder::Time, None, 50).await.unwrap()).unwrap();
+            page.items.iter().any(|reply| reply.id == between)
+        }
+        AncestorsGap => {
+            let above = granted(ancestors_page(views, viewer, answer, None, 50).await.unwrap()).unwrap().items;
+            above.iter().any(|above| match above {
+                Ancestor::Shown(tweet) => tweet.tweet.tweet.id == between,
+                Ancestor::Deleted(id) => *id == between,
+                Ancestor::Hidden(_) => false,
+            })
+        }
         Ancestors => {
-            let above = granted(ancestors(views, viewer, answer).await.unwrap()).unwrap().value;
+            let above = granted(ancestors_page(views, viewer, answer, None, 50).await.unwrap()).unwrap().items;
             assert_eq!(above.len(), 2);
             wrote(above.into_iter().filter_map(|above| match above {
                 Ancestor::Shown(tweet) => Some(*tweet),
@@ -210,8 +229,19 @@ fn an_account_that_becomes_protected_can_be_found_and_not_read() {
 fn a_tweet_that_was_deleted_is_gone_and_its_author_is_not() {
     let world = world(true, false);
     let deleted = [1, 3].map(|post: usize| Fact::DeletedTweet(world.posts[post].id));
-    let shown =
-        [HomeRetweetedBy, Likers, Retweeters, Followers, Following, Requests, Notifications, Unread, Suggestions];
+    let shown = [
+        HomeRetweetedBy,
+        ThreadGap,
+        AncestorsGap,
+        Likers,
+        Retweeters,
+        Followers,
+        Following,
+        Requests,
+        Notifications,
+        Unread,
+        Suggestions,
+    ];
     assert_eq!(found_after(&world, &[], puts(deleted)), shown);
 }
 
@@ -219,5 +249,6 @@ fn a_tweet_that_was_deleted_is_gone_and_its_author_is_not() {
 fn an_account_that_was_deleted_is_gone() {
     let world = world(true, false);
     let tweets = [1, 3].map(|post: usize| Fact::DeletedTweet(world.posts[post].id));
-    assert_eq!(found_after(&world, &[], puts(tweets.into_iter().chain([Fact::DeletedUser(SUBJECT)]))), []);
+    let facts = puts(tweets.into_iter().chain([Fact::DeletedUser(SUBJECT)]));
+    assert_eq!(found_after(&world, &[], facts), [ThreadGap, AncestorsGap]);
 }

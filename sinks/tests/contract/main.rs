@@ -12,10 +12,13 @@
     reason = "a test that fails shall say so"
 )]
 
+mod beside;
 mod bounds;
+mod bulk;
 mod home;
 mod index;
 mod leaks;
+mod live;
 mod local;
 mod pages;
 mod saves;

@@ -36,7 +36,7 @@ impl Stores {
     }
 }
 
-fn line(item: &TimelineTweet) -> Line {
+pub fn line(item: &TimelineTweet) -> Line {
     assert_eq!(item.author.user.id, item.tweet.tweet.user_id);
     (item.entry, item.tweet.tweet.id, item.author.user.id, item.retweeted_by.as_ref().map(|user| user.user.id))
 }
@@ -74,7 +74,7 @@ fn all_of_user(views: &dyn Views, viewer: Option<i64>, user: i64, replies: bool,
     panic!("timeline of {user} has no end");
 }
 
-fn ids(profiles: &[Profile]) -> Vec<i64> {
+fn ids(profiles: &[Arc<Profile>]) -> Vec<i64> {
     profiles.iter().map(|profile| profile.user.id).collect()
 }
 
@@ -119,7 +119,9 @@ proptest! {
                     } else {
                         block_on(following_page(&views, viewer, user, None, 100)).unwrap()
                     };
-                    let edges: Vec<i64> = world.edges(user, followers).into_iter().map(|(_, id)| id).collect();
+                    let meets = |id: &i64| viewer.is_none_or(|viewer| !world.blocked(viewer, *id));
+                    let edges = world.edges(user, followers).into_iter().map(|(_, id)| id);
+                    let edges: Vec<i64> = edges.filter(meets).collect();
                     match page {
                         Access::Granted(page) => prop_assert_eq!(ids(&page.items), edges),
                         _ => prop_assert!(!world.may_read(viewer, user)),

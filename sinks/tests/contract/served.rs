@@ -98,12 +98,16 @@ impl World {
         self.answers(reply).for_each(|answer| self.subtree(viewer, answer, lines));
     }
 
-    /// What a tweet answers: id, and whether it was deleted or is hidden.
+    /// What a tweet answers: id, and whether it was deleted or is hidden. Of what is hidden nobody learns that it was
+    /// deleted, but for the first tweet of a thread, of which nobody knows any more whose it was.
     pub fn ancestors(&self, viewer: Option<i64>, tweet: usize) -> Vec<(i64, bool, bool)> {
         let (mut at, mut ancestors) = (tweet, Vec::new());
         while let Kind::Reply(to) = self.posts[at].kind {
             let post = &self.posts[to];
-            ancestors.push((post.id, post.deleted, !post.deleted && !self.may_read(viewer, post.user)));
+            let by_nobody = self.deleted.contains(&post.user);
+            let unknown = post.deleted && post.kind == Kind::Tweet;
+            let hidden = !unknown && !by_nobody && !self.may_read(viewer, post.user);
+            ancestors.push((post.id, !hidden && (post.deleted || by_nobody), hidden));
             at = to;
         }
         ancestors.reverse();

@@ -1,10 +1,11 @@
 //! What is read beside timelines, compared with what a model that knows everything would serve.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use feedmill_model::{Parameters, TrendWindow};
 use feedmill_sinks::read::{
-    Access, Ancestor, Notification, Page, ThreadOrder, ThreadReply, ancestors, blocked_page, follow_requests_page,
+    Access, Ancestor, Notification, Page, ThreadOrder, ThreadReply, ancestors_page, blocked_page, follow_requests_page,
     hashtag_page, likers_page, muted_page, notifications_page, retweeters_page, suggestions, thread_page,
     trending_tags, trending_tweets, unread, viewer_flags,
 };
@@ -65,7 +66,7 @@ fn map<T, U>(access: Access<Vec<T>>, line: impl Fn(T) -> U) -> Access<Vec<U>> {
     }
 }
 
-fn id(profile: Profile) -> i64 {
+fn id(profile: Arc<Profile>) -> i64 {
     profile.user.id
 }
 
@@ -78,8 +79,9 @@ fn thread_line(reply: ThreadReply) -> ThreadLine {
 }
 
 fn notice_line(notification: Notification) -> NoticeLine {
-    let Notification { kind, order, unread, tweet, actors, count } = notification;
-    assert_eq!(actors.len(), count);
+    let Notification { kind, order, orders, unread, tweet, actors, count } = notification;
+    assert_eq!((actors.len(), orders.len(), orders.first()), (count, count, Some(&order)));
+    assert!(orders.is_sorted_by(|newer, older| newer >= older));
     (kind, order, unread, tweet.map_or(0, |tweet| tweet.entry.id), actors.into_iter().map(id).collect())
 }
 
@@ -192,16 +194,16 @@ fn threads_are_served(world: &World, views: &dyn Views, limit: usize) -> Result<
                 let author_first = order == ThreadOrder::AuthorFirst;
                 prop_assert_eq!(served, expected(world.thread(viewer, tweet, author_first)), "{:?}", order);
             }
-            let above = match block_on(ancestors(views, viewer, of)).unwrap() {
-                Access::Granted(above) => Access::Granted(above.value),
-                Access::Hidden => Access::Hidden,
-                Access::NotFound => Access::NotFound,
-            };
-            let above = map(above, |ancestor| match ancestor {
+            let page = |cursor| block_on(ancestors_page(views, viewer, of, cursor, limit));
+            // Each page goes on above the one before.
+            let mut above = map(all_granted(limit, page), |ancestor| match ancestor {
                 Ancestor::Shown(tweet) => (tweet.tweet.tweet.id, false, false),
                 Ancestor::Deleted(id) => (id, true, false),
                 Ancestor::Hidden(id) => (id, false, true),
             });
+            if let Access::Granted(above) = &mut above {
+                above.sort_unstable();
+            }
             let granted = may_read.map_or(Vec::new(), |_| world.ancestors(viewer, tweet));
             let expected = match may_read {
                 Some(true) => Access::Granted(granted),

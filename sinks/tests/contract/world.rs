@@ -350,6 +350,18 @@ impl World {
 
     /// What the viewer's home timeline serves.
     pub fn home(&self, viewer: i64, following_max: usize) -> Vec<Line> {
+        once(self.home_lines(viewer, following_max))
+    }
+
+    /// What is new in it to who knows some entries: those with an id above one.
+    pub fn news(&self, viewer: i64, following_max: usize, above: i64, known: &[EntryId]) -> Vec<Line> {
+        let mut lines = self.home_lines(viewer, following_max);
+        lines.retain(|(entry, ..)| entry.id > above && !known.contains(entry));
+        once(lines)
+    }
+
+    /// What the viewer may be shown, newest first.
+    fn home_lines(&self, viewer: i64, following_max: usize) -> Vec<Line> {
         let followed = self.edges(viewer, false);
         let accounts = followed.iter().take(following_max).map(|(_, account)| *account).chain([viewer]);
         let mut lines: Vec<Line> =
@@ -357,15 +369,7 @@ impl World {
         lines.sort_by_key(|line| Reverse(line.0));
         let hides =
             |user: i64| !self.may_read(Some(viewer), user) || (user != viewer && self.mutes.contains(&(viewer, user)));
-        let mut shown: Vec<i64> = Vec::new();
-        lines.retain(|(_, tweet, author, retweeter)| {
-            let recent = &shown[shown.len().saturating_sub(SHOWN_MAX)..];
-            let keep = !hides(*author) && !retweeter.is_some_and(hides) && !recent.contains(tweet);
-            if keep {
-                shown.push(*tweet);
-            }
-            keep
-        });
+        lines.retain(|(_, _, author, retweeter)| !hides(*author) && !retweeter.is_some_and(hides));
         lines
     }
 
@@ -381,6 +385,17 @@ impl World {
         lines.sort_by_key(|line| Reverse(line.0));
         self.may_read(viewer, user).then_some(lines)
     }
+}
+
+/// Each tweet as its newest entry, as far as a cursor remembers.
+fn once(mut lines: Vec<Line>) -> Vec<Line> {
+    let mut shown: Vec<i64> = Vec::new();
+    lines.retain(|(_, tweet, ..)| {
+        let is_new = !shown[shown.len().saturating_sub(SHOWN_MAX)..].contains(tweet);
+        shown.extend(is_new.then_some(*tweet));
+        is_new
+    });
+    lines
 }
 
 /// A user's choice, of which the world then makes sense.

@@ -6,16 +6,25 @@
 //!                                                               └─ StreamAbort x ──> nothing
 //! ```
 //!
-//! All that is open shares one budget of memory; when it is spent, the largest goes to disk.
+//! What a commit completes is taken in two steps: which of its subtransactions were rolled back has to be asked in between,
+//! if it has any ([`super::outcome`]).
+//!
+//! All that is open shares one budget of memory; when it is spent, the largest goes to disk. What comes of that one later
+//! follows it there soon, so that whoever reads it along has little left to read when it is committed.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use feedmill_model::{Lsn, Timestamp};
 use hashbrown::HashMap;
 
 use super::super::pgoutput::{Decoder, Message};
-use super::super::{Changes, DecodeError, ReplicationError, RowChange, SpillError, Transaction};
+use super::super::{Changes, DecodeError, Follow, ReplicationError, RowChange, SpillError, Transaction};
 use super::open::Open;
+
+/// What a transaction of which a part is on disk may take in memory.
+const FILED_BYTES: usize = 1 << 20;
 
 /// Where large transactions go, and when.
 #[derive(Clone, Debug)]
@@ -26,12 +35,29 @@ pub struct Spilling {
     pub memory_bytes: usize,
     /// How much of the disk is kept free: what would take more fails with [`SpillError::NoRoom`].
     pub reserve_bytes: u64,
+    /// Who reads along what goes there.
+    pub follower: Option<Arc<dyn Follow>>,
 }
 
 impl Spilling {
-    /// Spills to `dir` what takes more than 8 MiB, and keeps nothing free.
+    /// Spills to `dir` what takes more than 8 MiB, keeps nothing free, and nobody reads along.
     pub fn to(dir: impl Into<PathBuf>) -> Self {
-        Spilling { dir: dir.into(), memory_bytes: 8 << 20, reserve_bytes: 0 }
+        Spilling { dir: dir.into(), memory_bytes: 8 << 20, reserve_bytes: 0, follower: None }
+    }
+}
+
+/// A transaction of which the commit has come.
+#[derive(Debug)]
+pub(super) struct Committed {
+    open: Open,
+    end_lsn: Lsn,
+    committed_at: Timestamp,
+}
+
+impl Committed {
+    /// Its subtransactions of which no rollback was told.
+    pub(super) fn subtransactions(&self) -> Vec<u32> {
+        self.open.subtransactions()
     }
 }
 
@@ -57,8 +83,8 @@ impl Assembly {
         Assembly { decoder, spilling, whole: None, streamed, block: None, memory: 0, end: from }
     }
 
-    /// The transaction, if this message completes one, and what its changes take in memory.
-    pub(super) fn add(&mut self, message: &[u8]) -> Result<Option<(Transaction, usize)>, ReplicationError> {
+    /// The transaction of which this message is the commit, if it is one.
+    pub(super) fn add(&mut self, message: &[u8]) -> Result<Option<Committed>, ReplicationError> {
         match self.decoder.decode(message)? {
             Message::Change { xid, change } => self.push(xid, change)?,
             Message::Truncate { xid, relations } => {
@@ -81,7 +107,7 @@ impl Assembly {
             }
             Message::Commit { end_lsn, committed_at } => {
                 let open = self.whole.take().ok_or(DecodeError::Order("a transaction ends that did not begin"))?;
-                return self.complete(open, end_lsn, committed_at).map(Some);
+                return Ok(Some(Committed { open, end_lsn, committed_at }));
             }
             Message::StreamStart { xid } => {
                 self.streamed.entry(xid).or_default();
@@ -91,7 +117,7 @@ impl Assembly {
             Message::StreamCommit { xid, end_lsn, committed_at } => {
                 let open = self.streamed.remove(&xid);
                 let open = open.ok_or(DecodeError::Order("a transaction in progress ends that did not begin"))?;
-                return self.complete(open, end_lsn, committed_at).map(Some);
+                return Ok(Some(Committed { open, end_lsn, committed_at }));
             }
             Message::StreamAbort { xid, subxid } => self.abort(xid, subxid),
             Message::Other => {}
@@ -120,11 +146,16 @@ impl Assembly {
 
     fn push(&mut self, xid: u32, change: RowChange) -> Result<(), ReplicationError> {
         let outside = DecodeError::Order("a change stands outside a transaction");
-        self.memory += match (self.block, &mut self.whole) {
-            (Some(block), _) => self.streamed.get_mut(&block).ok_or(outside)?.push(block, xid, change),
-            (None, Some(whole)) => whole.push(xid, xid, change),
+        let (open, xid, sub) = match (self.block, &mut self.whole) {
+            (Some(block), _) => (self.streamed.get_mut(&block).ok_or(outside)?, block, xid),
+            (None, Some(whole)) => (whole, xid, xid),
             (None, None) => return Err(outside.into()),
         };
+        self.memory += open.push(xid, sub, change);
+        if open.is_filed() && open.held_bytes() > FILED_BYTES {
+            self.memory -= open.held_bytes();
+            open.spill(&self.spilling)?;
+        }
         Ok(self.spill()?)
     }
 
@@ -144,15 +175,16 @@ impl Assembly {
         Ok(())
     }
 
-    fn complete(
+    /// What was committed, without `rolled_back` of its subtransactions, and what its changes take in memory.
+    pub(super) fn complete(
         &mut self,
-        open: Open,
-        end_lsn: Lsn,
-        committed_at: Timestamp,
+        committed: Committed,
+        rolled_back: &HashSet<u32>,
     ) -> Result<(Transaction, usize), ReplicationError> {
+        let Committed { open, end_lsn, committed_at } = committed;
         self.memory -= open.bytes();
         let held = open.held_bytes();
-        let changes: Changes = open.commit(&self.spilling)??;
+        let changes: Changes = open.commit(&self.spilling, rolled_back)??;
         self.end = end_lsn;
         Ok((Transaction { end_lsn, committed_at, changes }, held))
     }

@@ -5,35 +5,43 @@
 //!              file     memory                     the beginning goes to disk when memory runs short
 //!                  ▲        ▲
 //!   subtransactions: where each made its first change; rolled back, everything from there on is gone
+//!   runs:      main │ a │ b │ a │ main             who made which changes
 //! ```
 //!
 //! Why cutting at the first change is right: a subtransaction ends before the one around it goes on, so between its
 //! first change and its rollback there are only changes of it and of subtransactions inside it, which are rolled back
 //! with it. The server tells the rollback where it lies in its log: after those changes and before all later ones.
+//!
+//! A rollback that the server does not tell ([`super::outcome`]) is known at the commit: then the changes of the
+//! subtransaction are left out, run by run, and so are those inside it, which are known as rolled back as well.
+
+use std::collections::HashSet;
 
 use feedmill_model::Row;
 use hashbrown::HashMap;
 
-use super::super::spill::SpillWriter;
-use super::super::{Changes, DecodeError, Field, RowChange, SpillError};
+use super::super::{Changes, DecodeError, Field, RowChange, SpillError, SpillWriter};
 use super::assembly::Spilling;
 
-/// What is kept of a subtransaction, with its place in the index.
+/// What is kept of a subtransaction, with its place in the index, and of a run.
 const SUBTRANSACTION_BYTES: usize = size_of::<Begin>() + 2 * size_of::<(u32, usize)>();
+const RUN_BYTES: usize = size_of::<Run>();
 
 /// The changes of a transaction so far.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     file: Option<SpillWriter>,
+    /// Whether somebody reads it along.
+    is_followed: bool,
     /// How many changes are in the file.
     filed: usize,
     memory: Vec<RowChange>,
     /// What `memory` takes.
     bytes: usize,
-    /// Changes that cannot be read, and everything after the first of them, have places but are not kept.
+    /// How many changes there are.
     places: usize,
-    /// The place of the first change that cannot be read, and why.
-    unreadable: Option<(usize, DecodeError)>,
+    /// Why a change cannot be read, which has no place: the first of each run, with the number of runs up to there.
+    unreadable: Vec<(usize, DecodeError)>,
     subtransactions: Subtransactions,
 }
 
@@ -44,10 +52,8 @@ impl Open {
         let before = self.bytes();
         self.subtransactions.begin(xid, sub, self.places);
         self.places += 1;
-        if self.unreadable.is_none() {
-            self.bytes += weight(&change);
-            self.memory.push(change);
-        }
+        self.bytes += weight(&change);
+        self.memory.push(change);
         self.bytes() - before
     }
 
@@ -55,20 +61,18 @@ impl Open {
     pub(super) fn push_unreadable(&mut self, xid: u32, sub: u32, error: DecodeError) -> usize {
         let before = self.bytes();
         self.subtransactions.begin(xid, sub, self.places);
-        if self.unreadable.is_none() {
-            self.unreadable = Some((self.places, error));
+        let runs = self.subtransactions.runs.len();
+        if self.unreadable.last().is_none_or(|(last, _)| *last < runs) {
+            self.unreadable.push((runs, error));
         }
-        self.places += 1;
         self.bytes() - before
     }
 
     /// A subtransaction was rolled back.
     pub(super) fn abort(&mut self, sub: u32) {
-        let Some(Begin { place, offset, .. }) = self.subtransactions.abort(sub) else { return };
+        let Some(Begin { place, offset, run, .. }) = self.subtransactions.abort(sub) else { return };
         self.places = place;
-        if self.unreadable.as_ref().is_some_and(|(at, _)| *at >= place) {
-            self.unreadable = None;
-        }
+        self.unreadable.retain(|(runs, _)| *runs <= run);
         match (place.checked_sub(self.filed), &mut self.file) {
             (None, Some(file)) => {
                 file.truncate(place, offset);
@@ -85,7 +89,13 @@ impl Open {
 
     /// How much memory it takes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + self.subtransactions.begun.len() * SUBTRANSACTION_BYTES
+        let Subtransactions { begun, runs, .. } = &self.subtransactions;
+        self.bytes + begun.len() * SUBTRANSACTION_BYTES + runs.len() * RUN_BYTES
+    }
+
+    /// Its subtransactions of which no rollback was told.
+    pub(super) fn subtransactions(&self) -> Vec<u32> {
+        self.subtransactions.begun.iter().map(|begin| begin.xid).collect()
     }
 
     /// How much of that its changes take, which can go to disk.
@@ -111,12 +121,24 @@ impl Open {
         }
         self.memory.shrink_to(0);
         self.bytes = 0;
+        if !self.is_followed
+            && let Some(follower) = &spilling.follower
+        {
+            self.is_followed = follower.follow(file.growing());
+        }
         Ok(())
     }
 
-    /// It was committed.
-    pub(super) fn commit(mut self, spilling: &Spilling) -> Result<Result<Changes, DecodeError>, SpillError> {
-        if let Some((_, error)) = self.unreadable {
+    /// It was committed, but for these of its subtransactions.
+    pub(super) fn commit(
+        mut self,
+        spilling: &Spilling,
+        rolled_back: &HashSet<u32>,
+    ) -> Result<Result<Changes, DecodeError>, SpillError> {
+        if !rolled_back.is_empty() {
+            self.leave_out(spilling, rolled_back)?;
+        }
+        if let Some((_, error)) = std::mem::take(&mut self.unreadable).into_iter().next() {
             return Ok(Err(error));
         }
         if self.file.is_some() {
@@ -127,9 +149,40 @@ impl Open {
             None => Ok(Ok(Changes::Memory(self.memory))),
         }
     }
+
+    /// Leaves out what these subtransactions did. What is on disk is written again without it.
+    fn leave_out(&mut self, spilling: &Spilling, rolled_back: &HashSet<u32>) -> Result<(), SpillError> {
+        let runs = &self.subtransactions.runs;
+        self.unreadable.retain(|(runs_before, _)| {
+            let run = runs_before.checked_sub(1).and_then(|run| runs.get(run));
+            run.is_none_or(|run| !rolled_back.contains(&run.xid))
+        });
+        let (mut place, mut run, mut is_gone) = (0, 0, false);
+        let mut is_kept = || {
+            while let Some(next) = runs.get(run).filter(|next| next.place <= place) {
+                is_gone = rolled_back.contains(&next.xid);
+                run += 1;
+            }
+            place += 1;
+            !is_gone
+        };
+        if let Some(file) = self.file.take() {
+            let mut kept = SpillWriter::create(&spilling.dir, spilling.reserve_bytes)?;
+            self.filed = 0;
+            for chunk in Changes::Spilled(file.freeze()?).chunks() {
+                for change in chunk?.iter().filter(|_| is_kept()) {
+                    kept.push(change)?;
+                    self.filed += 1;
+                }
+            }
+            self.file = Some(kept);
+        }
+        self.memory.retain(|_| is_kept());
+        Ok(())
+    }
 }
 
-/// Where subtransactions begin, in the order in which they began.
+/// Where subtransactions begin, in the order in which they began, and who made which changes.
 #[derive(Debug, Default)]
 struct Subtransactions {
     begun: Vec<Begin>,
@@ -137,8 +190,8 @@ struct Subtransactions {
     index: HashMap<u32, usize>,
     /// Those from here on begin in memory.
     in_memory: usize,
-    /// The one that made the last change.
-    last: Option<u32>,
+    /// Changes before the first are of the transaction itself.
+    runs: Vec<Run>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,18 +200,28 @@ struct Begin {
     place: usize,
     /// Where its first change lies in the file, if it is there.
     offset: u64,
+    /// How many runs there were before.
+    run: usize,
+}
+
+/// Changes of one transaction or subtransaction after another's.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    xid: u32,
+    /// The place of the first.
+    place: usize,
 }
 
 impl Subtransactions {
     fn begin(&mut self, xid: u32, sub: u32, place: usize) {
-        if sub == xid || self.last == Some(sub) {
+        if self.runs.last().map_or(xid, |run| run.xid) == sub {
             return;
         }
-        self.last = Some(sub);
-        if !self.index.contains_key(&sub) {
+        if sub != xid && !self.index.contains_key(&sub) {
             self.index.insert(sub, self.begun.len());
-            self.begun.push(Begin { xid: sub, place, offset: 0 });
+            self.begun.push(Begin { xid: sub, place, offset: 0, run: self.runs.len() });
         }
+        self.runs.push(Run { xid: sub, place });
     }
 
     /// Forgets a subtransaction and those that began after it.
@@ -169,7 +232,7 @@ impl Subtransactions {
             self.index.remove(&gone.xid);
         }
         self.in_memory = self.in_memory.min(at);
-        self.last = None;
+        self.runs.truncate(begin.run);
         Some(begin)
     }
 

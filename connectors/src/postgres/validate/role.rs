@@ -8,7 +8,7 @@ use super::super::schema::{self, PUBLICATION, SCHEMA};
 use super::{Asked, Finding};
 
 /// Tables that are not published: the API writes them.
-const BESIDE: [&str; 4] = ["accounts", "sessions", "idempotency_keys", "imports"];
+const BESIDE: [&str; 5] = ["accounts", "sessions", "idempotency_keys", "erasures", "imports"];
 
 /// LOGIN is had by whoever asks. REPLICATION is needed, and nothing beyond it.
 pub(super) async fn attributes(client: &Client) -> Asked {

@@ -1,4 +1,5 @@
--- What happened to users in thirty days, for as long as what caused it is there.
+-- What happened to users in thirty days, for as long as what caused it is there. What is more than an hour ahead has not
+-- happened yet.
 SELECT concat_ws(' ', "user", place, kind, actor, tweet) AS key, '' AS value
 FROM (
     SELECT following_id AS "user", NULL::bigint AS id, CASE WHEN accepted THEN 'follow' ELSE 'follow_request' END AS kind,
@@ -21,3 +22,4 @@ FROM (
 LATERAL (SELECT least(greatest(feedmill_micros(created_at), 0), 140737488355327999) AS micros) AS clamped,
 LATERAL (SELECT coalesce(id, (micros / 1000 << 16) + micros % 1000) AS place) AS placed
 WHERE "user" <> actor AND :time_ms / 60000 - 43200 < floor(feedmill_micros(created_at) / 60000000::numeric)
+  AND :time_ms / 60000 + 60 >= floor(feedmill_micros(created_at) / 60000000::numeric)

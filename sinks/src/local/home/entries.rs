@@ -35,7 +35,9 @@ pub(super) struct Entries {
     in_blocks: u32,
     /// No entry in blocks is of an earlier era.
     oldest: u16,
-    in_tail: u16,
+    in_tail: u8,
+    /// How often an entry came in below the newest, or went, modulo 256.
+    changed: u8,
     tail: Run,
 }
 
@@ -100,12 +102,18 @@ impl Drop for Block {
 
 impl Entries {
     pub(super) const fn new() -> Self {
-        Entries { older: None, in_blocks: 0, oldest: u16::MAX, in_tail: 0, tail: Run::EMPTY }
+        Entries { older: None, in_blocks: 0, oldest: u16::MAX, in_tail: 0, changed: 0, tail: Run::EMPTY }
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
         self.in_blocks as usize + usize::from(self.in_tail)
+    }
+
+    /// Other numbers when an entry has come or gone: of those that are appended the number and the newest tell.
+    pub(super) fn stamp(&self) -> [u64; 3] {
+        let newest = self.newest_first().next().map_or(0, |entry| entry.0);
+        [newest, self.len() as u64, u64::from(self.changed)]
     }
 
     /// All entries, newest first.
@@ -132,6 +140,7 @@ impl Entries {
     /// Puts in an entry where it belongs; `false` if it is there already. Entries at or below `floor` may go.
     #[inline(never)]
     pub(super) fn insert(&mut self, entry: PackedEntry, floor: i64) -> bool {
+        self.changed = self.changed.wrapping_add(1);
         if usize::from(self.in_tail) == RUN {
             self.spill(floor);
         }
@@ -172,6 +181,7 @@ impl Entries {
 
     /// Takes out an entry; `false` if it is not there.
     pub(super) fn remove(&mut self, entry: PackedEntry) -> bool {
+        self.changed = self.changed.wrapping_add(1);
         if let Ok(place) = self.tail.entries().binary_search(&entry) {
             self.tail.remove(place..place + 1);
             self.in_tail -= 1;
@@ -197,7 +207,7 @@ impl Entries {
         self.oldest = era(floor);
         let gone = self.tail.at_or_below(floor);
         self.tail.remove(0..gone);
-        self.in_tail -= gone as u16;
+        self.in_tail -= gone as u8;
         let mut kept = 0;
         let mut link = &mut self.older;
         while let Some(block) = link {

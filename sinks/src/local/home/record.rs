@@ -69,6 +69,13 @@ impl Record {
         self.entries.newest_first().take_while(move |entry| entry.id() > floor)
     }
 
+    /// Another number when the entries or the hot accounts have changed.
+    pub(super) fn stamp(&self) -> u64 {
+        let entries = self.entries.stamp().into_iter();
+        let hot = self.hot().iter().map(|author| *author as u64);
+        entries.chain(hot).fold(0, |stamp, word| (stamp.rotate_left(5) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
     /// Adds or takes away hot accounts, each with its multiplicity; returns how many of the changes did not fit.
     pub(super) fn change_hot(&mut self, changes: impl Iterator<Item = (i64, i64)>) -> u64 {
         let mut hot = self.hot.take().unwrap_or_default();

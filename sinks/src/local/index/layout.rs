@@ -16,7 +16,7 @@
 //! | `trending_hashtags` | window, tag | authors, uses |
 //! | `trending_tweets` | tweet | likes |
 //! | `conversation` | root, ids from there down | parent, user |
-//! | `conversation_paths` | root, id, ids from the root down to it | |
+//! | `conversation_paths` | root, id, ids from the root down to it | parent, user |
 //! | `notifications` | user, order ↓, kind, actor, tweet | |
 //! | `read_marks` | user | order |
 //!
@@ -32,34 +32,55 @@ use fjall::UserValue;
 
 use super::Fault;
 use super::key::{Key, Parts};
-use crate::{Edge, TimelineItem};
+use crate::{Edge, Reply, TimelineItem};
 
-/// The view of a row, and its key.
-pub(super) fn place(row: &ViewRow) -> (View, Key) {
+/// The view of a row.
+pub(super) const fn view(row: &ViewRow) -> View {
     match row {
-        ViewRow::Profile(user) => (View::Profile, id_key(user.id)),
-        ViewRow::Username { name, .. } => (View::Username, Key::in_shard(shard_of_name(name)).text(name)),
-        ViewRow::Follower { user, at, follower } => (View::Followers, edge_key(*user, Edge { at: *at, id: *follower })),
-        ViewRow::Following { user, at, following } => {
-            (View::Following, edge_key(*user, Edge { at: *at, id: *following }))
-        }
-        ViewRow::FollowRequest { user, at, follower } => {
-            (View::FollowRequests, edge_key(*user, Edge { at: *at, id: *follower }))
-        }
-        ViewRow::Tweet(tweet) => (View::Tweet, id_key(tweet.id)),
-        ViewRow::Retweet { id, .. } => (View::Retweet, id_key(*id)),
-        ViewRow::TimelineEntry { user, reply, entry, .. } => (View::UserTimeline, timeline_key(*user, *reply, *entry)),
-        ViewRow::Count { counter, of } => (View::Counts, count_key(*counter, *of)),
-        ViewRow::Liker { tweet, at, user } => (View::Likers, edge_key(*tweet, Edge { at: *at, id: *user })),
-        ViewRow::Liked { user, tweet } => (View::Liked, id_key(*user).ascending(*tweet)),
-        ViewRow::Retweeter { tweet, id, .. } => (View::Retweeters, id_key(*tweet).descending(*id)),
-        ViewRow::Retweeted { user, tweet, .. } => (View::Retweeted, id_key(*user).ascending(*tweet)),
-        ViewRow::ReadMark { user, .. } => (View::ReadMarks, id_key(*user)),
-        ViewRow::Tagged { tag, tweet } => (View::Hashtag, tag_prefix(tag).descending(*tweet)),
-        ViewRow::TrendingTag { window, tag, .. } => (View::TrendingHashtags, trend_prefix(*window).text(tag)),
-        ViewRow::TrendingTweet { tweet, .. } => (View::TrendingTweets, Key::in_shard(row.shard()).ascending(*tweet)),
-        ViewRow::Reply { root, path, .. } => (View::Conversation, path_key(*root, path)),
-        ViewRow::Notification { user, notice } => (View::Notifications, notice_key(*user, notice)),
+        ViewRow::Profile(_) => View::Profile,
+        ViewRow::Username { .. } => View::Username,
+        ViewRow::Follower { .. } => View::Followers,
+        ViewRow::Following { .. } => View::Following,
+        ViewRow::FollowRequest { .. } => View::FollowRequests,
+        ViewRow::Tweet(_) => View::Tweet,
+        ViewRow::Retweet { .. } => View::Retweet,
+        ViewRow::TimelineEntry { .. } => View::UserTimeline,
+        ViewRow::Count { .. } => View::Counts,
+        ViewRow::Liker { .. } => View::Likers,
+        ViewRow::Liked { .. } => View::Liked,
+        ViewRow::Retweeter { .. } => View::Retweeters,
+        ViewRow::Retweeted { .. } => View::Retweeted,
+        ViewRow::ReadMark { .. } => View::ReadMarks,
+        ViewRow::Tagged { .. } => View::Hashtag,
+        ViewRow::TrendingTag { .. } => View::TrendingHashtags,
+        ViewRow::TrendingTweet { .. } => View::TrendingTweets,
+        ViewRow::Reply { .. } => View::Conversation,
+        ViewRow::Notification { .. } => View::Notifications,
+    }
+}
+
+/// The key of a row among those of its view.
+pub(super) fn key(row: &ViewRow) -> Key {
+    match row {
+        ViewRow::Profile(user) => id_key(user.id),
+        ViewRow::Username { name, .. } => Key::in_shard(shard_of_name(name)).text(name),
+        ViewRow::Follower { user, at, follower } => edge_key(*user, Edge { at: *at, id: *follower }),
+        ViewRow::Following { user, at, following } => edge_key(*user, Edge { at: *at, id: *following }),
+        ViewRow::FollowRequest { user, at, follower } => edge_key(*user, Edge { at: *at, id: *follower }),
+        ViewRow::Tweet(tweet) => id_key(tweet.id),
+        ViewRow::Retweet { id, .. } => id_key(*id),
+        ViewRow::TimelineEntry { user, reply, entry, .. } => timeline_key(*user, *reply, *entry),
+        ViewRow::Count { counter, of } => count_key(*counter, *of),
+        ViewRow::Liker { tweet, at, user } => edge_key(*tweet, Edge { at: *at, id: *user }),
+        ViewRow::Liked { user, tweet } => id_key(*user).ascending(*tweet),
+        ViewRow::Retweeter { tweet, id, .. } => id_key(*tweet).descending(*id),
+        ViewRow::Retweeted { user, tweet, .. } => id_key(*user).ascending(*tweet),
+        ViewRow::ReadMark { user, .. } => id_key(*user),
+        ViewRow::Tagged { tag, tweet } => tag_prefix(tag).descending(*tweet),
+        ViewRow::TrendingTag { window, tag, .. } => trend_prefix(*window).text(tag),
+        ViewRow::TrendingTweet { tweet, .. } => Key::in_shard(row.shard()).ascending(*tweet),
+        ViewRow::Reply { root, path, .. } => path_key(*root, path),
+        ViewRow::Notification { user, notice } => notice_key(*user, notice),
     }
 }
 
@@ -178,6 +199,12 @@ pub(super) fn row(view: View, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)
     Some((row, 1))
 }
 
+/// The tweet of a key of [`View::Liked`] or [`View::Retweeted`].
+pub(super) fn tweet_below(key: &[u8]) -> Option<i64> {
+    // Shard and user come before it.
+    Parts::new(key.get(9..)?).ascending()
+}
+
 fn shard_of_name(name: &str) -> Shard {
     shard_of(name_owner(name))
 }
@@ -258,11 +285,13 @@ pub(super) fn by_reply_key(root: i64, path: &[i64]) -> Key {
     path.iter().fold(id_key(root).ascending(id), |key, id| key.ascending(*id))
 }
 
-/// The path in such a key.
-pub(super) fn path_by_reply(key: &[u8]) -> Option<Vec<i64>> {
-    // Shard, root and id come before it.
+/// The reply under such a key.
+pub(super) fn by_reply(key: &[u8], value: &[u8]) -> Option<Reply> {
+    // Shard, root and id come before the path.
     let mut parts = Parts::new(key.get(17..)?);
-    Some(std::iter::from_fn(|| parts.ascending()).collect())
+    let (parent, user) = of_two(value)?;
+    let path = std::iter::from_fn(|| parts.ascending()).collect();
+    Some(Reply { path, parent: parent as i64, user: user as i64 })
 }
 
 pub(super) fn notice_key(user: i64, notice: &Notice) -> Key {
@@ -323,7 +352,7 @@ mod tests {
             },
         ];
         for expected in rows {
-            let (view, key) = place(&expected);
+            let (view, key) = (view(&expected), key(&expected));
             assert_eq!(key.as_ref().first(), Some(&expected.shard()));
             let value = value(&expected, 1).unwrap();
             assert_eq!(row(view, key.as_ref(), &value), Some((expected, 1)));

@@ -3,7 +3,7 @@
 //! ```text
 //!   apply(t, shards of a worker) ─► locks them, leaves out those that have t already
 //!     loading:     rows                       reached stays
-//!     otherwise:   rows + row (shards → t)    reached = t          one batch
+//!     otherwise:   rows + row (shards → t)    reached = t          one batch, or tables of very many rows first
 //! ```
 //!
 //! Closed times come hundreds a second and most touch few shards, so progress is one row for each set of shards that
@@ -17,10 +17,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use feedmill_model::{Closed, Lsn, Op, Position, SHARDS, StoreError, Time, failpoint};
+use feedmill_model::{Closed, Lsn, Op, Position, SHARDS, Shard, StoreError, Time, failpoint};
 use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 use parking_lot::{Mutex, MutexGuard};
 
+use super::bulk::{BULK_OPS, Due};
 use super::key::Parts;
 use super::{BATCH_ROWS, Fault};
 
@@ -51,6 +52,15 @@ impl Progressed {
     pub(super) fn next_zero(&mut self, time: Time) -> Option<(Time, Vec<u8>)> {
         self.zeros.pop_front_if(|(since, _)| *since <= time)
     }
+}
+
+/// The keyspaces that a ledger is of.
+pub(super) trait Writes<R> {
+    /// Puts an operation of the closed time `time` into the batch.
+    fn write(&self, time: Time, op: &Op<R>, batch: &mut OwnedWriteBatch, shard: &mut Progressed) -> Result<(), Fault>;
+
+    /// Writes those of shards that are due into tables.
+    fn ingest(&self, time: Time, ops: &[(Shard, Op<R>)], due: &mut Due<'_>) -> Result<(), Fault>;
 }
 
 /// By sets of shards that come together.
@@ -127,21 +137,23 @@ impl Ledger {
         self.shards.get(shard).map(Mutex::lock)
     }
 
-    /// Applies a closed time to the shards that do not have it yet; `write` puts one operation into the batch.
-    pub(super) fn apply<R>(
-        &self,
-        db: &Database,
-        closed: &Closed<R>,
-        mut write: impl FnMut(&Op<R>, &mut OwnedWriteBatch, &mut Progressed) -> Result<(), Fault>,
-    ) -> Result<(), StoreError> {
+    /// Applies a closed time to the shards that do not have it yet.
+    pub(super) fn apply<R>(&self, db: &Database, closed: &Closed<R>, to: &impl Writes<R>) -> Result<(), StoreError> {
         let position = closed.position;
         let failed = |fault: Fault| fault.store(self.store, format!("apply the closed time {}", position.time));
         let mut due = self.lock_due(closed);
         let mut batch = db.batch();
         let mut rows = 0;
-        for (shard, op) in &closed.ops {
+        let mut ops = &closed.ops[..];
+        // Where no shard is due there is nothing to begin tables for.
+        if ops.len() >= BULK_OPS && due.iter().any(Option::is_some) {
+            to.ingest(position.time, ops, &mut due).map_err(failed)?;
+            failpoint!("sink_write_part_after");
+            (rows, ops) = (ops.len(), &[]);
+        }
+        for (shard, op) in ops {
             let Some(shard) = due.get_mut(usize::from(*shard)).and_then(Option::as_mut) else { continue };
-            write(op, &mut batch, shard).map_err(failed)?;
+            to.write(position.time, op, &mut batch, shard).map_err(failed)?;
             rows += 1;
             if batch.len() >= BATCH_ROWS {
                 let full = std::mem::replace(&mut batch, db.batch());

@@ -5,12 +5,19 @@ use std::sync::Arc;
 use feedmill_model::{EntryId, Notice, Phase, TrendWindow, View};
 use fjall::Snapshot;
 
-use super::facts::Facts;
+use super::facts::{Account, Facts};
+use super::ledger::Ledger;
 use super::rows::Rows;
 use super::{LocalIndex, OrRead};
 use crate::{
     CountedTweet, Edge, Profile, ReadError, Rebuilding, Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet,
 };
+
+/// What is read, for who is told that it cannot be.
+const PROFILES: &str = "profiles";
+const TWEETS: &str = "tweets";
+const RELATIONSHIPS: &str = "relationships";
+const DELETED_TWEETS: &str = "deleted tweets";
 
 /// Facts and rows as of one moment; what is applied later does not change it, nor does it matter if they are begun anew.
 pub(in crate::local) struct IndexReader {
@@ -20,19 +27,66 @@ pub(in crate::local) struct IndexReader {
 }
 
 impl LocalIndex {
-    /// What is applied now.
+    /// What is applied now. Profiles, tweets, relationships and deleted tweets are read without it: see [`super::hot`].
     pub(in crate::local) fn reader(&self) -> IndexReader {
         IndexReader { facts: self.facts(), rows: self.rows(), at: self.db.snapshot() }
     }
+
+    pub(in crate::local) fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
+        let rows = self.rows();
+        readable(&rows.ledger, Phase::Rows, PROFILES)?;
+        rows.hot.profiles.get(ids, || self.db.snapshot(), |at, id| rows.profile(at, id)).or_read(PROFILES)
+    }
+
+    pub(in crate::local) fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
+        let rows = self.rows();
+        readable(&rows.ledger, Phase::Rows, TWEETS)?;
+        rows.hot.tweets.get(ids, || self.db.snapshot(), |at, id| rows.tweet(at, id)).or_read(TWEETS)
+    }
+
+    pub(in crate::local) fn relationships(
+        &self,
+        viewer: Option<i64>,
+        users: &[i64],
+    ) -> Result<Vec<Relationship>, ReadError> {
+        let facts = self.facts();
+        readable(&facts.ledger, Phase::Facts, RELATIONSHIPS)?;
+        let ids: Vec<i64> = users.iter().copied().chain(viewer).collect();
+        let account = |at: &Snapshot, id| facts.account(at, id).map(Arc::new);
+        let accounts = facts.hot.accounts.get(&ids, || self.db.snapshot(), account).or_read(RELATIONSHIPS)?;
+        relationships(&facts, || self.db.snapshot(), viewer, users, &accounts)
+    }
+
+    pub(in crate::local) fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
+        let facts = self.facts();
+        readable(&facts.ledger, Phase::Facts, DELETED_TWEETS)?;
+        let deleted = |at: &Snapshot, id| facts.is_deleted_tweet(at, id);
+        facts.hot.deleted_tweets.get(ids, || self.db.snapshot(), deleted).or_read(DELETED_TWEETS)
+    }
+}
+
+/// The facts between the viewer and users whose accounts are `accounts`, the viewer's at the end.
+fn relationships(
+    facts: &Facts,
+    at: impl Fn() -> Snapshot,
+    viewer: Option<i64>,
+    users: &[i64],
+    accounts: &[Arc<Account>],
+) -> Result<Vec<Relationship>, ReadError> {
+    let own = viewer.zip(accounts.last().map(Arc::as_ref));
+    let others = users.iter().copied().zip(accounts.iter().map(Arc::as_ref));
+    others.map(|other| facts.relationship(&at, own, other)).collect::<Result<_, _>>().or_read(RELATIONSHIPS)
 }
 
 impl IndexReader {
     pub(super) fn facts(&self, what: &'static str) -> Result<&Facts, ReadError> {
-        if self.facts.ledger.is_readable() { Ok(&self.facts) } else { Err(rebuilding(Phase::Facts, what)) }
+        readable(&self.facts.ledger, Phase::Facts, what)?;
+        Ok(&self.facts)
     }
 
     pub(super) fn rows(&self, what: &'static str) -> Result<&Rows, ReadError> {
-        if self.rows.ledger.is_readable() { Ok(&self.rows) } else { Err(rebuilding(Phase::Rows, what)) }
+        readable(&self.rows.ledger, Phase::Rows, what)?;
+        Ok(&self.rows)
     }
 
     pub(in crate::local) fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
@@ -40,10 +94,9 @@ impl IndexReader {
         self.rows(what)?.user_by_name(&self.at, name).or_read(what)
     }
 
-    pub(in crate::local) fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Profile>>, ReadError> {
-        let what = "profiles";
-        let rows = self.rows(what)?;
-        ids.iter().map(|id| rows.profile(&self.at, *id)).collect::<Result<_, _>>().or_read(what)
+    pub(in crate::local) fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
+        let rows = self.rows(PROFILES)?;
+        ids.iter().map(|id| rows.profile(&self.at, *id)).collect::<Result<_, _>>().or_read(PROFILES)
     }
 
     pub(in crate::local) fn edges(
@@ -57,10 +110,9 @@ impl IndexReader {
         self.rows(what)?.edges(&self.at, list, of, after, limit).or_read(what)
     }
 
-    pub(in crate::local) fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<CountedTweet>>, ReadError> {
-        let what = "tweets";
-        let rows = self.rows(what)?;
-        ids.iter().map(|id| rows.tweet(&self.at, *id)).collect::<Result<_, _>>().or_read(what)
+    pub(in crate::local) fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
+        let rows = self.rows(TWEETS)?;
+        ids.iter().map(|id| rows.tweet(&self.at, *id)).collect::<Result<_, _>>().or_read(TWEETS)
     }
 
     pub(in crate::local) fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
@@ -92,14 +144,12 @@ impl IndexReader {
 
     pub(in crate::local) fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
         let what = "likes of a user";
-        let rows = self.rows(what)?;
-        tweets.iter().map(|tweet| rows.likes(&self.at, user, *tweet)).collect::<Result<_, _>>().or_read(what)
+        self.rows(what)?.liked(&self.at, user, tweets).or_read(what)
     }
 
     pub(in crate::local) fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
         let what = "retweets of a user";
-        let rows = self.rows(what)?;
-        tweets.iter().map(|tweet| rows.retweet_of(&self.at, user, *tweet)).collect::<Result<_, _>>().or_read(what)
+        self.rows(what)?.retweeted(&self.at, user, tweets).or_read(what)
     }
 
     pub(in crate::local) fn tagged(&self, tag: &str, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
@@ -128,10 +178,10 @@ impl IndexReader {
         self.rows(what)?.replies(&self.at, root, under, after, limit).or_read(what)
     }
 
-    pub(in crate::local) fn reply_paths(&self, root: i64, replies: &[i64]) -> Result<Vec<Option<Vec<i64>>>, ReadError> {
+    pub(in crate::local) fn replies_of(&self, root: i64, ids: &[i64]) -> Result<Vec<Option<Reply>>, ReadError> {
         let what = "places in a conversation";
         let rows = self.rows(what)?;
-        replies.iter().map(|reply| rows.reply_path(&self.at, root, *reply)).collect::<Result<_, _>>().or_read(what)
+        ids.iter().map(|id| rows.reply(&self.at, root, *id)).collect::<Result<_, _>>().or_read(what)
     }
 
     pub(in crate::local) fn notifications(
@@ -154,9 +204,10 @@ impl IndexReader {
         viewer: Option<i64>,
         users: &[i64],
     ) -> Result<Vec<Relationship>, ReadError> {
-        let what = "relationships";
-        let facts = self.facts(what)?;
-        users.iter().map(|user| facts.relationship(&self.at, viewer, *user)).collect::<Result<_, _>>().or_read(what)
+        let facts = self.facts(RELATIONSHIPS)?;
+        let ids = users.iter().copied().chain(viewer);
+        let accounts = ids.map(|id| facts.account(&self.at, id).map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        relationships(facts, || self.at.clone(), viewer, users, &accounts.or_read(RELATIONSHIPS)?)
     }
 
     pub(in crate::local) fn blocks(&self, user: i64, after: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
@@ -170,12 +221,12 @@ impl IndexReader {
     }
 
     pub(in crate::local) fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
-        let what = "deleted tweets";
-        let facts = self.facts(what)?;
-        ids.iter().map(|id| facts.is_deleted_tweet(&self.at, *id)).collect::<Result<_, _>>().or_read(what)
+        let facts = self.facts(DELETED_TWEETS)?;
+        ids.iter().map(|id| facts.is_deleted_tweet(&self.at, *id)).collect::<Result<_, _>>().or_read(DELETED_TWEETS)
     }
 }
 
-fn rebuilding(phase: Phase, what: &'static str) -> ReadError {
-    ReadError { store: "local", what, source: Box::new(Rebuilding(phase)) }
+fn readable(ledger: &Ledger, phase: Phase, what: &'static str) -> Result<(), ReadError> {
+    let rebuilding = || ReadError { store: "local", what, source: Box::new(Rebuilding(phase)) };
+    ledger.is_readable().then_some(()).ok_or_else(rebuilding)
 }

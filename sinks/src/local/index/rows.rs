@@ -4,26 +4,34 @@
 //! that comes down to zero stays, with its time, until the shard's progress on disk has passed it: were it dropped before,
 //! a replay would begin at nothing again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use feedmill_model::{
-    Counter, EntryId, Notice, Op, Phase, Position, StoreError, Time, TrendWindow, View, ViewRow, name_owner, shard_of,
+    Counter, EntryId, Notice, Op, Phase, Position, Shard, StoreError, Time, TrendWindow, View, ViewRow, name_owner,
+    shard_of,
 };
 use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot, UserKey, UserValue};
 use serde::de::DeserializeOwned;
 
+use super::bulk::{Change, Due, ingest, put};
+use super::hot::HotRows;
 use super::key::Key;
-use super::layout::{self, place};
-use super::ledger::{Ledger, Progressed};
+use super::layout;
+use super::ledger::{Ledger, Progressed, Writes};
 use super::{Fault, open_keyspace};
 use crate::{CountedTweet, Edge, Profile, Reply, TimelineItem, TrendingTag, TrendingTweet};
 
+/// What a user likes is read at once between the first and the last tweet of a page, as far as this many a tweet: a step costs
+/// a fraction of a look-up.
+const OTHERS_PER_TWEET: usize = 8;
 const PATHS: &str = "conversation_paths";
 
 /// The keyspaces of the rows.
 pub(super) struct Rows {
     pub(super) ledger: Ledger,
+    pub(super) hot: HotRows,
     keyspaces: BTreeMap<View, Keyspace>,
     /// The replies of [`View::Conversation`] by their ids.
     paths: Keyspace,
@@ -34,62 +42,33 @@ impl Rows {
         let views = View::ALL.into_iter().filter(|view| view.phase() == Phase::Rows);
         let keyspaces = views.map(|view| Ok((view, open_keyspace(db, &ledger, view.name())?)));
         let keyspaces = keyspaces.collect::<fjall::Result<_>>()?;
-        Ok(Rows { keyspaces, paths: open_keyspace(db, &ledger, PATHS)?, ledger })
+        Ok(Rows { keyspaces, paths: open_keyspace(db, &ledger, PATHS)?, hot: HotRows::new(), ledger })
     }
 
     fn keyspace(&self, view: View) -> Result<&Keyspace, Fault> {
         self.keyspaces.get(&view).ok_or(Fault::Elsewhere { view: view.name() })
     }
 
-    /// Puts one operation of the closed time `time` into the batch.
-    pub(super) fn write(
-        &self,
-        op: &Op<ViewRow>,
-        time: Time,
-        batch: &mut OwnedWriteBatch,
-        shard: &mut Progressed,
-    ) -> Result<(), Fault> {
-        match op {
+    /// What an operation of the closed time `time` makes of the key of its row; `None` if a count has it already.
+    fn change(&self, time: Time, op: &Op<ViewRow>, shard: &mut Progressed) -> Result<Option<(View, Change)>, Fault> {
+        Ok(Some(match op {
             Op::Add(ViewRow::Count { counter, of }, diff) => {
-                self.add(layout::count_key(*counter, *of), *diff, time, batch, shard)?;
+                let key = layout::count_key(*counter, *of);
+                let (count, last) = count_and_time(self.keyspace(View::Counts)?.get(&key)?)?;
+                if last.is_some_and(|last| last >= time) {
+                    return Ok(None);
+                }
+                let count = count.wrapping_add(*diff);
+                if count == 0 {
+                    shard.is_zero(key.as_ref(), time);
+                }
+                (View::Counts, (key, Some(layout::two(count as u64, time).into())))
             }
             Op::Put(row) | Op::Add(row, 1..) => {
-                if let ViewRow::Reply { root, path, .. } = row {
-                    batch.insert(&self.paths, layout::by_reply_key(*root, path), []);
-                }
-                let (view, key) = place(row);
-                batch.insert(self.keyspace(view)?, key, layout::value(row, time)?);
+                (layout::view(row), (layout::key(row), Some(layout::value(row, time)?)))
             }
-            Op::Delete(row) | Op::Add(row, _) => {
-                if let ViewRow::Reply { root, path, .. } = row {
-                    batch.remove(&self.paths, layout::by_reply_key(*root, path));
-                }
-                let (view, key) = place(row);
-                batch.remove(self.keyspace(view)?, key);
-            }
-        }
-        Ok(())
-    }
-
-    fn add(
-        &self,
-        key: Key,
-        diff: i64,
-        time: Time,
-        batch: &mut OwnedWriteBatch,
-        shard: &mut Progressed,
-    ) -> Result<(), Fault> {
-        let counts = self.keyspace(View::Counts)?;
-        let (count, last) = count_and_time(counts.get(&key)?)?;
-        if last.is_some_and(|last| last >= time) {
-            return Ok(());
-        }
-        let count = count.wrapping_add(diff);
-        if count == 0 {
-            shard.is_zero(key.as_ref(), time);
-        }
-        batch.insert(counts, key, layout::two(count as u64, time));
-        Ok(())
+            Op::Delete(row) | Op::Add(row, _) => (layout::view(row), (layout::key(row), None)),
+        }))
     }
 
     /// Drops the counts that are zero since a time that the shard's progress on disk has passed.
@@ -129,24 +108,24 @@ impl Rows {
         self.id(at, View::Username, &Key::in_shard(shard_of(name_owner(&name))).text(&name))
     }
 
-    pub(super) fn profile(&self, at: &Snapshot, id: i64) -> Result<Option<Profile>, Fault> {
+    pub(super) fn profile(&self, at: &Snapshot, id: i64) -> Result<Option<Arc<Profile>>, Fault> {
         let Some(value) = self.get(at, View::Profile, &layout::id_key(id))? else { return Ok(None) };
-        Ok(Some(Profile {
+        Ok(Some(Arc::new(Profile {
             user: decoded_row(View::Profile, &value)?,
             followers: self.count(at, Counter::Followers, id)?,
             following: self.count(at, Counter::Following, id)?,
             tweets: self.count(at, Counter::Tweets, id)?,
-        }))
+        })))
     }
 
-    pub(super) fn tweet(&self, at: &Snapshot, id: i64) -> Result<Option<CountedTweet>, Fault> {
+    pub(super) fn tweet(&self, at: &Snapshot, id: i64) -> Result<Option<Arc<CountedTweet>>, Fault> {
         let Some(value) = self.get(at, View::Tweet, &layout::id_key(id))? else { return Ok(None) };
-        Ok(Some(CountedTweet {
+        Ok(Some(Arc::new(CountedTweet {
             tweet: decoded_row(View::Tweet, &value)?,
             likes: self.count(at, Counter::Likes, id)?,
             retweets: self.count(at, Counter::Retweets, id)?,
             replies: self.count(at, Counter::Replies, id)?,
-        }))
+        })))
     }
 
     pub(super) fn retweet(&self, at: &Snapshot, id: i64) -> Result<Option<(i64, i64)>, Fault> {
@@ -155,12 +134,39 @@ impl Rows {
         Ok(Some((user as i64, tweet as i64)))
     }
 
-    pub(super) fn likes(&self, at: &Snapshot, user: i64, tweet: i64) -> Result<bool, Fault> {
-        Ok(at.contains_key(self.keyspace(View::Liked)?, layout::id_key(user).ascending(tweet))?)
+    /// Which of the tweets `user` likes.
+    pub(super) fn liked(&self, at: &Snapshot, user: i64, tweets: &[i64]) -> Result<Vec<bool>, Fault> {
+        let likes = self.below(at, View::Liked, user, tweets)?;
+        Ok(tweets.iter().map(|tweet| likes.contains_key(tweet)).collect())
     }
 
-    pub(super) fn retweet_of(&self, at: &Snapshot, user: i64, tweet: i64) -> Result<Option<i64>, Fault> {
-        self.id(at, View::Retweeted, &layout::id_key(user).ascending(tweet))
+    /// The retweets by which `user` retweeted the tweets, if so.
+    pub(super) fn retweeted(&self, at: &Snapshot, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, Fault> {
+        let retweets = self.below(at, View::Retweeted, user, tweets)?;
+        let id = |tweet| retweets.get(tweet).map(|value| decoded(View::Retweeted, layout::id(value))).transpose();
+        tweets.iter().map(id).collect()
+    }
+
+    /// What stands under the keys of `user` and each of `tweets`. They are read in one go from the first to the last, and
+    /// one by one after as many others were found as that would take.
+    fn below(&self, at: &Snapshot, view: View, user: i64, tweets: &[i64]) -> Result<HashMap<i64, UserValue>, Fault> {
+        let key = |tweet: i64| layout::id_key(user).ascending(tweet);
+        let mut found = HashMap::new();
+        let (Some(first), Some(last)) = (tweets.iter().min(), tweets.iter().max()) else { return Ok(found) };
+        let keyspace = self.keyspace(view)?;
+        let mut reached = *first;
+        for (looked_at, row) in at.range(keyspace, key(*first)..=key(*last)).enumerate() {
+            if looked_at == OTHERS_PER_TWEET * tweets.len() {
+                for tweet in tweets.iter().filter(|tweet| **tweet > reached) {
+                    found.extend(at.get(keyspace, key(*tweet))?.map(|value| (*tweet, value)));
+                }
+                break;
+            }
+            let (key, value) = row.into_inner()?;
+            reached = decoded(view, layout::tweet_below(&key))?;
+            found.insert(reached, value);
+        }
+        Ok(found)
     }
 
     pub(super) fn read_mark(&self, at: &Snapshot, user: i64) -> Result<Option<i64>, Fault> {
@@ -286,11 +292,12 @@ impl Rows {
         })
     }
 
-    /// The path of a reply in the thread `root`.
-    pub(super) fn reply_path(&self, at: &Snapshot, root: i64, reply: i64) -> Result<Option<Vec<i64>>, Fault> {
-        let mut found = at.prefix(&self.paths, layout::id_key(root).ascending(reply));
+    /// The reply of this id in the thread `root`.
+    pub(super) fn reply(&self, at: &Snapshot, root: i64, id: i64) -> Result<Option<Reply>, Fault> {
+        let mut found = at.prefix(&self.paths, layout::id_key(root).ascending(id));
         let Some(row) = found.next() else { return Ok(None) };
-        Ok(Some(layout::path_by_reply(&row.key()?).ok_or(Fault::Undecodable { keyspace: PATHS })?))
+        let (key, value) = row.into_inner()?;
+        layout::by_reply(&key, &value).map(Some).ok_or(Fault::Undecodable { keyspace: PATHS })
     }
 
     /// At most `limit` notifications of `user` after `after`.
@@ -311,6 +318,50 @@ impl Rows {
             let (key, value) = row.into_inner()?;
             let (row, count) = decoded(view, layout::row(view, &key, &value))?;
             each(row, count);
+        }
+        Ok(())
+    }
+}
+
+/// What an operation on a reply makes of its place by its id.
+fn change_of_path(op: &Op<ViewRow>, time: Time) -> Result<Option<Change>, Fault> {
+    let (Op::Put(row) | Op::Delete(row) | Op::Add(row, _)) = op;
+    let ViewRow::Reply { root, path, .. } = row else { return Ok(None) };
+    let there = matches!(op, Op::Put(_) | Op::Add(_, 1..)).then(|| layout::value(row, time)).transpose()?;
+    Ok(Some((layout::by_reply_key(*root, path), there)))
+}
+
+impl Writes<ViewRow> for Rows {
+    fn write(
+        &self,
+        time: Time,
+        op: &Op<ViewRow>,
+        batch: &mut OwnedWriteBatch,
+        shard: &mut Progressed,
+    ) -> Result<(), Fault> {
+        if let Some((view, change)) = self.change(time, op, shard)? {
+            put(batch, self.keyspace(view)?, change);
+        }
+        if let Some(change) = change_of_path(op, time)? {
+            put(batch, &self.paths, change);
+        }
+        Ok(())
+    }
+
+    fn ingest(&self, time: Time, ops: &[(Shard, Op<ViewRow>)], due: &mut Due<'_>) -> Result<(), Fault> {
+        let view_of = |op: &Op<ViewRow>| {
+            let (Op::Put(row) | Op::Delete(row) | Op::Add(row, _)) = op;
+            layout::view(row)
+        };
+        let views: BTreeSet<View> = ops.iter().map(|(_, op)| view_of(op)).collect();
+        for view in views {
+            ingest(self.keyspace(view)?, ops, due, |op, shard| {
+                let change = if view_of(op) == view { self.change(time, op, shard)? } else { None };
+                Ok(change.map(|(_, change)| change))
+            })?;
+            if view == View::Conversation {
+                ingest(&self.paths, ops, due, |op, _| change_of_path(op, time))?;
+            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Reads the index as of one commit.
 
 use std::ops::Bound;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use feedmill_model::{Document, Time};
@@ -184,5 +185,9 @@ impl Search for LocalSearch {
 
     fn time(&self) -> Time {
         self.found()
+    }
+
+    async fn reached(&self, time: Time, limit: Duration) -> bool {
+        self.reached(time, limit).await
     }
 }

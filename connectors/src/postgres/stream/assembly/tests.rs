@@ -12,13 +12,20 @@ use super::*;
 fn assembly(memory_bytes: usize) -> Assembly {
     let spilling = Spilling { memory_bytes, ..Spilling::to(std::env::temp_dir()) };
     let mut assembly = Assembly::new(Decoder::default(), spilling, Lsn(100));
-    assert_eq!(assembly.add(&blocks()).expect("a description"), None);
+    assert!(assembly.add(&blocks()).expect("a description").is_none());
     assembly
 }
 
 /// The position and the changes of the transaction, if the message completes one.
 fn add(assembly: &mut Assembly, message: Vec<u8>) -> Option<(u64, Vec<RowChange>)> {
-    let (transaction, _) = assembly.add(&message).expect("a message in its place")?;
+    add_but_for(assembly, message, &HashSet::new())
+}
+
+/// The same without these subtransactions.
+fn add_but_for(assembly: &mut Assembly, message: Vec<u8>, rolled_back: &HashSet<u32>) -> Option<(u64, Vec<RowChange>)> {
+    let committed = assembly.add(&message).expect("a message in its place")?;
+    let asked: HashSet<u32> = committed.subtransactions().into_iter().filter(|sub| rolled_back.contains(sub)).collect();
+    let (transaction, _) = assembly.complete(committed, &asked).expect("changes that can be read");
     let changes = transaction.changes.chunks().flat_map(|chunk| chunk.expect("readable").into_owned());
     Some((transaction.end_lsn.0, changes.collect()))
 }
@@ -89,8 +96,17 @@ fn a_table_that_cannot_be_read_matters_only_if_its_change_is_committed() {
     for message in [of(9, blocks()), of(9, insert_block(2, 0)), stream_stop(), stream_abort(5, 9)] {
         assert_eq!(add(&mut assembly, message), None);
     }
-    let error = assembly.add(&stream_commit(5, 10)).expect_err("it cannot be read").to_string();
+    let committed = assembly.add(&stream_commit(5, 10)).expect("a message in its place").expect("a commit");
+    let error = assembly.complete(committed, &HashSet::new()).expect_err("it cannot be read").to_string();
     assert!(error.contains("blocked_id"), "{error}");
+
+    start(&mut assembly);
+    // That it was rolled back is known at the commit only.
+    for message in [of(5, blocks()), of(5, insert_block(2, 0)), stream_stop()] {
+        assert_eq!(add(&mut assembly, message), None);
+    }
+    let committed = add_but_for(&mut assembly, stream_commit(5, 11), &HashSet::from([6]));
+    assert_eq!(committed, Some((11, vec![block(1), block(2)])));
 }
 
 /// What a transaction does, by its place among several.
@@ -100,8 +116,8 @@ enum Step {
     Change(u8),
     Truncate,
     Savepoint,
-    /// Back to the savepoint that many levels up.
-    RollBack(u8),
+    /// Back to the savepoint that many levels up; whether the server tells it of each, by its bits.
+    RollBack(u8, u8),
     Release,
     Commit,
     Abort,
@@ -114,7 +130,7 @@ fn steps() -> impl Strategy<Value = Vec<(u32, Step)>> {
         8 => (1..30_u8).prop_map(Step::Change),
         1 => Just(Step::Truncate),
         4 => Just(Step::Savepoint),
-        3 => (0..3_u8).prop_map(Step::RollBack),
+        3 => (0..3_u8, prop_oneof![Just(u8::MAX), any::<u8>()]).prop_map(|(levels, told)| Step::RollBack(levels, told)),
         3 => Just(Step::Release),
         2 => Just(Step::Commit),
         1 => Just(Step::Abort),
@@ -129,6 +145,7 @@ struct Naive {
     xid: u32,
     savepoints: Vec<u32>,
     changes: Vec<(Vec<u32>, RowChange)>,
+    rolled_back: HashSet<u32>,
 }
 
 /// The source: numbers for everything that needs one, and transactions that run beside each other.
@@ -174,24 +191,28 @@ impl World {
                 let savepoint = self.next();
                 self.open[at].savepoints.push(savepoint);
             }
-            Step::RollBack(levels) => {
+            Step::RollBack(levels, told) => {
                 let open = &mut self.open[at];
                 let Some(keep) = open.savepoints.len().checked_sub(usize::from(levels) + 1) else { return };
                 let gone = open.savepoints.split_off(keep)[0];
-                // The server tells each that changed anything, released ones too: those inside before those around.
+                // The server tells each that changed anything, released ones too: those inside before those around. It may
+                // forget it of some.
                 let rolled_back = open.changes.extract_if(.., |(behind, _)| behind.contains(&gone));
                 let mut subs: Vec<u32> = rolled_back.filter_map(|(behind, _)| behind.last().copied()).collect();
                 subs.sort_unstable_by_key(|sub| (*sub == gone, *sub));
                 subs.dedup();
-                for sub in subs {
-                    assert_eq!(add(&mut self.assembly, stream_abort(xid, sub)), None);
+                open.rolled_back.extend(&subs);
+                for (n, sub) in subs.into_iter().enumerate() {
+                    if told >> (n % 8) & 1 == 1 {
+                        assert_eq!(add(&mut self.assembly, stream_abort(xid, sub)), None);
+                    }
                 }
             }
             Step::Release => {
                 self.open[at].savepoints.pop();
             }
             Step::Commit | Step::Abort => {
-                let Naive { changes, .. } = std::mem::take(&mut self.open[at]);
+                let Naive { changes, rolled_back, .. } = std::mem::take(&mut self.open[at]);
                 self.part(xid, xid, []);
                 if matches!(step, Step::Abort) {
                     assert_eq!(add(&mut self.assembly, stream_abort(xid, xid)), None);
@@ -199,7 +220,8 @@ impl World {
                 }
                 let end = u64::from(self.next());
                 let changes = changes.into_iter().map(|(_, change)| change).collect();
-                assert_eq!(add(&mut self.assembly, stream_commit(xid, end)), Some((end, changes)));
+                let committed = add_but_for(&mut self.assembly, stream_commit(xid, end), &rolled_back);
+                assert_eq!(committed, Some((end, changes)));
             }
             Step::Other(count) => {
                 assert_eq!(add(&mut self.assembly, begin()), None);
