@@ -15,7 +15,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tracing::{Level, Span};
+use tracing::Span;
 
 use crate::address::note_address;
 use crate::consistency::CONSISTENCY_TOKEN;
@@ -58,8 +58,7 @@ pub(crate) async fn observe(State(context): State<Shared>, mut request: Request,
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let address = note_address(&mut request, &context.settings.trusted_proxies);
-    // Asked before, because nobody else needs the path afterwards.
-    let path = tracing::enabled!(target: "access", Level::INFO).then(|| logged_path(&route, request.uri()).to_owned());
+    let uri = request.uri().clone();
 
     let mut response = match length(request.uri()) {
         0..=URI_BYTES_MAX => bounded(&context, next.run(request)).await,
@@ -68,18 +67,16 @@ pub(crate) async fn observe(State(context): State<Shared>, mut request: Request,
 
     let status = response.status().as_u16();
     let took = started.elapsed();
-    if let Some(path) = path {
-        tracing::info!(
-            target: "access",
-            method,
-            path,
-            route,
-            status,
-            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            %address,
-            request_id = id.to_str().unwrap_or("")
-        );
-    }
+    tracing::info!(
+        target: "access",
+        method,
+        path = logged_path(&route, &uri),
+        route,
+        status,
+        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        %address,
+        request_id = id.to_str().unwrap_or("")
+    );
     let span = Span::current();
     if !span.is_disabled() {
         span.record("otel.name", format!("{method} {route}")).record("http.route", route.as_str());
