@@ -1,7 +1,19 @@
 //! The sink of a store of rows: one operation a key and closed time.
+//!
+//! ```text
+//!   changes of a time ─┬─ few:  all shards ─► sorted, one operation a key ─► the store
+//!                      └─ many: some shards ─► sorted, one operation a key ─┐ on a thread of its own
+//!                                                   the store ◄─────────────┘ while the next are sorted
+//! ```
+//!
+//! Millions of changes of one time, which a large transaction brings, are kept in chunks that never move, and given to the
+//! store by sets of shards: what is held twice is a set's share of them, and memory of the first serves the last. Why that
+//! is correct: progress is one of each shard, so a crash in between leaves shards that have the time and shards that come
+//! to it again; the time's tick goes on when the last set is applied.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use differential_dataflow::ExchangeData;
 use feedmill_model::{Closed, Keyed, Op, Position, RowSink, SHARDS, Shard, Time};
@@ -15,8 +27,92 @@ use super::{Held, Tick, open_from, route, shards_of};
 use crate::collection::Rows;
 use crate::supervisor::Supervisor;
 
-/// Changes of one time, with the shard of each.
-type Changes<R> = Vec<(Shard, R, isize)>;
+/// A change, with its shard.
+type Change<R> = (Shard, R, isize);
+
+/// Changes of one time from which on they are kept in parts.
+const MANY: usize = 65_536;
+/// Parts, of as many shards each.
+const PARTS: usize = 16;
+/// Shards of a part.
+const PART: usize = SHARDS / PARTS;
+/// Changes in a chunk of a part.
+const CHUNK: usize = 4_096;
+/// Changes that are at least given to the store together, unless no more are left.
+const TOGETHER: usize = 500_000;
+
+/// Changes of one time.
+struct Changes<R> {
+    /// Those that are in no part: all of them while they are few.
+    few: Vec<Change<R>>,
+    /// The others, by part; nothing while they are few.
+    parts: Vec<Vec<Vec<(R, isize)>>>,
+    /// Where there are parts, what is added to sums, of which few have many changes.
+    sums: BTreeMap<R, isize>,
+}
+
+impl<R> Default for Changes<R> {
+    fn default() -> Self {
+        Changes { few: Vec::new(), parts: Vec::new(), sums: BTreeMap::new() }
+    }
+}
+
+impl<R: Keyed> Changes<R> {
+    fn push(&mut self, change: Change<R>) {
+        self.few.push(change);
+        if self.few.len() == MANY {
+            self.scatter();
+        }
+    }
+
+    /// Moves the few to the others.
+    fn scatter(&mut self) {
+        if self.parts.is_empty() {
+            self.parts.resize_with(PARTS, Vec::new);
+        }
+        for (shard, row, diff) in self.few.drain(..) {
+            if row.is_sum() {
+                *self.sums.entry(row).or_default() += diff;
+                continue;
+            }
+            let Some(part) = self.parts.get_mut(usize::from(shard) / PART) else { continue };
+            match part.last_mut().filter(|chunk| chunk.len() < CHUNK) {
+                Some(chunk) => chunk.push((row, diff)),
+                None => {
+                    let mut chunk = Vec::with_capacity(CHUNK);
+                    chunk.push((row, diff));
+                    part.push(chunk);
+                }
+            }
+        }
+    }
+
+    /// The changes by sets of shards, as bits; every shard is in one set.
+    fn sets(mut self) -> impl Iterator<Item = (u64, Vec<Change<R>>)> {
+        self.scatter();
+        let mut sums = vec![Vec::new(); PARTS];
+        for (row, diff) in self.sums {
+            let part = sums.get_mut(usize::from(row.shard()) / PART);
+            part.into_iter().for_each(|part| part.push((row.clone(), diff)));
+        }
+        let sets = (0..PARTS).map(|part| ((1_u64 << PART) - 1) << (part * PART));
+        let mut parts = self.parts.into_iter().zip(sums).zip(sets).peekable();
+        std::iter::from_fn(move || {
+            let (mut set, mut together, mut len) = (0, Vec::new(), 0);
+            while let Some(((mut chunks, sums), shards)) = parts.next_if(|_| len < TOGETHER) {
+                chunks.push(sums);
+                set |= shards;
+                len += chunks.iter().map(Vec::len).sum::<usize>();
+                together.extend(chunks);
+            }
+            let mut changes = Vec::with_capacity(len);
+            for chunk in together {
+                changes.extend(chunk.into_iter().map(|(row, diff)| (row.shard(), row, diff)));
+            }
+            (set != 0).then_some((set, changes))
+        })
+    }
+}
 
 /// What a sink of rows has received and not applied.
 struct Waiting<R> {
@@ -36,7 +132,7 @@ struct Waiting<R> {
 }
 
 /// Applies `rows` to `store`; gives on each tick once its time is applied.
-pub(crate) fn row_sink<'scope, R: Keyed + ExchangeData>(
+pub(crate) fn row_sink<'scope, R: Keyed + ExchangeData + Send>(
     name: &'static str,
     rows: Rows<'scope, R>,
     ticks: StreamVec<'scope, Time, Tick>,
@@ -80,7 +176,7 @@ pub(crate) fn row_sink<'scope, R: Keyed + ExchangeData>(
 /// The store refused a time; the workers are told to end.
 struct Refused;
 
-impl<R: Keyed> Waiting<R> {
+impl<R: Keyed + Send> Waiting<R> {
     fn new(
         name: &'static str,
         store: Arc<dyn RowSink<R>>,
@@ -136,18 +232,34 @@ impl<R: Keyed> Waiting<R> {
         }
         // A time without changes moves the progress, unless a later one has.
         if let Some(tick) = done.last().filter(|tick| last.is_none_or(|last| last < tick.position.time)) {
-            self.apply(tick.position, false, Vec::new())?;
+            self.apply(tick.position, false, Changes::default())?;
         }
         Ok(done)
     }
 
     fn apply(&mut self, position: Position, loading: bool, changes: Changes<R>) -> Result<(), Refused> {
-        let (ops, anomalies) = operations(changes);
+        if changes.parts.is_empty() {
+            return self.apply_set(position, loading, u64::MAX, operations(changes.few));
+        }
+        // Both ends stop with the other: this one when the store refuses, that one when it is through.
+        let (sender, sorted) = mpsc::sync_channel(1);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut sets = changes.sets().map(|(set, changes)| (set, operations(changes)));
+                sets.try_for_each(|set| sender.send(set))
+            });
+            sorted.into_iter().try_for_each(|(set, sorted)| self.apply_set(position, loading, set, sorted))
+        })
+    }
+
+    fn apply_set(&self, position: Position, loading: bool, set: u64, sorted: Sorted<R>) -> Result<(), Refused> {
+        let (ops, anomalies) = sorted;
         self.supervisor.anomaly(self.name, position.time, anomalies);
-        if loading && ops.is_empty() {
+        let shards = self.shards & set;
+        if shards == 0 || (loading && ops.is_empty()) {
             return Ok(());
         }
-        self.store.apply(&Closed { position, shards: self.shards, loading, ops }).map_err(|error| {
+        self.store.apply(&Closed { position, shards, loading, ops }).map_err(|error| {
             self.supervisor.refused(error);
             Refused
         })
@@ -155,7 +267,9 @@ impl<R: Keyed> Waiting<R> {
 }
 
 /// One operation a key, ordered by shard, and how many keys had a multiplicity that cannot be.
-fn operations<R: Keyed>(mut changes: Changes<R>) -> (Vec<(Shard, Op<R>)>, u64) {
+type Sorted<R> = (Vec<(Shard, Op<R>)>, u64);
+
+fn operations<R: Keyed>(mut changes: Vec<Change<R>>) -> Sorted<R> {
     changes
         .sort_unstable_by(|(one_shard, one, _), (other_shard, other, _)| (one_shard, one).cmp(&(other_shard, other)));
     // Equal rows become one, with the sum of their differences.
@@ -222,6 +336,41 @@ mod tests {
         );
         let block = Fact::Block { blocker: 1, blocked: 2 };
         assert_eq!(of([(block, 1), (follow(true), -1)]), (vec![Op::Delete(follow(true)), Op::Put(block)], 0));
+    }
+
+    #[test]
+    fn many_changes_come_by_sets_of_all_shards() {
+        let mut changes = Changes::default();
+        let fact = |id: i64| (Fact::Protected(id).shard(), Fact::Protected(id), 1);
+        for id in 0..1_000_000 {
+            changes.push(fact(id));
+        }
+        let (mut shards, mut ids) = (0, Vec::new());
+        for (set, changes) in changes.sets() {
+            assert_eq!(shards & set, 0);
+            shards |= set;
+            for (shard, fact, _) in changes {
+                assert_ne!(set & (1 << shard), 0);
+                let Fact::Protected(id) = fact else { unreachable!() };
+                ids.push(id);
+            }
+        }
+        ids.sort_unstable();
+        assert!(shards == u64::MAX && ids.into_iter().eq(0..1_000_000));
+        // Sums are added up.
+        let mut changes = Changes::default();
+        let count = |of| ViewRow::Count { counter: Counter::Likes, of };
+        (0..3 * MANY as i64)
+            .for_each(|n| changes.push((count(n % 7).shard(), count(n % 7), if n % 2 == 0 { 1 } else { 2 })));
+        let sums: BTreeMap<_, _> =
+            changes.sets().flat_map(|(_, changes)| changes).map(|(_, row, sum)| (row, sum)).collect();
+        let added_up = |of| (0..3 * MANY as i64).filter(|n| n % 7 == of).map(|n| 1 + n as isize % 2).sum();
+        assert!(sums.into_iter().eq((0..7).map(|of| (count(of), added_up(of)))));
+        // Those of one shard alone leave sets without any, which have to reach the time as well.
+        let mut changes = Changes::default();
+        (0..MANY).for_each(|_| changes.push((63, Fact::Protected(1), 1)));
+        let sets: Vec<_> = changes.sets().map(|(set, changes)| (set, changes.len())).collect();
+        assert_eq!(sets, [(u64::MAX, MANY)]);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //!   operations, by shard ─► for each keyspace: shard by shard ─► changes, sorted by key ─► tables ─► linked in
 //! ```
 //!
+//! Two keyspaces are written at a time, where there are several.
+//!
 //! A batch goes through the journal and through memory, and becomes tables afterwards: of millions of rows that is most of
 //! the work, and whatever comes behind them waits for it. Keys begin with their shard, so a keyspace's changes are in order
 //! when those of each shard are, and no more than a shard's are held.
@@ -37,20 +39,24 @@ pub(super) fn put(batch: &mut OwnedWriteBatch, keyspace: &Keyspace, (key, value)
     }
 }
 
-/// Writes what `change` makes of the operations of shards that are due into tables of `keyspace`.
+/// The shards that are due, as bits.
+pub(super) fn bits(due: &Due<'_>) -> u64 {
+    due.iter().zip(0..).filter(|(due, _)| due.is_some()).map(|(_, shard)| 1 << shard).sum()
+}
+
+/// Writes what `change` makes of the operations of `shards`, as bits, into tables of `keyspace`.
 pub(super) fn ingest<R>(
     keyspace: &Keyspace,
     ops: &[(Shard, Op<R>)],
-    due: &mut Due<'_>,
-    mut change: impl FnMut(&Op<R>, &mut Progressed) -> Result<Option<Change>, Fault>,
+    shards: u64,
+    mut change: impl FnMut(Shard, &Op<R>) -> Result<Option<Change>, Fault>,
 ) -> Result<(), Fault> {
     let mut tables = keyspace.start_ingestion()?;
     let mut changes = Vec::<Change>::new();
     for of_shard in ops.chunk_by(|(one, _), (other, _)| one == other) {
-        let Some((number, _)) = of_shard.first() else { continue };
-        let Some(shard) = due.get_mut(usize::from(*number)).and_then(Option::as_mut) else { continue };
-        for (_, op) in of_shard {
-            changes.extend(change(op, shard)?);
+        let is_due = |(shard, _): &&(Shard, Op<R>)| shards & (1 << shard) != 0;
+        for (shard, op) in of_shard.iter().filter(is_due) {
+            changes.extend(change(*shard, op)?);
         }
         changes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         // A closed time has one operation a key; the engine would panic at a second.

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use feedmill_model::{Fact, Op, SHARDS, Shard, Time};
 use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot};
 
-use super::bulk::{Change, Due, ingest, put};
+use super::bulk::{Change, Due, bits, ingest, put};
 use super::hot::HotFacts;
 use super::key::{Key, Parts};
 use super::ledger::{Ledger, Progressed, Writes};
@@ -133,7 +133,7 @@ impl Writes<Fact> for Facts {
     }
 
     fn ingest(&self, _: Time, ops: &[(Shard, Op<Fact>)], due: &mut Due<'_>) -> Result<(), Fault> {
-        ingest(&self.keyspace, ops, due, |op, _| Ok(Some(change(op))))
+        ingest(&self.keyspace, ops, bits(due), |_, op| Ok(Some(change(op))))
     }
 }
 

@@ -6,16 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use feedmill_model::{
     Counter, EntryId, Notice, Op, Phase, Position, Shard, StoreError, Time, TrendWindow, View, ViewRow, name_owner,
     shard_of,
 };
 use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot, UserKey, UserValue};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::bulk::{Change, Due, ingest, put};
+use super::bulk::{Change, Due, bits, ingest, put};
 use super::hot::HotRows;
 use super::key::Key;
 use super::layout;
@@ -51,24 +54,34 @@ impl Rows {
 
     /// What an operation of the closed time `time` makes of the key of its row; `None` if a count has it already.
     fn change(&self, time: Time, op: &Op<ViewRow>, shard: &mut Progressed) -> Result<Option<(View, Change)>, Fault> {
-        Ok(Some(match op {
+        match op {
             Op::Add(ViewRow::Count { counter, of }, diff) => {
-                let key = layout::count_key(*counter, *of);
-                let (count, last) = count_and_time(self.keyspace(View::Counts)?.get(&key)?)?;
-                if last.is_some_and(|last| last >= time) {
-                    return Ok(None);
-                }
-                let count = count.wrapping_add(*diff);
-                if count == 0 {
-                    shard.is_zero(key.as_ref(), time);
-                }
-                (View::Counts, (key, Some(layout::two(count as u64, time).into())))
+                let change = self.change_of_count(time, *counter, *of, *diff, shard)?;
+                Ok(change.map(|change| (View::Counts, change)))
             }
-            Op::Put(row) | Op::Add(row, 1..) => {
-                (layout::view(row), (layout::key(row), Some(layout::value(row, time)?)))
-            }
-            Op::Delete(row) | Op::Add(row, _) => (layout::view(row), (layout::key(row), None)),
-        }))
+            Op::Put(row) | Op::Delete(row) | Op::Add(row, _) => Ok(Some((layout::view(row), change_of_row(time, op)?))),
+        }
+    }
+
+    /// What adding `diff` makes of a count; nothing if it has the closed time.
+    fn change_of_count(
+        &self,
+        time: Time,
+        counter: Counter,
+        of: i64,
+        diff: i64,
+        shard: &mut Progressed,
+    ) -> Result<Option<Change>, Fault> {
+        let key = layout::count_key(counter, of);
+        let (count, last) = count_and_time(self.keyspace(View::Counts)?.get(&key)?)?;
+        if last.is_some_and(|last| last >= time) {
+            return Ok(None);
+        }
+        let count = count.wrapping_add(diff);
+        if count == 0 {
+            shard.is_zero(key.as_ref(), time);
+        }
+        Ok(Some((key, Some(layout::two(count as u64, time).into()))))
     }
 
     /// Drops the counts that are zero since a time that the shard's progress on disk has passed.
@@ -323,6 +336,14 @@ impl Rows {
     }
 }
 
+/// What an operation makes of a row that is no count.
+fn change_of_row(time: Time, op: &Op<ViewRow>) -> Result<Change, Fault> {
+    Ok(match op {
+        Op::Put(row) | Op::Add(row, 1..) => (layout::key(row), Some(layout::value(row, time)?)),
+        Op::Delete(row) | Op::Add(row, _) => (layout::key(row), None),
+    })
+}
+
 /// What an operation on a reply makes of its place by its id.
 fn change_of_path(op: &Op<ViewRow>, time: Time) -> Result<Option<Change>, Fault> {
     let (Op::Put(row) | Op::Delete(row) | Op::Add(row, _)) = op;
@@ -349,22 +370,46 @@ impl Writes<ViewRow> for Rows {
     }
 
     fn ingest(&self, time: Time, ops: &[(Shard, Op<ViewRow>)], due: &mut Due<'_>) -> Result<(), Fault> {
-        let view_of = |op: &Op<ViewRow>| {
-            let (Op::Put(row) | Op::Delete(row) | Op::Add(row, _)) = op;
-            layout::view(row)
-        };
-        let views: BTreeSet<View> = ops.iter().map(|(_, op)| view_of(op)).collect();
-        for view in views {
-            ingest(self.keyspace(view)?, ops, due, |op, shard| {
-                let change = if view_of(op) == view { self.change(time, op, shard)? } else { None };
-                Ok(change.map(|(_, change)| change))
-            })?;
-            if view == View::Conversation {
-                ingest(&self.paths, ops, due, |op, _| change_of_path(op, time))?;
+        let shards = bits(due);
+        let mut views: BTreeSet<View> = ops.iter().map(|(_, op)| view_of(op)).collect();
+        let has_counts = views.remove(&View::Counts);
+        let views = Mutex::new(views);
+        let next = || views.lock().pop_first();
+        let of_rows = || {
+            while let Some(view) = next() {
+                ingest(self.keyspace(view)?, ops, shards, |_, op| {
+                    (view_of(op) == view).then(|| change_of_row(time, op)).transpose()
+                })?;
+                if view == View::Conversation {
+                    ingest(&self.paths, ops, shards, |_, op| change_of_path(op, time))?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let beside = scope.spawn(of_rows);
+            let counts = self.keyspace(View::Counts)?;
+            if has_counts {
+                ingest(counts, ops, shards, |shard, op| match op {
+                    Op::Add(ViewRow::Count { counter, of }, diff) => {
+                        let Some(shard) = due.get_mut(usize::from(shard)).and_then(Option::as_mut) else {
+                            return Ok(None);
+                        };
+                        self.change_of_count(time, *counter, *of, *diff, shard)
+                    }
+                    _ => Ok(None),
+                })?;
+            }
+            of_rows()?;
+            beside.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
+}
+
+/// Where the row of an operation is kept.
+fn view_of(op: &Op<ViewRow>) -> View {
+    let (Op::Put(row) | Op::Delete(row) | Op::Add(row, _)) = op;
+    layout::view(row)
 }
 
 fn decoded<T>(view: View, decoded: Option<T>) -> Result<T, Fault> {
