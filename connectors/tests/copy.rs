@@ -41,8 +41,8 @@ async fn c21_parts_read_by_several_connections_are_the_table_as_it_was() {
     fixture.run("UPDATE users SET bio = 'changed'; DELETE FROM users WHERE id % 3 = 0").await;
 
     let copiers = [
-        Copier::open(&fixture.source, &start.snapshot).await.unwrap(),
-        Copier::open(&fixture.source, &start.snapshot).await.unwrap(),
+        Copier::open(&fixture.source, &start.snapshot, &[Relation::Users]).await.unwrap(),
+        Copier::open(&fixture.source, &start.snapshot, &[Relation::Users]).await.unwrap(),
     ];
     let parts = copiers[0].parts(Relation::Users, 16).await.unwrap();
     assert!(parts.len() > 4, "{parts:?}");

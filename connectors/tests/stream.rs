@@ -29,7 +29,7 @@ async fn copy(
     relation: Relation,
     sender: &mpsc::Sender<Copied>,
 ) -> Result<u64, CopyError> {
-    let copier = Copier::open(source, snapshot).await?;
+    let copier = Copier::open(source, snapshot, &[relation]).await?;
     let mut rows = 0;
     for part in copier.parts(relation, 1).await? {
         rows += copier.copy(part, sender).await?;

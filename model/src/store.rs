@@ -72,12 +72,13 @@ pub enum Op<R> {
     Add(R, i64),
 }
 
-/// The changes of one closed time in the shards of one worker: at most one operation a key.
+/// The changes of one closed time in some shards of one worker: at most one operation a key. A time may come in several,
+/// each of other shards.
 #[derive(Clone, Debug)]
 pub struct Closed<R> {
     /// The closed time, and the source position which it covers.
     pub position: Position,
-    /// Bit `s` is set when shard `s` belongs to the worker: its progress is `position` once this is applied.
+    /// Bit `s` is set when this has all changes of shard `s`: its progress is `position` once this is applied.
     pub shards: u64,
     /// Set while the first state is loaded in slices: apply, but do not record progress yet.
     pub loading: bool,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use feedmill_connectors::postgres::{COPY_APPLICATION, Copied, Copier, CopyPart, Replication, Source};
 use feedmill_ingest::{Log, LogState};
-use feedmill_model::{Lsn, Relation, SourceId};
+use feedmill_model::{Lsn, Relation, SourceId, failpoint};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -84,6 +84,7 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
     log.begin_copy(&identity)?;
     // The snapshot lives until the next command on this connection.
     let start = replication.create_slot(SLOT, false).await.context("could not make the replication slot")?;
+    failpoint!("copy_slot_after");
     let take = {
         let log = log.clone();
         move |Copied { rows, unusable }| {
@@ -166,7 +167,7 @@ pub async fn copy<T>(
 where
     T: Fn(Copied) -> anyhow::Result<()> + Send + Sync + 'static,
 {
-    let first = Copier::open(source, snapshot).await?;
+    let first = Copier::open(source, snapshot, relations).await?;
     let partitions = Partitions::read(first.client()).await?;
     let mut parts = Vec::new();
     for relation in relations {
@@ -180,7 +181,19 @@ where
     let mut workers = JoinSet::new();
     workers.spawn(work(first, Arc::clone(&shared)));
     for _ in 1..connections {
-        workers.spawn(work(Copier::open(source, snapshot).await?, Arc::clone(&shared)));
+        let (source, snapshot, relations) = (source.clone(), snapshot.to_owned(), relations.to_vec());
+        let shared = Arc::clone(&shared);
+        workers.spawn(async move {
+            match Copier::open(&source, &snapshot, &relations).await {
+                Ok(copier) => work(copier, shared).await,
+                // The first has all it needs, and rows of it are in the log: to begin again would be to lose them.
+                Err(error) if error.is_conflict() => {
+                    tracing::warn!("the copy goes on with a connection less: {error}");
+                    Ok(0)
+                }
+                Err(error) => Err(error.into()),
+            }
+        });
     }
     let mut rows = 0;
     loop {

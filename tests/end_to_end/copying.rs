@@ -90,6 +90,30 @@ async fn c16_a_transaction_that_commits_during_the_copy_appears_once() {
 
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_ended_by_a_deadlock_begins_again() {
+    // Who waits longest is ended: the copy, which waits when the other begins to.
+    let postgres = filled(&["deadlock_timeout=3s"]).await;
+    let mut system = on(&postgres, &[]);
+    // Between the slot, which waits for whoever has locked a table so, and the copy's own locks.
+    system.failpoints = Some("copy_slot_after=1*sleep(2000)->off".to_owned());
+    system.listen_at_once().await;
+    let (sql, truncating) = (postgres.sql().await, postgres.superuser("feedmill").await);
+    let is = async |what: &str| sql.query_one(&format!("SELECT EXISTS ({what})"), &[]).await.unwrap().get::<_, bool>(0);
+    let made = "SELECT FROM pg_replication_slots WHERE slot_name = 'feedmill' AND confirmed_flush_lsn IS NOT NULL";
+    system.until("the slot is there", async |_| is(made).await).await;
+    truncating.batch_execute("SET deadlock_timeout = '1h'; BEGIN; TRUNCATE retweets").await.unwrap();
+    let waits =
+        "SELECT FROM pg_locks WHERE relation = 'retweets'::regclass AND mode = 'AccessShareLock' AND NOT granted";
+    system.until("the copy waits", async |_| is(waits).await).await;
+    // It has locked what comes before.
+    truncating.batch_execute("TRUNCATE likes; COMMIT").await.unwrap();
+    system.until("it is ready", async |system| system.get("/ready", None).await.status == 200).await;
+    assert!(system.log().contains("deadlock detected"), "{}", system.log());
+    system.verified().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
 async fn c17_rows_changed_during_copy_appear_once() {
     let postgres = filled(&[]).await;
     let mut system = on(&postgres, &["--copy-connections", "2"]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  slot's connection: consistent point + snapshot (held open, idle)
-//!  each Copier:       BEGIN repeatable read, read only ─ SET TRANSACTION SNAPSHOT
+//!  each Copier:       BEGIN repeatable read, read only ─ SET TRANSACTION SNAPSHOT ─ LOCK all of them, ACCESS SHARE
 //!                       │
 //!                       ├─ parts(relation):   pages 0 … 2047 │ 2048 … 4095 │ … │ 6144 … the end
 //!                       └─ copy(part):        COPY (SELECT … WHERE ctid within the pages) binary ─> chunks of rows
@@ -14,6 +14,9 @@
 //! root with the same range of pages in every partition: so the parts together are the root, whoever may read the root
 //! may read them, and no partition need be known by name. PostgreSQL reads such a range without touching other pages (a
 //! TID range scan). The rows pass the same decoder as those of the stream.
+//!
+//! The locks are those that reading takes anyway, but taken before there are rows: whoever truncates several tables, in an
+//! order that is not ours, may deadlock with that, and then nothing has been copied yet.
 
 use std::error::Error as StdError;
 
@@ -124,8 +127,8 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Connects and opens `snapshot`.
-    pub async fn open(source: &Source, snapshot: &str) -> Result<Copier, CopyError> {
+    /// Connects, opens `snapshot`, and locks `relations` against whoever would truncate or change them.
+    pub async fn open(source: &Source, snapshot: &str, relations: &[Relation]) -> Result<Copier, CopyError> {
         let client = source.connect(COPY_APPLICATION).await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}; \
@@ -133,6 +136,11 @@ impl Copier {
             literal(snapshot)
         );
         client.batch_execute(&begin).await.map_err(CopyError::Snapshot)?;
+        for table in relations.iter().map(|relation| relation.table()) {
+            let lock = format!("LOCK TABLE {SCHEMA}.{table} IN ACCESS SHARE MODE");
+            let failed = |error| CopyError::Statement { tried: "lock the rows", table, error };
+            client.batch_execute(&lock).await.map_err(failed)?;
+        }
         Ok(Copier { client })
     }
 

@@ -12,6 +12,7 @@
 //! to it again; the time's tick goes on when the last set is applied.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -45,15 +46,45 @@ const TOGETHER: usize = 500_000;
 struct Changes<R> {
     /// Those that are in no part: all of them while they are few.
     few: Vec<Change<R>>,
-    /// The others, by part; nothing while they are few.
-    parts: Vec<Vec<Vec<(R, isize)>>>,
-    /// Where there are parts, what is added to sums, of which few have many changes.
+    /// The others; nothing while they are few.
+    parts: Vec<Part<R>>,
+}
+
+/// Changes of some shards.
+struct Part<R> {
+    chunks: Vec<Vec<(R, isize)>>,
+    /// What is added to sums, of which some have very many changes.
     sums: BTreeMap<R, isize>,
 }
 
 impl<R> Default for Changes<R> {
     fn default() -> Self {
-        Changes { few: Vec::new(), parts: Vec::new(), sums: BTreeMap::new() }
+        Changes { few: Vec::new(), parts: Vec::new() }
+    }
+}
+
+impl<R: Keyed> Part<R> {
+    fn push(&mut self, row: R, diff: isize) {
+        if row.is_sum() {
+            *self.sums.entry(row).or_default() += diff;
+            return;
+        }
+        match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK) {
+            Some(chunk) => chunk.push((row, diff)),
+            None => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push((row, diff));
+                self.chunks.push(chunk);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.sums.len() + self.chunks.iter().map(Vec::len).sum::<usize>()
+    }
+
+    fn into_changes(self) -> impl Iterator<Item = Change<R>> {
+        self.sums.into_iter().chain(self.chunks.into_iter().flatten()).map(|(row, diff)| (row.shard(), row, diff))
     }
 }
 
@@ -68,47 +99,28 @@ impl<R: Keyed> Changes<R> {
     /// Moves the few to the others.
     fn scatter(&mut self) {
         if self.parts.is_empty() {
-            self.parts.resize_with(PARTS, Vec::new);
+            self.parts.resize_with(PARTS, || Part { chunks: Vec::new(), sums: BTreeMap::new() });
         }
         for (shard, row, diff) in self.few.drain(..) {
-            if row.is_sum() {
-                *self.sums.entry(row).or_default() += diff;
-                continue;
-            }
             let Some(part) = self.parts.get_mut(usize::from(shard) / PART) else { continue };
-            match part.last_mut().filter(|chunk| chunk.len() < CHUNK) {
-                Some(chunk) => chunk.push((row, diff)),
-                None => {
-                    let mut chunk = Vec::with_capacity(CHUNK);
-                    chunk.push((row, diff));
-                    part.push(chunk);
-                }
-            }
+            part.push(row, diff);
         }
     }
 
     /// The changes by sets of shards, as bits; every shard is in one set.
     fn sets(mut self) -> impl Iterator<Item = (u64, Vec<Change<R>>)> {
         self.scatter();
-        let mut sums = vec![Vec::new(); PARTS];
-        for (row, diff) in self.sums {
-            let part = sums.get_mut(usize::from(row.shard()) / PART);
-            part.into_iter().for_each(|part| part.push((row.clone(), diff)));
-        }
-        let sets = (0..PARTS).map(|part| ((1_u64 << PART) - 1) << (part * PART));
-        let mut parts = self.parts.into_iter().zip(sums).zip(sets).peekable();
+        let shards = (0..PARTS).map(|part| ((1_u64 << PART) - 1) << (part * PART));
+        let mut parts = self.parts.into_iter().zip(shards).peekable();
         std::iter::from_fn(move || {
             let (mut set, mut together, mut len) = (0, Vec::new(), 0);
-            while let Some(((mut chunks, sums), shards)) = parts.next_if(|_| len < TOGETHER) {
-                chunks.push(sums);
+            while let Some((part, shards)) = parts.next_if(|_| len < TOGETHER) {
                 set |= shards;
-                len += chunks.iter().map(Vec::len).sum::<usize>();
-                together.extend(chunks);
+                len += part.len();
+                together.push(part);
             }
             let mut changes = Vec::with_capacity(len);
-            for chunk in together {
-                changes.extend(chunk.into_iter().map(|(row, diff)| (row.shard(), row, diff)));
-            }
+            together.into_iter().for_each(|part| changes.extend(part.into_changes()));
             (set != 0).then_some((set, changes))
         })
     }
@@ -241,14 +253,16 @@ impl<R: Keyed + Send> Waiting<R> {
         if changes.parts.is_empty() {
             return self.apply_set(position, loading, u64::MAX, operations(changes.few));
         }
-        // Both ends stop with the other: this one when the store refuses, that one when it is through.
-        let (sender, sorted) = mpsc::sync_channel(1);
+        // The thread ends when nobody receives any more: the store has refused.
+        let (sender, sorted) = mpsc::sync_channel(0);
         thread::scope(|scope| {
-            scope.spawn(move || {
+            let sorting = scope.spawn(move || {
                 let mut sets = changes.sets().map(|(set, changes)| (set, operations(changes)));
-                sets.try_for_each(|set| sender.send(set))
+                let _ = sets.try_for_each(|set| sender.send(set));
             });
-            sorted.into_iter().try_for_each(|(set, sorted)| self.apply_set(position, loading, set, sorted))
+            sorted.into_iter().try_for_each(|(set, sorted)| self.apply_set(position, loading, set, sorted))?;
+            sorting.join().unwrap_or_else(|panic| resume_unwind(panic));
+            Ok(())
         })
     }
 
@@ -266,9 +280,10 @@ impl<R: Keyed + Send> Waiting<R> {
     }
 }
 
-/// One operation a key, ordered by shard, and how many keys had a multiplicity that cannot be.
+/// Operations, and how many keys had a multiplicity that cannot be.
 type Sorted<R> = (Vec<(Shard, Op<R>)>, u64);
 
+/// One operation a key, ordered by shard.
 fn operations<R: Keyed>(mut changes: Vec<Change<R>>) -> Sorted<R> {
     changes
         .sort_unstable_by(|(one_shard, one, _), (other_shard, other, _)| (one_shard, one).cmp(&(other_shard, other)));
@@ -340,37 +355,44 @@ mod tests {
 
     #[test]
     fn many_changes_come_by_sets_of_all_shards() {
+        const ROWS: i64 = 3 * TOGETHER as i64;
         let mut changes = Changes::default();
-        let fact = |id: i64| (Fact::Protected(id).shard(), Fact::Protected(id), 1);
-        for id in 0..1_000_000 {
-            changes.push(fact(id));
+        for id in 0..ROWS {
+            let row = Fact::Protected(id);
+            changes.push((row.shard(), row, 1));
         }
-        let (mut shards, mut ids) = (0, Vec::new());
+        let (mut shards, mut sets, mut ids) = (0, 0, Vec::new());
         for (set, changes) in changes.sets() {
             assert_eq!(shards & set, 0);
-            shards |= set;
-            for (shard, fact, _) in changes {
+            (shards, sets) = (shards | set, sets + 1);
+            for (shard, row, _) in changes {
                 assert_ne!(set & (1 << shard), 0);
-                let Fact::Protected(id) = fact else { unreachable!() };
+                let Fact::Protected(id) = row else { unreachable!() };
                 ids.push(id);
             }
         }
         ids.sort_unstable();
-        assert!(shards == u64::MAX && ids.into_iter().eq(0..1_000_000));
-        // Sums are added up.
+        assert!(sets > 2 && shards == u64::MAX && ids.into_iter().eq(0..ROWS));
+    }
+
+    #[test]
+    fn sets_without_changes_come_too() {
+        let first = (0..).map(Fact::Protected).filter(|row| row.shard() == 0);
         let mut changes = Changes::default();
-        let count = |of| ViewRow::Count { counter: Counter::Likes, of };
-        (0..3 * MANY as i64)
-            .for_each(|n| changes.push((count(n % 7).shard(), count(n % 7), if n % 2 == 0 { 1 } else { 2 })));
-        let sums: BTreeMap<_, _> =
-            changes.sets().flat_map(|(_, changes)| changes).map(|(_, row, sum)| (row, sum)).collect();
-        let added_up = |of| (0..3 * MANY as i64).filter(|n| n % 7 == of).map(|n| 1 + n as isize % 2).sum();
-        assert!(sums.into_iter().eq((0..7).map(|of| (count(of), added_up(of)))));
-        // Those of one shard alone leave sets without any, which have to reach the time as well.
-        let mut changes = Changes::default();
-        (0..MANY).for_each(|_| changes.push((63, Fact::Protected(1), 1)));
+        first.take(TOGETHER).for_each(|row| changes.push((0, row, 1)));
         let sets: Vec<_> = changes.sets().map(|(set, changes)| (set, changes.len())).collect();
-        assert_eq!(sets, [(u64::MAX, MANY)]);
+        let of_the_first = (1 << PART) - 1;
+        assert_eq!(sets, [(of_the_first, TOGETHER), (!of_the_first, 0)]);
+    }
+
+    #[test]
+    fn many_changes_of_sums_are_added_up_as_they_come() {
+        let count = |of| ViewRow::Count { counter: Counter::Likes, of };
+        let mut changes = Changes::default();
+        (0..3 * MANY as i64).for_each(|n| changes.push((count(n % 7).shard(), count(n % 7), 1 + n as isize % 2)));
+        let sums = changes.sets().flat_map(|(_, changes)| changes).map(|(_, row, sum)| (row, sum));
+        let added_up = |of| (0..3 * MANY as i64).filter(|n| n % 7 == of).map(|n| 1 + n as isize % 2).sum();
+        assert!(sums.collect::<BTreeMap<_, _>>().into_iter().eq((0..7).map(|of| (count(of), added_up(of)))));
     }
 
     #[test]

@@ -86,8 +86,8 @@ fn follows(time: Time) -> Vec<Op<Fact>> {
     }
 }
 
-fn apply<S: Subject>(store: &S::Store, time: Time) {
-    for shards in WORKERS {
+fn apply<S: Subject>(store: &S::Store, time: Time, sets: &[u64]) {
+    for shards in sets.iter().copied() {
         store.apply(&closed(time, shards, follows(time))).unwrap();
         store.apply(&closed(time, shards, rows(time))).unwrap();
     }
@@ -118,14 +118,34 @@ fn check(views: &Arc<dyn Views>) {
 
 pub fn very_many_rows_at_once_are_as_many_small_ones<S: Subject>(subject: &S) {
     let store = subject.open();
-    apply::<S>(&store, 1);
+    apply::<S>(&store, 1, &WORKERS);
     subject.durable(&store);
-    apply::<S>(&store, 2);
+    apply::<S>(&store, 2, &WORKERS);
     check(&subject.views(&store));
     // Once more changes nothing, whatever a crash leaves of the progress.
-    apply::<S>(&store, 2);
+    apply::<S>(&store, 2, &WORKERS);
     check(&subject.views(&store));
     let store = subject.crash(store);
-    apply::<S>(&store, 2);
+    apply::<S>(&store, 2, &WORKERS);
     check(&subject.views(&store));
+}
+
+pub fn a_time_that_is_cut_short_between_sets_of_shards_counts_once<S: Subject>(subject: &S) {
+    // The shards of each worker come in three sets.
+    const PARTS: [u64; 3] = [0x0000_0000_00FF_FFFF, 0x0000_FFFF_FF00_0000, 0xFFFF_0000_0000_0000];
+    let sets: Vec<u64> = PARTS.iter().flat_map(|part| WORKERS.map(|worker| part & worker)).collect();
+    for cut in 0..=sets.len() {
+        let store = subject.open();
+        apply::<S>(&store, 1, &WORKERS);
+        subject.durable(&store);
+        let (before, _) = sets.split_at(cut);
+        apply::<S>(&store, 2, before);
+        let store = subject.crash(store);
+        // What comes again comes in sets of its own: here of one worker instead of two.
+        apply::<S>(&store, 2, &PARTS);
+        check(&subject.views(&store));
+        // The first closed time after it is of all shards again, and what was there stays.
+        apply::<S>(&store, 2, &[u64::MAX]);
+        check(&subject.views(&store));
+    }
 }

@@ -10,7 +10,9 @@ use feedmill_sinks::{Edge, List, ReadError, Relationship, Reply, TimelineItem, T
 use futures::executor::block_on;
 
 pub use crate::beside::what_is_read_beside_writes_is_not_older_than_what_was_told;
-pub use crate::bulk::very_many_rows_at_once_are_as_many_small_ones;
+pub use crate::bulk::{
+    a_time_that_is_cut_short_between_sets_of_shards_counts_once, very_many_rows_at_once_are_as_many_small_ones,
+};
 
 /// All shards.
 pub const ALL: u64 = u64::MAX;
@@ -523,6 +525,7 @@ macro_rules! index_suite {
             notifications_are_newest_first_and_paged a_time_is_applied_once_in_each_shard
             data_and_progress_survive_a_crash_together durable_covers_idle_times_too another_number_of_workers_goes_on
             a_load_counts_from_its_end_only very_many_rows_at_once_are_as_many_small_ones
+            a_time_that_is_cut_short_between_sets_of_shards_counts_once
             what_is_read_beside_writes_is_not_older_than_what_was_told);
     };
     ($module:ident, $subject:expr, $($test:ident)*) => {

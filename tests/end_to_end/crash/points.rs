@@ -63,6 +63,7 @@ pub const POINTS: &[Point] = &[
     point("home_save_after", 1, Needs::Housekeeping),
     point("compaction_before", 0, Needs::Housekeeping),
     point("compaction_after", 0, Needs::Housekeeping),
+    point("copy_slot_after", 0, Needs::Copy),
     point("copy_chunk_before", 3, Needs::Copy),
     point("copy_chunk_after", 3, Needs::Copy),
     point("copy_done_before", 0, Needs::Copy),

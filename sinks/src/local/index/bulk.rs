@@ -4,8 +4,6 @@
 //!   operations, by shard ─► for each keyspace: shard by shard ─► changes, sorted by key ─► tables ─► linked in
 //! ```
 //!
-//! Two keyspaces are written at a time, where there are several.
-//!
 //! A batch goes through the journal and through memory, and becomes tables afterwards: of millions of rows that is most of
 //! the work, and whatever comes behind them waits for it. Keys begin with their shard, so a keyspace's changes are in order
 //! when those of each shard are, and no more than a shard's are held.
@@ -54,8 +52,8 @@ pub(super) fn ingest<R>(
     let mut tables = keyspace.start_ingestion()?;
     let mut changes = Vec::<Change>::new();
     for of_shard in ops.chunk_by(|(one, _), (other, _)| one == other) {
-        let is_due = |(shard, _): &&(Shard, Op<R>)| shards & (1 << shard) != 0;
-        for (shard, op) in of_shard.iter().filter(is_due) {
+        let Some((shard, _)) = of_shard.first().filter(|(shard, _)| shards & (1 << shard) != 0) else { continue };
+        for (_, op) in of_shard {
             changes.extend(change(*shard, op)?);
         }
         changes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));

@@ -1,7 +1,7 @@
 //! Which closed times a store has, by shard.
 //!
 //! ```text
-//!   apply(t, shards of a worker) ─► locks them, leaves out those that have t already
+//!   apply(t, some shards) ─► locks them, leaves out those that have t already
 //!     loading:     rows                       reached stays
 //!     otherwise:   rows + row (shards → t)    reached = t          one batch, or tables of very many rows first
 //! ```
@@ -9,7 +9,7 @@
 //! Closed times come hundreds a second and most touch few shards, so progress is one row for each set of shards that
 //! comes together, and a closed time without rows writes it at most once a second of stream time: what is replayed
 //! from the older position has no row for these shards. A shard's progress is the greatest of the rows with its bit, so
-//! rows of an earlier number of workers do no harm.
+//! rows of an earlier number of workers do no harm, nor do those of the sets in which very many changes come.
 //!
 //! A store that is built again is not read before all shards have the closed time that the log had at the beginning of it:
 //! the other stores have no later one, and facts must be as new as what they judge.

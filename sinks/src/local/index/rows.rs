@@ -373,9 +373,11 @@ impl Writes<ViewRow> for Rows {
         let shards = bits(due);
         let mut views: BTreeSet<View> = ops.iter().map(|(_, op)| view_of(op)).collect();
         let has_counts = views.remove(&View::Counts);
+        // Each thread takes the next view when it is through with one; where one fails nothing is left for the other.
         let views = Mutex::new(views);
         let next = || views.lock().pop_first();
-        let of_rows = || {
+        let failed = |_: &Fault| views.lock().clear();
+        let write = || {
             while let Some(view) = next() {
                 ingest(self.keyspace(view)?, ops, shards, |_, op| {
                     (view_of(op) == view).then(|| change_of_row(time, op)).transpose()
@@ -386,19 +388,17 @@ impl Writes<ViewRow> for Rows {
             }
             Ok(())
         };
+        let of_rows = || write().inspect_err(failed);
         thread::scope(|scope| {
             let beside = scope.spawn(of_rows);
             let counts = self.keyspace(View::Counts)?;
             if has_counts {
-                ingest(counts, ops, shards, |shard, op| match op {
-                    Op::Add(ViewRow::Count { counter, of }, diff) => {
-                        let Some(shard) = due.get_mut(usize::from(shard)).and_then(Option::as_mut) else {
-                            return Ok(None);
-                        };
-                        self.change_of_count(time, *counter, *of, *diff, shard)
-                    }
-                    _ => Ok(None),
-                })?;
+                ingest(counts, ops, shards, |shard, op| {
+                    let shard = due.get_mut(usize::from(shard)).and_then(Option::as_mut);
+                    let Some(shard) = shard.filter(|_| view_of(op) == View::Counts) else { return Ok(None) };
+                    Ok(self.change(time, op, shard)?.map(|(_, change)| change))
+                })
+                .inspect_err(failed)?;
             }
             of_rows()?;
             beside.join().unwrap_or_else(|panic| resume_unwind(panic))
