@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use super::partitions::Partitions;
@@ -142,6 +143,8 @@ async fn end_copy_of_ours(source: &Source, replication: &mut Replication) -> any
 /// What the connections of a copy share.
 struct Shared<T> {
     parts: Mutex<std::vec::IntoIter<CopyPart>>,
+    /// No part is left.
+    all_taken: CancellationToken,
     meter: Meter,
     take: T,
 }
@@ -177,15 +180,20 @@ where
     parts.sort_by_key(|part| std::cmp::Reverse(part.rows));
     let connections = connections.clamp(1, parts.len().max(1));
     let meter = Meter::begin(parts.iter().map(|part| part.rows).sum(), connections, stations);
-    let shared = Arc::new(Shared { parts: Mutex::new(parts.into_iter()), meter, take });
+    let (parts, all_taken) = (Mutex::new(parts.into_iter()), CancellationToken::new());
+    let shared = Arc::new(Shared { parts, all_taken, meter, take });
     let mut workers = JoinSet::new();
     workers.spawn(work(first, Arc::clone(&shared)));
     for _ in 1..connections {
         let (source, snapshot, relations) = (source.clone(), snapshot.to_owned(), relations.to_vec());
         let shared = Arc::clone(&shared);
         workers.spawn(async move {
-            match Copier::open(&source, &snapshot, &relations).await {
-                Ok(copier) => work(copier, shared).await,
+            // Whoever truncates a table may keep it waiting for long after the others have copied everything.
+            let all_taken = shared.all_taken.clone();
+            let opened = all_taken.run_until_cancelled(Copier::open(&source, &snapshot, &relations)).await;
+            match opened.transpose() {
+                Ok(None) => Ok(0),
+                Ok(Some(copier)) => work(copier, shared).await,
                 // The first has all it needs, and rows of it are in the log: to begin again would be to lose them.
                 Err(error) if error.is_conflict() => {
                     tracing::warn!("the copy goes on with a connection less: {error}");
@@ -230,7 +238,10 @@ where
         let sender = sender;
         let mut rows = 0;
         loop {
-            let Some(part) = shared.parts.lock().next() else { return anyhow::Ok(rows) };
+            let Some(part) = shared.parts.lock().next() else {
+                shared.all_taken.cancel();
+                return anyhow::Ok(rows);
+            };
             let copied = copier.copy(part, &sender).await;
             rows += copied.with_context(|| format!("could not copy the table {}", part.relation.table()))?;
         }
