@@ -13,10 +13,10 @@ TESTED := --release --locked --features failpoints
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test soak fuzz lint fmt clippy doc audit bench clean
+.PHONY: help setup build run test servers test-servers soak fuzz lint fmt clippy doc audit bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing: C compiler, PostgreSQL, Rust
 	@sh .ci/setup
@@ -31,8 +31,16 @@ run: setup ## Build, then start everything on this machine (make run ARGS="--lis
 test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 # Each makes thousands of small files, and none has to outlive the machine: they lie in memory where 8 GB of it may be used so.
 test: export TMPDIR ?= $(shell .ci/scratch)
-test: setup ## Run every test (make test ARGS="-p feedmill-model")
-	$(CARGO) test $(TESTED) $(if $(ARGS),$(ARGS),--workspace)
+test: setup ## Run the tests that need nothing but PostgreSQL (make test ARGS="-p feedmill-model")
+	$(CARGO) test $(TESTED) $(if $(ARGS),$(ARGS),--workspace) -- --skip servers::
+
+servers: ## Fetch the servers that test-servers needs: Cassandra, Kafka, Elasticsearch
+	@sh .ci/setup servers
+	@sh .ci/servers
+
+test-servers: export TMPDIR ?= $(shell .ci/scratch)
+test-servers: setup servers ## Run the tests that need those servers
+	$(CARGO) test $(TESTED) --workspace -- servers::
 
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)
 	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) -p feedmill --test end_to_end -- --nocapture c43_random

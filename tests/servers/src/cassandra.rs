@@ -1,0 +1,158 @@
+//! Apache Cassandra, which speaks ScyllaDB's protocol.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::server::{Kind, Server, fill, free_ports, java};
+
+/// What Cassandra opens of Java's own modules.
+const OPENS: [&str; 14] = [
+    "java.io",
+    "java.lang",
+    "java.lang.module",
+    "java.lang.reflect",
+    "java.net",
+    "java.nio",
+    "java.util",
+    "jdk.internal.loader",
+    "jdk.internal.ref",
+    "jdk.internal.reflect",
+    "jdk.internal.math",
+    "jdk.internal.module",
+    "jdk.internal.util.jar",
+    "sun.nio.ch",
+];
+const EXPORTS: [&str; 8] = [
+    "java.base/java.lang.ref",
+    "java.base/jdk.internal.misc",
+    "java.base/jdk.internal.ref",
+    "java.base/sun.nio.ch",
+    "java.management.rmi/com.sun.jmx.remote.internal.rmi",
+    "java.rmi/sun.rmi.registry",
+    "java.rmi/sun.rmi.server",
+    "java.sql/java.sql",
+];
+
+struct Node {
+    cql: u16,
+    storage: u16,
+    storage_tls: u16,
+}
+
+/// A node of Apache Cassandra.
+pub struct Cassandra(Place);
+
+enum Place {
+    Own(Server<Node>),
+    /// Somebody else's.
+    Given(String),
+}
+
+impl Cassandra {
+    /// A node of the test's own.
+    pub fn start() -> Self {
+        let [cql, storage, storage_tls] = free_ports();
+        Cassandra(Place::Own(Server::start(Node { cql, storage, storage_tls })))
+    }
+
+    /// The node of all tests of the process, or the one that `FEEDMILL_TEST_CQL` names.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cassandra> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let given = std::env::var("FEEDMILL_TEST_CQL").ok();
+            given.map_or_else(Cassandra::start, |address| Cassandra(Place::Given(address)))
+        })
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        match &self.0 {
+            Place::Own(server) => format!("127.0.0.1:{}", server.kind.cql),
+            Place::Given(address) => address.clone(),
+        }
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&self) {
+        self.own().kill();
+    }
+
+    /// Starts it on what it left.
+    pub fn start_again(&self) {
+        self.own().start_again();
+    }
+
+    /// It neither answers nor ends.
+    pub fn freeze(&self) {
+        self.own().freeze();
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) {
+        self.own().thaw();
+    }
+
+    fn own(&self) -> &Server<Node> {
+        match &self.0 {
+            Place::Own(server) => server,
+            Place::Given(address) => panic!("the server at {address} is not the test's own"),
+        }
+    }
+}
+
+impl Kind for Node {
+    const NAME: &'static str = "cassandra";
+
+    fn prepare(&self, _programs: &Path, folder: &Path) {
+        let [cql, storage, storage_tls] = [self.cql, self.storage, self.storage_tls].map(|port| port.to_string());
+        let place = folder.display().to_string();
+        let marks = [
+            ("FOLDER", place.as_str()),
+            ("CQL", cql.as_str()),
+            ("STORAGE", storage.as_str()),
+            ("STORAGE_TLS", storage_tls.as_str()),
+        ];
+        fill(&folder.join("cassandra.yaml"), include_str!("../cassandra/cassandra.yaml"), &marks);
+        fill(&folder.join("logback.xml"), include_str!("../cassandra/logback.xml"), &[]);
+        fs::create_dir(folder.join("tmp")).unwrap();
+    }
+
+    fn command(&self, programs: &Path, folder: &Path) -> Command {
+        let libraries = programs.join("lib");
+        let mut jars = fs::read_dir(&libraries).unwrap().map(|file| file.unwrap().path());
+        let agent = jars.find(|jar| jar.file_name().is_some_and(|name| name.to_string_lossy().starts_with("jamm-")));
+        let place = folder.display();
+        // It locks its memory at the start where it may, which takes all of its heap at once: as root it may.
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock", "prlimit", "--memlock=65536"]);
+        command.arg(java());
+        for module in OPENS {
+            command.arg(format!("--add-opens=java.base/{module}=ALL-UNNAMED"));
+        }
+        command.arg("--add-opens=jdk.management/com.sun.management.internal=ALL-UNNAMED");
+        for module in EXPORTS {
+            command.arg(format!("--add-exports={module}=ALL-UNNAMED"));
+        }
+        command.arg(format!("-javaagent:{}", agent.expect("the agent jamm is among its jars").display()));
+        command.args(["-Xms384m", "-Xmx512m", "-Xss512k", "-XX:MaxDirectMemorySize=512m", "-XX:+UseSerialGC"]);
+        // Compiled simply: tests end before more would pay.
+        command.args(["-XX:TieredStopAtLevel=1", "-XX:+PerfDisableSharedMem", "-XX:+ExitOnOutOfMemoryError"]);
+        command.args(["-Djdk.attach.allowAttachSelf=true", "-Dio.netty.tryReflectionSetAccessible=true"]);
+        command.arg("-Djava.net.preferIPv4Stack=true");
+        command.args([format!("-Djava.io.tmpdir={place}/tmp"), format!("-Djna.tmpdir={place}/tmp")]);
+        command.arg(format!("-Dlogback.configurationFile={place}/logback.xml"));
+        command.arg(format!("-Dcassandra.config=file://{place}/cassandra.yaml"));
+        command.args([format!("-Dcassandra.storagedir={place}"), format!("-Dcassandra.logdir={place}")]);
+        command.args(["-Dcassandra-foreground=yes", "-Dcassandra.skip_wait_for_gossip_to_settle=0"]);
+        command.args(["-Dcassandra.ring_delay_ms=1", "-Dcassandra.superuser_setup_delay_ms=0"]);
+        command.arg("-cp").arg(libraries.join("*")).arg("org.apache.cassandra.service.CassandraDaemon");
+        command
+    }
+
+    fn answers(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.cql)).is_ok()
+    }
+}

@@ -1,0 +1,165 @@
+//! Elasticsearch, in the build that its makers test with.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::unistd::{Pid, User, geteuid};
+
+use crate::server::{Kind, Server, fill, free_ports, java};
+
+/// As whom it runs where the tests run as root, which it refuses.
+const SOMEBODY: &str = "nobody";
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+struct Node {
+    http: u16,
+    transport: u16,
+}
+
+/// A node of Elasticsearch.
+pub struct Elasticsearch(Place);
+
+enum Place {
+    Own(Server<Node>),
+    /// Somebody else's.
+    Given(String),
+}
+
+impl Elasticsearch {
+    /// A node of the test's own.
+    pub fn start() -> Self {
+        let [http, transport] = free_ports();
+        Elasticsearch(Place::Own(Server::start(Node { http, transport })))
+    }
+
+    /// The node of all tests of the process, or the one that `FEEDMILL_TEST_ELASTICSEARCH` names.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Elasticsearch> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let given = std::env::var("FEEDMILL_TEST_ELASTICSEARCH").ok();
+            given.map_or_else(Elasticsearch::start, |url| Elasticsearch(Place::Given(url)))
+        })
+    }
+
+    /// Where it is asked.
+    pub fn url(&self) -> String {
+        match &self.0 {
+            Place::Own(server) => format!("http://127.0.0.1:{}", server.kind.http),
+            Place::Given(url) => url.clone(),
+        }
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&self) {
+        self.own().kill();
+    }
+
+    /// Starts it on what it left.
+    pub fn start_again(&self) {
+        self.own().start_again();
+    }
+
+    /// It neither answers nor ends.
+    pub fn freeze(&self) {
+        self.own().freeze();
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) {
+        self.own().thaw();
+    }
+
+    fn own(&self) -> &Server<Node> {
+        match &self.0 {
+            Place::Own(server) => server,
+            Place::Given(url) => panic!("the server at {url} is not the test's own"),
+        }
+    }
+}
+
+/// As whom it runs, where that is somebody else.
+fn somebody() -> Option<User> {
+    geteuid().is_root().then(|| User::from_name(SOMEBODY).unwrap().expect("there is a user `nobody`"))
+}
+
+impl Kind for Node {
+    const NAME: &'static str = "elasticsearch";
+
+    fn prepare(&self, _programs: &Path, folder: &Path) {
+        let [http, transport] = [self.http, self.transport].map(|port| port.to_string());
+        let place = folder.display().to_string();
+        let settings = folder.join("config");
+        let folders = ["config", "data", "logs", "tmp"].map(|name| folder.join(name));
+        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        let marks = [("FOLDER", place.as_str()), ("HTTP", http.as_str()), ("TRANSPORT", transport.as_str())];
+        fill(&settings.join("elasticsearch.yml"), include_str!("../elasticsearch/elasticsearch.yml"), &marks);
+        fill(&settings.join("jvm.options"), include_str!("../elasticsearch/jvm.options"), &[]);
+        fill(&settings.join("log4j2.properties"), include_str!("../elasticsearch/log4j2.properties"), &[]);
+        if let Some(user) = somebody() {
+            let owned = folders.iter().map(|path| path.as_path()).chain([folder]);
+            owned.for_each(|path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap());
+        }
+    }
+
+    fn command(&self, programs: &Path, folder: &Path) -> Command {
+        let program =
+            fs::read_dir(programs.join("dist")).unwrap().map(|file| file.unwrap().path().join("bin/elasticsearch"));
+        let program =
+            program.into_iter().find(|program| program.exists()).expect("the distribution has bin/elasticsearch");
+        let mut command = match somebody() {
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+                command.args(["--clear-groups", "--"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let java = fs::canonicalize(which(&java())).unwrap();
+        let home = java.parent().and_then(Path::parent).expect("java lies in a folder `bin`");
+        for name in ["JAVA_HOME", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JAVA_OPTS"] {
+            command.env_remove(name);
+        }
+        command
+            .env("ES_JAVA_HOME", home)
+            .env("ES_PATH_CONF", folder.join("config"))
+            .env("ES_TMPDIR", folder.join("tmp"));
+        command.env("CLI_JAVA_OPTS", "-XX:TieredStopAtLevel=1").current_dir(folder);
+        // What is started is a launcher.
+        let pid = folder.join("tmp/pid");
+        let _ = fs::remove_file(&pid);
+        command.arg("-p").arg(pid);
+        command
+    }
+
+    fn answers(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.http))?;
+            stream.set_read_timeout(Some(ANSWER_MAX))?;
+            stream.write_all(
+                b"GET /_cluster/health?wait_for_status=green&timeout=1s HTTP/1.0\r\nHost: localhost\r\n\r\n",
+            )?;
+            let mut answer = String::new();
+            stream
+                .read_to_string(&mut answer)
+                .map(|_| answer.split("\r\n").next().is_some_and(|line| line.contains(" 200 ")))
+        };
+        ask().unwrap_or(false)
+    }
+
+    fn process(&self, folder: &Path) -> Option<Pid> {
+        fs::read_to_string(folder.join("tmp/pid")).ok()?.trim().parse().ok().map(Pid::from_raw)
+    }
+}
+
+fn which(program: &Path) -> std::path::PathBuf {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|folder| folder.join(program)).find(|path| path.exists());
+    found.unwrap_or_else(|| program.to_owned())
+}

@@ -1,0 +1,30 @@
+//! Real servers for tests: Apache Cassandra, Apache Kafka and Elasticsearch, without containers.
+//!
+//! ```text
+//!   make servers ─► /var/tmp/feedmill-servers-UID/{cassandra,kafka,elasticsearch}     what runs, from Maven Central
+//!   a test ─► Server ─┬─► java …                  on free ports, with a folder of its own below TMPDIR
+//!                     └─► guardian: a shell that ends the one and removes the other when the test process has ended
+//! ```
+//!
+//! A guardian learns the end of the test process from its standard input, which closes with it, however it ends: a test
+//! that is killed leaves no server behind.
+//!
+//! Where the address of a server is given (`FEEDMILL_TEST_CQL`, `FEEDMILL_TEST_KAFKA`, `FEEDMILL_TEST_ELASTICSEARCH`), tests
+//! that need no more than one that runs take it; those that kill it or make it slow start their own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests that have no server shall say so"
+)]
+
+mod cassandra;
+mod elasticsearch;
+mod kafka;
+mod server;
+
+pub use cassandra::Cassandra;
+pub use elasticsearch::Elasticsearch;
+pub use kafka::Kafka;
