@@ -31,8 +31,8 @@ run: setup ## Build, then start everything on this machine (make run ARGS="--lis
 test: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 # Each makes thousands of small files, and none has to outlive the machine: they lie in memory where 8 GB of it may be used so.
 test: export TMPDIR ?= $(shell .ci/scratch)
-test: setup ## Run the tests that need nothing but PostgreSQL (make test ARGS="-p feedmill-model")
-	$(CARGO) test $(TESTED) $(if $(ARGS),$(ARGS),--workspace) -- --skip servers::
+test: setup ## Run the tests that need nothing but PostgreSQL (make test ARGS="--test end_to_end -- c17")
+	$(CARGO) test $(TESTED) --workspace $(if $(ARGS),$(ARGS),-- --skip servers::)
 
 servers: ## Fetch the servers that test-servers needs: Cassandra, Kafka, Elasticsearch
 	@sh .ci/setup servers
@@ -43,7 +43,8 @@ test-servers: setup servers ## Run the tests that need those servers
 	$(CARGO) test $(TESTED) --workspace -- servers::
 
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)
-	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) -p feedmill --test end_to_end -- --nocapture c43_random
+	# A test of the binary's own package has it built.
+	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) --workspace --test import --test end_to_end -- --nocapture c43_random
 
 fuzz: build ## Ask the API for all that its description allows and forbids (make fuzz REQUESTS=50000)
 	@sh .ci/setup fuzz

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::system::TOP;
 use points::{Kills, Needs, POINTS, names_in};
 use sitting::{End, Plan, Sitting};
 
@@ -109,7 +110,7 @@ async fn c43_a_kill_at_each_failpoint_of_replays_leaves_every_view_equal_to_its_
 
 #[test]
 fn every_failpoint_of_the_code_is_tested() {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let top = Path::new(TOP);
     let mut found = Vec::new();
     for folder in ["connectors/src", "ingest/src", "dataflows/src", "sinks/src", "api/src", "src"] {
         names_in(&top.join(folder), &mut found);

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::system::System;
 
-const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md");
+const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
 
 /// What stands under a heading of the third level: the example.
 fn example(section: &str) -> Option<&str> {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
-use crate::system::System;
+use crate::system::{System, binary};
 
 /// Names of our metrics in an expression, without what Prometheus adds to those of a histogram.
 fn names(expression: &str) -> Vec<&str> {
@@ -65,7 +65,7 @@ async fn every_panel_and_every_alert_has_data() {
 
 #[test]
 fn every_setting_is_in_the_manual() {
-    let output = Command::new(env!("CARGO_BIN_EXE_feedmill")).args(["up", "--help"]).output().unwrap();
+    let output = Command::new(binary()).args(["up", "--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let flags: Vec<&str> = help
         .lines()

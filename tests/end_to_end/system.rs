@@ -282,7 +282,7 @@ impl System {
 
     /// Another command of the binary on the same folder, not yet started.
     pub fn prepare(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_feedmill"));
+        let mut command = Command::new(binary());
         command.args(args).arg("--data").arg(&self.data).stdin(Stdio::null());
         if let Some(url) = &self.database_url {
             command.env("FEEDMILL_DATABASE_URL", url);
@@ -475,9 +475,20 @@ impl Drop for System {
     }
 }
 
+/// The folder of the project.
+pub const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The binary, which lies beside the folder of this test: whoever tests the workspace has built it too.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let binary = test.ancestors().nth(2).unwrap().join("feedmill");
+    assert!(binary.exists(), "{} is not built: test the whole workspace", binary.display());
+    binary
+}
+
 /// A file or folder of the data that this project does not bring along; says so where it is absent.
 pub fn shared_data(name: &str) -> Option<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+    let path = Path::new(TOP).join("../shared/data").join(name);
     if path.exists() {
         return Some(path.to_str().unwrap().to_owned());
     }

@@ -1,5 +1,7 @@
 //! What a server of a test leaves behind: nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod servers {
     use std::net::TcpStream;
     use std::path::PathBuf;
