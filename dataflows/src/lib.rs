@@ -5,6 +5,7 @@
 //! holds: the jobs compute the same, incrementally.
 
 mod closed;
+mod cluster;
 mod collection;
 mod dataflow;
 mod definition;
@@ -18,6 +19,7 @@ mod supervisor;
 mod testing;
 mod worker;
 
+pub use cluster::Cluster;
 pub use definition::definition;
 pub use profile::Profile;
 pub use runtime::{Config, OnApplied, Runtime, RuntimeError, Stores};

@@ -10,6 +10,8 @@
 //! While the load fills home timelines few rows come at one time: each may be a follow, which brings a month of the
 //! author's entries, and those of a time wait in memory until it is closed.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +21,11 @@ use feedmill_model::{
     Applied, Batch, Document, Fact, HomeSink, Parameters, Position, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
 };
 use timely::communication::WorkerGuards;
+use timely::execute::execute_from;
+use timely::{CommunicationConfig, WorkerConfig};
 
 use crate::Profile;
+use crate::cluster::{self, Cluster, Terms};
 use crate::dataflow::{reached_by, reached_by_all};
 use crate::supervisor::Supervisor;
 use crate::worker::{Feed, Plan, work};
@@ -40,7 +45,7 @@ const MERGE_EFFORT: usize = 50_000;
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Worker threads, 1 to 64.
+    /// Worker threads of this process, 1 to 64 in all of them together.
     pub workers: usize,
     /// Settings of the views.
     pub parameters: Parameters,
@@ -49,6 +54,9 @@ pub struct Config {
     pub rows_at_a_time: usize,
     /// Told how long the parts of the dataflow run, if that is wanted: it costs a little at each step.
     pub profile: Option<Profile>,
+    /// The processes that do this together, if there are several. What is loaded and fed here is this process's own share,
+    /// at the same times and with the same floors everywhere.
+    pub cluster: Option<Cluster>,
 }
 
 impl Config {
@@ -81,6 +89,27 @@ pub enum RuntimeError {
         /// How many were asked for.
         workers: usize,
         /// What the system said.
+        reason: String,
+    },
+    /// The processes of a cluster did not come together.
+    #[error("could not start process {process} of the cluster: {reason}")]
+    Meeting {
+        /// Which this is.
+        process: usize,
+        /// Why not.
+        reason: String,
+    },
+    /// Another process of the cluster has ended, or cannot be reached any more.
+    #[error(
+        "process {process} of the cluster, at {host}, is gone: {reason}. All processes end with it; start them again, and \
+         they go on from what the stores have"
+    )]
+    Peer {
+        /// Which.
+        process: usize,
+        /// Where it was.
+        host: String,
+        /// What was seen of its end.
         reason: String,
     },
     /// A store refused a closed time for good.
@@ -135,7 +164,8 @@ impl Runtime {
     pub fn start(config: Config, stores: Stores, load: Position, on_applied: OnApplied) -> Result<Self, RuntimeError> {
         let workers = config.workers;
         let failed = |reason: String| RuntimeError::Start { workers, reason };
-        if !(1..=SHARDS).contains(&workers) {
+        let processes = config.cluster.as_ref().map_or(1, |cluster| cluster.hosts.len());
+        if !(1..=SHARDS).contains(&workers.saturating_mul(processes)) {
             return Err(failed(format!("there must be 1 to {SHARDS}, so that each has a shard")));
         }
         let supervisor = Arc::new(Supervisor::default());
@@ -143,7 +173,8 @@ impl Runtime {
         // Each worker takes its own end, so that it closes when that worker ends.
         let receivers: Mutex<Vec<Option<Receiver<Feed>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let parameters = config.parameters;
-        let to_stores = reached_by_all(&stores).min(reached_by(stores.search.progress())) < load.time;
+        let (reached, searched) = (reached_by_all(&stores), reached_by(stores.search.progress()));
+        let to_stores = reached.min(searched) < load.time;
         let fill = stores.home.is_to_be_filled();
         let filled_above = fill.then(|| parameters.horizon(load.time));
         let rows_max = match (fill, to_stores) {
@@ -152,7 +183,28 @@ impl Runtime {
             (false, false) => usize::MAX,
         };
         let rows_at_a_time = config.rows_at_a_time.min(rows_max);
+        let mut worker_config = WorkerConfig::default();
+        worker_config.set::<ExertionLogic>("differential/default_exert_logic".to_owned(), Arc::new(merge_effort));
+        let (builders, links) = match &config.cluster {
+            Some(cluster) => {
+                let terms = Terms {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    hosts: cluster.hosts.clone(),
+                    workers,
+                    parameters: parameters.clone(),
+                    load,
+                    reached: [reached, searched],
+                    fill,
+                };
+                let met = cluster::join(cluster, &terms, &supervisor);
+                let (process, builders) = (cluster.process, met);
+                let met = builders.map_err(|error| RuntimeError::Meeting { process, reason: error.to_string() })?;
+                (met.0, Box::new(met.1) as Box<dyn Any + Send>)
+            }
+            None => communication(workers).try_build().map_err(failed)?,
+        };
         let plan = Plan {
+            workers,
             parameters,
             profile: config.profile,
             stores,
@@ -161,9 +213,9 @@ impl Runtime {
             on_applied,
             supervisor: Arc::clone(&supervisor),
         };
-        let guards = timely::execute(timely_config(workers), move |worker| {
+        let guards = execute_from(builders, links, worker_config, move |worker| {
             let mut receivers = receivers.lock().unwrap_or_else(PoisonError::into_inner);
-            let feed = receivers.get_mut(worker.index()).and_then(Option::take);
+            let feed = receivers.get_mut(worker.index() % workers).and_then(Option::take);
             drop(receivers);
             if let Some(feed) = feed {
                 work(worker, &plan, &feed);
@@ -274,10 +326,13 @@ impl Runtime {
         self.supervisor.stop();
         // Held until they have ended, so that all who join wait for them.
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        for ended in workers.take().into_iter().flat_map(WorkerGuards::join) {
-            if let Err(panic) = ended {
-                self.supervisor.fail(RuntimeError::Panic(panic));
-            }
+        // Threads of links that were cut in the middle of a message have panicked, and so does whoever waits for them.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let guards = workers.take().into_iter();
+            guards.flat_map(WorkerGuards::join).filter_map(Result::err).collect::<Vec<String>>()
+        }));
+        for panic in ended.unwrap_or_default() {
+            self.supervisor.fail(RuntimeError::Panic(panic));
         }
     }
 }
@@ -292,10 +347,9 @@ fn order(tried: &str, why: &str) -> RuntimeError {
     RuntimeError::Order { tried: tried.to_owned(), why: why.to_owned() }
 }
 
-fn timely_config(workers: usize) -> timely::Config {
-    let mut config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
-    config.worker.set::<ExertionLogic>("differential/default_exert_logic".to_owned(), Arc::new(merge_effort));
-    config
+/// How the workers of one process reach each other.
+fn communication(workers: usize) -> CommunicationConfig {
+    if workers == 1 { CommunicationConfig::Thread } else { CommunicationConfig::Process(workers) }
 }
 
 /// How much an arrangement merges beside what comes in, by its layers: index, batches, records. Merges that have begun go on.

@@ -5,7 +5,7 @@
 //!          ─ unpark ───────────►        ◄─ probe ─┘   (takes the next batch only while few are in flight)
 //! ```
 //!
-//! All workers receive every batch and feed the changes whose index is theirs, so the time of each is closed only when
+//! All workers of a process receive every batch and feed the changes whose index is theirs, so the time of each is closed only when
 //! all have fed it. None waits for another: the one that is furthest behind always has all earlier times fed by the
 //! others, so what it has in flight ends, and it goes on.
 //!
@@ -50,6 +50,8 @@ pub(crate) enum Feed {
 
 /// What a worker needs to know.
 pub(crate) struct Plan {
+    /// Workers of this process.
+    pub(crate) workers: usize,
     pub(crate) parameters: Parameters,
     pub(crate) profile: Option<Profile>,
     pub(crate) stores: Stores,
@@ -73,7 +75,7 @@ pub(crate) fn work(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>) {
         }
         let (inputs, probes) = worker
             .dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, plan.fill, known, supervisor));
-        let (index, peers) = (worker.index(), worker.peers());
+        let (index, peers) = (worker.index() % plan.workers, plan.workers);
         let share = share.insert(Share { index, peers, load: plan.load, inputs, bulk });
         run(worker, plan, feed, share, &probes);
     }));
@@ -124,9 +126,10 @@ fn run(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>, share: &mut Shar
     }
 }
 
-/// A worker's part in the feeding.
+/// A worker's part in the feeding of its process.
 struct Share {
     index: usize,
+    /// How many take part.
     peers: usize,
     load: Position,
     inputs: Inputs,

@@ -310,6 +310,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
             parameters: parameters.clone(),
             rows_at_a_time: Config::ROWS_AT_A_TIME,
             profile: None,
+            cluster: None,
         },
         loaded: Arc::new(loaded),
         marker,

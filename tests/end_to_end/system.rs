@@ -1,15 +1,19 @@
 //! A whole Feedmill, as a user starts it: the binary, its private PostgreSQL, its HTTP API.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use feedmill_connectors::postgres::Cluster;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::postgres::Postgres;
 
@@ -84,9 +88,10 @@ pub struct Answer {
 }
 
 impl System {
-    /// Starts a system in a new folder.
+    /// Starts a system in a new folder, whose PostgreSQL cluster was made before and has nothing in it yet.
     pub async fn start(settings: &[&str]) -> System {
         let mut system = System::new(settings);
+        copy_cluster(&system.data).await;
         system.go().await;
         system
     }
@@ -473,6 +478,28 @@ impl Drop for System {
             let _ = std::fs::remove_dir_all(&self.data);
         }
     }
+}
+
+/// Copies an empty cluster into a data folder. `initdb` takes more of a processor's time than most tests do, so it is run
+/// once for all of them; what it leaves behind is tested where systems are begun with [`System::new`].
+async fn copy_cluster(data: &Path) {
+    static MADE: OnceCell<PathBuf> = OnceCell::const_new();
+    let make = async || {
+        // Made where its user can enter, and kept where it is replaced by the next run's.
+        let folder = tempfile::Builder::new().prefix("cluster-").permissions(Permissions::from_mode(0o711)).tempdir();
+        let (made, kept) = (folder.as_ref().unwrap().path().join("postgres"), Path::new(env!("CARGO_TARGET_TMPDIR")));
+        let cluster = Cluster::start(&made, LIMIT).await.unwrap();
+        cluster.stop(LIMIT).await.unwrap();
+        let _ = std::fs::remove_dir_all(kept.join("postgres"));
+        copy(&made, kept).await;
+        kept.join("postgres")
+    };
+    copy(MADE.get_or_init(make).await, data).await;
+}
+
+async fn copy(from: &Path, into: &Path) {
+    let copied = tokio::process::Command::new("cp").arg("-a").args([from, into]).status().await.unwrap();
+    assert!(copied.success());
 }
 
 /// The folder of the project.

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use feedmill_dataflows::{Config, Runtime, Stores};
+use feedmill_dataflows::{Config, OnApplied, Stores};
 use feedmill_model::{Applied, Batch, Document, Fact, Position, Relation, Row, Time, ViewRow};
 use proptest::prelude::*;
 
 use super::history::{Moment, greatest_entry, parameters};
 use super::oracle;
+use super::processes::Processes;
 use super::recording::{HomeLog, HomeState, RowRecord, RowState, tick};
 
 /// No wait of a test is longer.
@@ -36,7 +37,9 @@ impl Waiter {
 /// One start of the runtime, and where it ends.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// Of each process.
     pub workers: usize,
+    pub processes: usize,
     /// How many of the batches that are left are fed, in 64ths.
     pub part: usize,
     /// Wait for each batch before the next is fed.
@@ -64,6 +67,7 @@ impl Run {
     pub fn whole(workers: usize) -> Self {
         Run {
             workers,
+            processes: 1,
             part: 64,
             one_by_one: false,
             abruptly: false,
@@ -82,11 +86,13 @@ pub fn runs() -> impl Strategy<Value = Vec<Run>> {
     let sizes = (1..40_usize, prop_oneof![1..80_usize, Just(1_000)], prop_oneof![1..5_usize, Just(1_000)]);
     let home = prop::option::weighted(0.7, any::<u16>().prop_map(usize::from));
     let kept = (prop::bool::weighted(0.3), home, any::<bool>(), prop::bool::weighted(0.2));
-    let run = (1..=4_usize, 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
-        |(workers, part, one_by_one, abruptly, kept, (slice, rows_at_a_time, piece))| {
+    let workers = prop_oneof![12 => (1..=4_usize, Just(1_usize)), 1 => (1..=2_usize, 2..=3_usize)];
+    let run = (workers, 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
+        |((workers, processes), part, one_by_one, abruptly, kept, (slice, rows_at_a_time, piece))| {
             let (lose_stores, home, fill, backwards) = kept;
             Run {
                 workers,
+                processes,
                 part,
                 one_by_one,
                 abruptly,
@@ -175,10 +181,16 @@ pub fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usi
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
     let stores =
         Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone(), search: kept.search.clone() };
-    let config =
-        Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
-    let on_applied = waiter.clone();
-    let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();
+    let config = Config {
+        workers: run.workers,
+        parameters: parameters(),
+        rows_at_a_time: run.rows_at_a_time,
+        profile: None,
+        cluster: None,
+    };
+    let moved = waiter.clone();
+    let on_applied: OnApplied = Arc::new(move |applied| moved.moved(applied));
+    let runtime = Processes::start(run.processes, &config, &stores, load, &on_applied);
     let mut relations = Relation::LOAD_ORDER;
     if run.backwards {
         relations.reverse();
@@ -187,14 +199,14 @@ pub fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usi
         let rows: Vec<Row> =
             moments[load_at].world.values().filter(|row| row.relation() == relation).cloned().collect();
         for slice in rows.chunks(run.slice) {
-            runtime.load(slice.to_vec()).unwrap();
+            runtime.load(slice);
         }
     }
     let load_floor = greatest_entry(&moments[load_at].world);
-    runtime.loaded(load_floor).unwrap();
+    runtime.loaded(load_floor);
     for moment in &moments[load_at + 1..=end] {
         for piece in pieces(&moment.batch, run.piece) {
-            runtime.feed(Arc::new(piece)).unwrap();
+            runtime.feed(&piece);
         }
         if run.one_by_one {
             waiter.until_applied(moment.batch.position.time);
@@ -204,10 +216,9 @@ pub fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usi
     if !run.abruptly {
         waiter.until_applied(end_time);
     }
-    let frontier = runtime.applied().by_all();
+    let frontier = runtime.applied();
     assert!(frontier <= end_time + 1, "{frontier} was applied and only {end_time} was fed");
-    runtime.join().unwrap();
-    assert_eq!(runtime.anomalies(), 0);
+    runtime.end();
     compare_phases(kept, load.time, began);
     let applied = moments[load_at..=end].iter().rposition(|moment| moment.batch.position.time < frontier);
     if frontier > load.time {

@@ -1,4 +1,4 @@
-//! Every view, at every time, on 1 to 4 workers, against a naive oracle, over generated histories with restarts.
+//! Every view, at every time, on 1 to 4 workers of 1 to 3 processes, against a naive oracle, over generated histories with restarts.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,18 +11,22 @@ mod actions;
 mod checking;
 mod history;
 mod oracle;
+mod processes;
 mod recording;
 mod texts;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use actions::{Action, Age, At, Jump, Step};
 use checking::{ENTRIES, Kept, Run, Waiter, check, play_run, runs};
-use feedmill_dataflows::{Config, Runtime, RuntimeError, Stores};
+use feedmill_dataflows::{Cluster, Config, Runtime, RuntimeError, Stores};
 use feedmill_model::{Batch, Lsn, PATH_MAX, Position, Relation, RowSink, ViewRow, text};
 use history::{parameters, play};
+use processes::hosts;
 use proptest::prelude::*;
 use recording::{HomeLog, HomeState, RowRecord};
 
@@ -220,11 +224,89 @@ fn a_load_that_fills_home_timelines_gives_every_entry_of_the_month_whatever_the_
     assert!(filled > 500, "only {filled} entries were given");
 }
 
+#[test]
+fn a_story_told_in_full_by_several_processes_on_each_number_of_workers() {
+    let moments = play(&story());
+    for (processes, workers) in [(2, 1), (2, 2), (3, 1)] {
+        let run = |part, workers, processes, home| Run { part, processes, home, ..Run::whole(workers) };
+        check(&moments, &[run(64, workers, processes, None)]);
+        // One goes on where several ended, and the other way round.
+        check(
+            &moments,
+            &[run(20, workers, processes, Some(3)), run(40, 2, 1, Some(5)), run(64, workers, processes, None)],
+        );
+    }
+}
+
+/// Starts a process of a cluster, on stores of its own; it has loaded nothing yet.
+fn member(process: usize, hosts: &[String], workers: usize, meeting_max: Duration) -> Result<Runtime, RuntimeError> {
+    let stores = Stores {
+        facts: Arc::new(RowRecord::default()),
+        rows: Arc::new(RowRecord::default()),
+        home: Arc::new(HomeLog::default()),
+        search: Arc::new(RowRecord::default()),
+    };
+    let config = Config {
+        workers,
+        parameters: parameters(),
+        rows_at_a_time: Config::ROWS_AT_A_TIME,
+        profile: None,
+        cluster: Some(Cluster { process, hosts: hosts.to_vec(), meeting_max }),
+    };
+    Runtime::start(config, stores, Position { time: 1_000, lsn: Lsn(1) }, Arc::new(|_| {}))
+}
+
+#[test]
+fn processes_that_do_not_agree_or_do_not_come_are_named() {
+    let hosts = hosts(2);
+    let disagree = |workers| {
+        let hosts = hosts.clone();
+        thread::spawn(move || member(workers - 1, &hosts, workers, Duration::from_secs(60)).err().unwrap().to_string())
+    };
+    // Whoever learns of it second finds the other gone already.
+    let told: Vec<String> = [disagree(1), disagree(2)].into_iter().map(|start| start.join().unwrap()).collect();
+    assert!(told.iter().any(|told| told.contains("does not agree")), "{told:?}");
+
+    let alone = member(1, &hosts, 1, Duration::from_millis(100)).err().unwrap().to_string();
+    assert!(alone.contains(&format!("process 0 at {} did not come", hosts[0])), "{alone}");
+    let nowhere = member(2, &hosts, 1, Duration::ZERO).err().unwrap().to_string();
+    assert!(nowhere.contains("there is no process 2"), "{nowhere}");
+}
+
+#[test]
+fn a_process_that_ends_ends_the_others_which_name_it() {
+    let hosts = hosts(2);
+    let start = |process| {
+        let hosts = hosts.clone();
+        thread::spawn(move || member(process, &hosts, 1, Cluster::MEETING_MAX).unwrap())
+    };
+    let [stays, ends] = [start(0), start(1)].map(|start| start.join().unwrap());
+    ends.join().unwrap();
+    let mut time = 1_000;
+    // Whoever feeds it learns of it, sooner or later.
+    let failed = stays.loaded(0).err().or_else(|| {
+        (0..1_000_000).find_map(|_| {
+            time += 1;
+            let position = Position { time, lsn: Lsn(1) };
+            stays.feed(Arc::new(Batch { position, floor: None, changes: vec![], last: true })).err()
+        })
+    });
+    let Some(RuntimeError::Peer { process: 1, host, .. }) = failed else { panic!("{failed:?}") };
+    assert_eq!(host, hosts[1]);
+    assert!(matches!(stays.join(), Err(RuntimeError::Peer { process: 1, .. })));
+}
+
 fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
     let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
     let search = Arc::new(RowRecord::default());
     let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home, search };
-    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
+    let config = Config {
+        workers,
+        parameters: parameters(),
+        rows_at_a_time: Config::ROWS_AT_A_TIME,
+        profile: None,
+        cluster: None,
+    };
     let on_applied = waiter.clone();
     let load = Position { time: 1_000, lsn: Lsn(1) };
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();

@@ -1,0 +1,186 @@
+//! How processes find each other.
+//!
+//! ```text
+//!   process I ── connects to ──► 0 … I−1      again and again, until the limit
+//!             ◄─ listens for ──  I+1 …
+//!   on each connection:  hello ──►            who I am, and my terms
+//!                        ◄── hello            likewise; both compare
+//! ```
+//!
+//! Why a start is all or none: a process goes on only when it has compared with every other, and one that does not agree
+//! closes its connections, which those that went on take for its end. Whoever connects and is no process of the cluster is
+//! turned away without further ado. A process that is started again while others still wait takes the place of the former.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cluster, MeetingError, Terms};
+
+/// What a hello begins with.
+const MAGIC: [u8; 8] = *b"feedmill";
+/// More than any hello has.
+const HELLO_MAX: usize = 64 << 10;
+/// How long whoever has connected may take to say who it is.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at who has come, and between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(20);
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+
+#[derive(Serialize, Deserialize)]
+struct Hello {
+    process: usize,
+    terms: Terms,
+}
+
+/// Why a connection is of no use.
+enum Useless {
+    /// Tried again.
+    Broken,
+    /// It never will be.
+    Wrong(MeetingError),
+}
+
+impl From<io::Error> for Useless {
+    fn from(_: io::Error) -> Self {
+        Useless::Broken
+    }
+}
+
+/// A connection to each of the other processes, in their order; `None` in this one's own place.
+pub(super) fn meet(cluster: &Cluster, terms: &Terms) -> Result<Vec<Option<TcpStream>>, MeetingError> {
+    let (process, hosts) = (cluster.process, &cluster.hosts);
+    let own = hosts.get(process).ok_or(MeetingError::Place { process, hosts: hosts.len() })?;
+    let listen = |source| MeetingError::Listen { address: own.clone(), source };
+    let listener = TcpListener::bind(own).map_err(listen)?;
+    listener.set_nonblocking(true).map_err(listen)?;
+    let since = Instant::now();
+    let mut met: Vec<Option<TcpStream>> = hosts.iter().map(|_| None).collect();
+    loop {
+        for (other, host) in hosts.iter().enumerate().take(process) {
+            let Some(place) = met.get_mut(other).filter(|place| place.is_none()) else { continue };
+            match call(host, other, process, terms) {
+                Ok(socket) => *place = Some(socket),
+                Err(Useless::Broken) => {}
+                Err(Useless::Wrong(error)) => return Err(error),
+            }
+        }
+        while let Ok((socket, _)) = listener.accept() {
+            match answer(socket, process, cluster, terms) {
+                Ok((other, socket)) => {
+                    if let Some(place) = met.get_mut(other) {
+                        *place = Some(socket);
+                    }
+                }
+                Err(Useless::Broken) => {}
+                Err(Useless::Wrong(error)) => return Err(error),
+            }
+        }
+        // One that has gone again while the rest is waited for has to come once more.
+        met.iter_mut().for_each(|place| {
+            place.take_if(|socket| has_gone(socket));
+        });
+        let missing =
+            |(other, place): (usize, &Option<TcpStream>)| (other != process && place.is_none()).then_some(other);
+        let missing: Vec<usize> = met.iter().enumerate().filter_map(missing).collect();
+        if missing.is_empty() {
+            return Ok(met);
+        }
+        if since.elapsed() > cluster.meeting_max {
+            let name = |other: &usize| format!("process {other} at {}", hosts.get(*other).map_or("", String::as_str));
+            let missing = missing.iter().map(name).collect::<Vec<_>>().join(", ");
+            return Err(MeetingError::Late { missing, limit: cluster.meeting_max });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Connects to a process of a lower number.
+fn call(host: &str, other: usize, process: usize, terms: &Terms) -> Result<TcpStream, Useless> {
+    let mut connected = Err(Useless::Broken);
+    for address in host.to_socket_addrs()? {
+        if let Ok(socket) = TcpStream::connect_timeout(&address, CONNECT_MAX) {
+            connected = Ok(socket);
+            break;
+        }
+    }
+    let mut socket = connected?;
+    prepare(&socket)?;
+    say(&mut socket, process, terms)?;
+    let hello = hear(&mut socket)?;
+    if hello.process != other {
+        return Err(Useless::Broken);
+    }
+    agree(other, host, hello.terms, terms)?;
+    Ok(socket)
+}
+
+/// Hears who has connected, and says who this is.
+fn answer(
+    mut socket: TcpStream,
+    process: usize,
+    cluster: &Cluster,
+    terms: &Terms,
+) -> Result<(usize, TcpStream), Useless> {
+    socket.set_nonblocking(false)?;
+    prepare(&socket)?;
+    let hello = hear(&mut socket)?;
+    let Some(host) = cluster.hosts.get(hello.process).filter(|_| hello.process > process) else {
+        tracing::warn!("somebody said to be process {}, which does not connect to this one", hello.process);
+        return Err(Useless::Broken);
+    };
+    say(&mut socket, process, terms)?;
+    agree(hello.process, host, hello.terms, terms)?;
+    Ok((hello.process, socket))
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(HELLO_TIME_MAX))?;
+    socket.set_write_timeout(Some(HELLO_TIME_MAX))
+}
+
+fn say(socket: &mut TcpStream, process: usize, terms: &Terms) -> io::Result<()> {
+    let hello = postcard::to_stdvec(&Hello { process, terms: terms.clone() }).map_err(io::Error::other)?;
+    let length = u32::try_from(hello.len()).map_err(io::Error::other)?;
+    let message = [MAGIC.as_slice(), &length.to_be_bytes(), &hello].concat();
+    socket.write_all(&message)
+}
+
+fn hear(socket: &mut TcpStream) -> io::Result<Hello> {
+    let (mut magic, mut length) = (MAGIC, [0; 4]);
+    socket.read_exact(&mut magic)?;
+    socket.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if magic != MAGIC || length > HELLO_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut hello = vec![0; length];
+    socket.read_exact(&mut hello)?;
+    postcard::from_bytes(&hello).map_err(io::Error::other)
+}
+
+fn agree(process: usize, host: &str, theirs: Terms, ours: &Terms) -> Result<(), Useless> {
+    if theirs == *ours {
+        return Ok(());
+    }
+    let (theirs, ours) = (Box::new(theirs), Box::new(ours.clone()));
+    Err(Useless::Wrong(MeetingError::Terms { process, host: host.to_owned(), theirs, ours }))
+}
+
+/// Whether the other side has closed it: nothing is sent before all have met.
+fn has_gone(socket: &TcpStream) -> bool {
+    let looked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut [0]));
+    let back = socket.set_nonblocking(false);
+    let gone = match looked {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    };
+    if gone || back.is_err() {
+        let _ = socket.shutdown(Shutdown::Both);
+    }
+    gone || back.is_err()
+}

@@ -1,0 +1,76 @@
+//! One or several processes' runtimes, driven as one: each is fed its share, as it would read it from its partitions.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::thread;
+
+use feedmill_dataflows::{Cluster, Config, OnApplied, Runtime, RuntimeError, Stores};
+use feedmill_model::{Batch, Position, Row, Time};
+
+/// Runtimes that work together.
+pub struct Processes(Vec<Runtime>);
+
+/// `count` places on this machine.
+pub fn hosts(count: usize) -> Vec<String> {
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+}
+
+impl Processes {
+    /// Starts `count` of them with `config`, on the same stores. The first tells how far they are.
+    pub fn start(count: usize, config: &Config, stores: &Stores, load: Position, on_applied: &OnApplied) -> Self {
+        if count == 1 {
+            let runtime = Runtime::start(config.clone(), stores.clone(), load, Arc::clone(on_applied));
+            return Processes(vec![runtime.unwrap()]);
+        }
+        let hosts = hosts(count);
+        // They meet, so none has started before all have.
+        thread::scope(|scope| {
+            let start = |process| {
+                let cluster = Cluster { process, hosts: hosts.clone(), meeting_max: Cluster::MEETING_MAX };
+                let config = Config { cluster: Some(cluster), ..config.clone() };
+                let tell = if process == 0 { Arc::clone(on_applied) } else { Arc::new(|_| {}) as OnApplied };
+                scope.spawn(move || Runtime::start(config, stores.clone(), load, tell).unwrap())
+            };
+            let starting: Vec<_> = (0..count).map(start).collect();
+            Processes(starting.into_iter().map(|process| process.join().unwrap()).collect())
+        })
+    }
+
+    /// The part of `all` that process `number` has.
+    fn share<T: Clone>(&self, number: usize, all: &[T]) -> Vec<T> {
+        all.iter().skip(number).step_by(self.0.len()).cloned().collect()
+    }
+
+    pub fn load(&self, rows: &[Row]) {
+        for (number, runtime) in self.0.iter().enumerate() {
+            runtime.load(self.share(number, rows)).unwrap();
+        }
+    }
+
+    pub fn loaded(&self, floor: i64) {
+        self.0.iter().for_each(|runtime| runtime.loaded(floor).unwrap());
+    }
+
+    pub fn feed(&self, batch: &Batch) {
+        for (number, runtime) in self.0.iter().enumerate() {
+            let changes = self.share(number, &batch.changes);
+            runtime.feed(Arc::new(Batch { changes, ..batch.clone() })).unwrap();
+        }
+    }
+
+    /// Every time before this is applied by all of them, as the first knows.
+    pub fn applied(&self) -> Time {
+        self.0[0].applied().by_all()
+    }
+
+    /// Ends them. One that is told later than another has ended may take that for a failure.
+    pub fn end(&self) {
+        self.0.iter().for_each(Runtime::stop);
+        for runtime in &self.0 {
+            let ended = runtime.join();
+            assert!(matches!(ended, Ok(()) | Err(RuntimeError::Peer { .. })), "{ended:?}");
+            assert_eq!(runtime.anomalies(), 0);
+        }
+    }
+}
