@@ -285,6 +285,40 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_DISK_RESERVE_MB", value_name = "MB", default_value_t = 256)]
     pub disk_reserve_mb: u64,
 
+    /// Kafka that `feedmill capture` publishes the change log to, and others read it from: kafka://one:9092,two:9092
+    #[arg(long, env = "FEEDMILL_PUBLISH", value_name = "URL")]
+    pub publish: Option<String>,
+
+    /// What the names of topics in Kafka begin with; of two logs in one Kafka each has its own
+    #[arg(long, env = "FEEDMILL_TOPIC_PREFIX", value_name = "NAME", default_value = "feedmill")]
+    pub topic_prefix: String,
+
+    /// How changes are distributed over topics
+    #[arg(long, env = "FEEDMILL_TOPIC_LAYOUT", value_name = "LAYOUT", value_enum, default_value_t = TopicLayout::Tables)]
+    pub topic_layout: TopicLayout,
+
+    /// Partitions of each topic; they cannot be changed afterwards
+    #[arg(long, env = "FEEDMILL_TOPIC_PARTITIONS", value_name = "N", default_value_t = 4)]
+    pub topic_partitions: u16,
+
+    /// Copies that brokers keep of each topic that is made; 0 for as many as is their default
+    #[arg(long, env = "FEEDMILL_TOPIC_REPLICATION", value_name = "N", default_value_t = 0)]
+    pub topic_replication: u16,
+
+    /// Hours for which Kafka keeps changes: who reads them may be away for so long
+    #[arg(long, env = "FEEDMILL_TOPIC_RETENTION_HOURS", value_name = "HOURS", default_value_t = 168)]
+    pub topic_retention_hours: u32,
+
+    /// How records are compressed
+    #[arg(
+        long,
+        env = "FEEDMILL_TOPIC_COMPRESSION",
+        value_name = "CODEC",
+        value_enum,
+        default_value_t = TopicCompression::Lz4,
+    )]
+    pub topic_compression: TopicCompression,
+
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
     #[arg(
         long,
@@ -307,6 +341,28 @@ pub enum OnMismatch {
     Stop,
     /// Compare every row with the database as it is now, and take over the difference.
     Resync,
+}
+
+/// How changes are distributed over topics in Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TopicLayout {
+    /// A topic a table, named as Debezium does: PREFIX.public.tweets
+    Tables,
+    /// tweets, tweet-interactions, user-interactions, user-events
+    Subjects,
+}
+
+/// How records in Kafka are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TopicCompression {
+    /// By LZ4: little work, for the brokers too.
+    Lz4,
+    /// By gzip: smaller.
+    Gzip,
+    /// Not at all.
+    None,
 }
 
 /// Form of the log's lines.
@@ -371,6 +427,7 @@ impl Settings {
             );
         }
         self.cors_origins()?;
+        self.check_topics()?;
         anyhow::ensure!(
             (1..=1_440).contains(&self.access_minutes),
             "--access-minutes is {}, but must be 1 to 1440",
@@ -480,6 +537,11 @@ impl Settings {
     /// [`Self::session_days`].
     pub fn session(&self) -> Duration {
         Duration::from_secs(self.session_days * 24 * 60 * 60)
+    }
+
+    /// [`Self::tail_minutes`].
+    pub fn tail(&self) -> Duration {
+        Duration::from_secs(self.tail_minutes * 60)
     }
 
     /// [`Self::read_wait_ms`].

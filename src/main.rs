@@ -1,5 +1,6 @@
 //! Feedmill turns PostgreSQL's write-ahead log into feeds.
 
+mod capture;
 mod config;
 mod control;
 mod exclusion;
@@ -38,6 +39,11 @@ struct Cli {
 enum Command {
     /// Run everything on this machine: PostgreSQL, capture, dataflows, stores, HTTP API
     Up {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Capture what PostgreSQL commits and publish it to Kafka, for views that are derived elsewhere
+    Capture {
         #[command(flatten)]
         settings: Settings,
     },
@@ -140,6 +146,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     let outcome = match cli.command {
         Command::Up { settings } => runtime.block_on(up::run(resolve(settings)?)).map(done),
+        Command::Capture { settings } => runtime.block_on(capture::run(resolve(settings)?)).map(done),
         Command::Import { settings, args } => {
             let source = up::running_source(&resolve(settings)?)?;
             runtime.block_on(import::run(args, source)).map(done)

@@ -49,5 +49,5 @@ pub use database::{Pool, PoolLimits, SessionError, Sessions, pool};
 pub use health::{Alarm, Health, LogSize, Report, Slot, Stage, StageState, StandsStill, Status, Step};
 pub use keys::{Keys, KeysError};
 pub use limits::RateLimits;
-pub use routes::{app, app_with_stored_timeline, starting};
+pub use routes::{app, app_with_stored_timeline, starting, without_api};
 pub use state::{Settings, State};

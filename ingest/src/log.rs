@@ -171,6 +171,14 @@ impl Log {
         self.shared.current.lock().position
     }
 
+    /// The position of the batch of `time`, if it is the newest or in the tail.
+    pub fn position_of(&self, time: Time) -> Result<Option<Position>, LogError> {
+        match self.position().filter(|newest| newest.time == time) {
+            Some(newest) => Ok(Some(newest)),
+            None => Ok(tail::head(&self.shared.tail, time)?.map(|head| head.position)),
+        }
+    }
+
     /// The tail has every batch after this time, so readers and [`Self::state_at`] can begin at it or later.
     pub fn tail_after(&self) -> Time {
         self.shared.current.lock().tail_after

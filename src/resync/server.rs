@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
 use super::Compared;
+use crate::config::Settings;
 use crate::control::Answer;
 use crate::up::copy::{Copy, copy};
 use crate::up::cut::{self, Beyond};
@@ -120,24 +121,45 @@ fn difference(
 /// Compares the change log of this process with its source.
 pub struct Resyncer {
     /// The database.
-    pub source: Source,
+    source: Source,
     /// What is compared with it.
-    pub log: Log,
+    log: Log,
     /// To make the log stand at a position.
-    pub cuts: mpsc::Sender<Cut>,
+    cuts: mpsc::Sender<Cut>,
     /// How far it is.
-    pub durable: watch::Receiver<Lsn>,
+    durable: watch::Receiver<Lsn>,
     /// Where the known partitions are kept.
-    pub data: PathBuf,
+    data: PathBuf,
     /// Connections of a copy.
-    pub connections: usize,
+    connections: usize,
     /// Where it reports how far it is.
-    pub stations: Arc<Stations>,
+    stations: Arc<Stations>,
     /// One comparison after the other.
-    pub one_at_a_time: Mutex<()>,
+    one_at_a_time: Mutex<()>,
 }
 
 impl Resyncer {
+    /// One of this log, which `cuts` make stand.
+    pub fn new(
+        source: &Source,
+        settings: &Settings,
+        log: &Log,
+        cuts: &mpsc::Sender<Cut>,
+        durable: watch::Receiver<Lsn>,
+        stations: &Arc<Stations>,
+    ) -> Arc<Self> {
+        Arc::new(Resyncer {
+            source: source.clone(),
+            log: log.clone(),
+            cuts: cuts.clone(),
+            durable,
+            data: settings.data.clone(),
+            connections: settings.copy_connections,
+            stations: Arc::clone(stations),
+            one_at_a_time: Mutex::default(),
+        })
+    }
+
     /// Compares `relations`, and takes over the difference.
     pub async fn run(&self, relations: &[Relation]) -> anyhow::Result<Vec<Compared>> {
         let _one = self.one_at_a_time.lock().await;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use feedmill_connectors::kafka::{KafkaLog, Topics};
 use feedmill_connectors::postgres::Cluster;
 
 use crate::config::Settings;
@@ -9,13 +10,7 @@ use crate::config::Settings;
 /// Says on standard output what runs where.
 pub fn print(settings: &Settings, listen: SocketAddr, cluster: Option<&Cluster>) -> anyhow::Result<()> {
     use std::io::Write;
-    let postgres = match cluster {
-        Some(_) => format!(
-            "psql -h {} -U feedmill feedmill",
-            settings.data.join("postgres/socket").canonicalize().unwrap_or_default().display()
-        ),
-        None => "the one of --database-url".to_owned(),
-    };
+    let postgres = postgres(settings, cluster);
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -38,4 +33,45 @@ pub fn print(settings: &Settings, listen: SocketAddr, cluster: Option<&Cluster>)
         workers = settings.workers,
     )?;
     Ok(out.flush()?)
+}
+
+/// The same of a process that publishes the change log.
+pub fn print_capture(
+    settings: &Settings,
+    listen: SocketAddr,
+    cluster: Option<&Cluster>,
+    to: &KafkaLog,
+) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "
+  Feedmill {version}, capture
+    health      http://{listen}/health
+    PostgreSQL  {postgres}
+    Kafka       {servers}, topics from {first} to {times}
+    data        {data}
+
+  Ctrl-C stops it; the next start goes on from there.
+",
+        version = env!("CARGO_PKG_VERSION"),
+        postgres = postgres(settings, cluster),
+        servers = to.servers,
+        first = Topics::of(to).changes().next().unwrap_or_default(),
+        times = Topics::of(to).times(),
+        data = settings.data.display(),
+    )?;
+    Ok(out.flush()?)
+}
+
+/// How PostgreSQL is reached.
+fn postgres(settings: &Settings, cluster: Option<&Cluster>) -> String {
+    match cluster {
+        Some(_) => format!(
+            "psql -h {} -U feedmill feedmill",
+            settings.data.join("postgres/socket").canonicalize().unwrap_or_default().display()
+        ),
+        None => "the one of --database-url".to_owned(),
+    }
 }

@@ -9,6 +9,7 @@ use feedmill_api::LogSize;
 use feedmill_connectors::disk::free_bytes;
 use feedmill_connectors::postgres::{Source, schema};
 use feedmill_ingest::Log;
+use feedmill_model::Time;
 use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::now_ms;
 use super::stations::Stations;
 use super::stores::Stores;
+use crate::config::Settings;
 
 /// How often the stores are made durable, and the tail of the log that they no longer need is dropped.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -184,30 +186,67 @@ impl House {
     }
 
     fn clean(&self) -> anyhow::Result<()> {
-        self.log.relieve().context("could not write tables of the change log")?;
         let index = self.index.durable().context("could not make the stores durable")?;
         let search = self.search.durable().context("could not make the search index durable")?;
-        let kept = now_ms().saturating_sub(u64::try_from(self.tail.as_millis()).unwrap_or(u64::MAX));
+        let mut needed = None;
         if let (Some(index), Some(search)) = (index, search) {
             let durable = if search.time < index.time { search } else { index };
             let saved = self.home.saved().map_or(durable.time, |saved| saved.time);
             let saved = saved.max(durable.time.saturating_sub(SAVE_AGE_MS_MAX));
-            let needed = durable.time.min(saved);
-            self.log.compact(needed.min(kept)).context("could not drop the old tail of the change log")?;
+            needed = Some(durable.time.min(saved));
             self.stations.facts().saved(index.lsn);
             self.stations.rows().saved(index.lsn);
             self.stations.search().saved(search.lsn);
         }
         metrics::gauge!("feedmill_home_viewers").set(self.home.viewers() as f64);
-        let (rows_bytes, tail_bytes) = self.log.disk_bytes();
-        let newest = self.log.position().map_or(0, |position| position.time);
-        let tail_ms = newest.saturating_sub(self.log.tail_after());
-        self.stations.log_size(LogSize { rows_bytes, tail_bytes, tail_ms });
-        if let Ok(free) = free_bytes(&self.data) {
-            self.stations.disk_free(free);
-        }
-        Ok(())
+        look_after(&self.log, needed, self.tail, &self.data, &self.stations)
     }
+}
+
+/// Writes tables of the change log, drops what is older than `tail` and before the time that is `needed`, if it is known, and
+/// reports what it takes.
+fn look_after(log: &Log, needed: Option<Time>, tail: Duration, data: &Path, stations: &Stations) -> anyhow::Result<()> {
+    log.relieve().context("could not write tables of the change log")?;
+    if let Some(needed) = needed {
+        let kept = now_ms().saturating_sub(u64::try_from(tail.as_millis()).unwrap_or(u64::MAX));
+        log.compact(needed.min(kept)).context("could not drop the old tail of the change log")?;
+    }
+    let (rows_bytes, tail_bytes) = log.disk_bytes();
+    let newest = log.position().map_or(0, |position| position.time);
+    stations.log_size(LogSize { rows_bytes, tail_bytes, tail_ms: newest.saturating_sub(log.tail_after()) });
+    if let Ok(free) = free_bytes(data) {
+        stations.disk_free(free);
+    }
+    Ok(())
+}
+
+/// Looks after a change log beside which there are no stores, every few seconds; `needed` tells from which time on it is
+/// needed, once that is known.
+pub async fn keep_log(
+    log: Log,
+    settings: Settings,
+    stations: Arc<Stations>,
+    needed: impl Fn() -> Option<Time> + Clone + Send + 'static,
+    end: CancellationToken,
+) -> anyhow::Result<&'static str> {
+    let mut again = interval(HOUSEKEEPING);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let settings = Arc::new(settings);
+    loop {
+        tokio::select! {
+            _ = again.tick() => {}
+            () = end.cancelled() => return Ok("housekeeping"),
+        }
+        let (log, settings, stations, needed) =
+            (log.clone(), Arc::clone(&settings), Arc::clone(&stations), needed.clone());
+        tokio::task::spawn_blocking(move || look_after(&log, needed(), settings.tail(), &settings.data, &stations))
+            .await??;
+    }
+}
+
+/// Writes what is in memory of the change log, so that the next start need not read it from a journal.
+pub fn write_at_stop(log: &Log) -> anyhow::Result<()> {
+    log.write_out(LAST_WRITE_MAX).context("could not write tables of the change log")
 }
 
 /// Makes the stores durable when nothing is applied any more. Home timelines that cannot be saved in time are brought up
@@ -220,7 +259,7 @@ pub fn save_at_stop(log: &Log, Stores { index, home, search }: &Stores) -> anyho
         index.durable().context("could not make the stores durable")?;
     }
     search.durable().context("could not make the search index durable")?;
-    log.write_out(LAST_WRITE_MAX).context("could not write tables of the change log")?;
+    write_at_stop(log)?;
     index.write_out(LAST_WRITE_MAX).context("could not write tables of the stores")
 }
 

@@ -16,6 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
@@ -40,6 +41,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::paced::{Pace, Paced};
 use super::places::Places;
+use crate::config::Settings;
 use crate::log::TRACE;
 
 /// Bytes of a request's line and header fields; more are answered 431. It bounds the other buffers of a connection too.
@@ -60,6 +62,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// How many are told at a time.
 const REFUSALS_MAX: usize = 64;
+/// Ctrl-C ends within 5 seconds, of which requests that are under way have so much.
+const DRAIN_MAX: Duration = Duration::from_millis(1_500);
 /// Files that are open beside connections of clients.
 const OTHER_FILES: u64 = 1_024;
 
@@ -85,6 +89,28 @@ pub struct Bounds {
     pub head: Duration,
     /// How long requests that are under way at the end may take.
     pub drain: Duration,
+}
+
+impl Bounds {
+    /// Those of the settings.
+    pub fn of(settings: &Settings) -> Self {
+        Bounds {
+            connections: settings.connections_max,
+            connections_of_address: settings.connections_per_address,
+            proxies: settings.trusted_proxies.clone(),
+            head: Duration::from_secs(settings.idle_seconds),
+            drain: DRAIN_MAX,
+        }
+    }
+}
+
+/// Listens where the settings say, and raises the number of files that may be open to what they need.
+pub async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!("could not listen on {}: is another program there? Name another address with --listen", settings.listen)
+    })?;
+    allow_files(settings.connections_max.saturating_add(settings.streams_max));
+    Ok(listener)
 }
 
 /// `starting` until there is an `api`, and then the last one. Of `proxies` it is believed what trace a request is of.
@@ -227,7 +253,7 @@ async fn refuse(mut stream: TcpStream, _place: OwnedSemaphorePermit) {
 }
 
 /// Raises the number of files that may be open, as far as the machine allows, to what so many connections need.
-pub fn allow_files(connections: usize) {
+fn allow_files(connections: usize) {
     let needed = connections as u64 + OTHER_FILES;
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         let raised = needed.clamp(soft, hard.max(soft));

@@ -47,14 +47,8 @@ pub fn install_metrics() -> anyhow::Result<PrometheusHandle> {
         .context("could not set up metrics")
 }
 
-/// Reads where log, stores and dataflows stand whenever somebody asks.
-pub fn look_at(
-    stations: &Stations,
-    log: Log,
-    progress: Arc<Progress>,
-    home: Arc<LocalHome>,
-    anomalies: Arc<Anomalies>,
-) {
+/// Reads where the change log stands whenever somebody asks.
+pub fn look_at_log(stations: &Stations, log: Log) {
     let waited = AtomicBool::new(false);
     stations.look(move |stations| {
         if let Some(position) = log.position() {
@@ -67,6 +61,19 @@ pub fn look_at(
             stations.log().goes_on();
         }
         stations.quarantined(log.quarantine_len());
+    });
+}
+
+/// Reads where log, stores and dataflows stand whenever somebody asks.
+pub fn look_at(
+    stations: &Stations,
+    log: Log,
+    progress: Arc<Progress>,
+    home: Arc<LocalHome>,
+    anomalies: Arc<Anomalies>,
+) {
+    look_at_log(stations, log);
+    stations.look(move |stations| {
         for (phase, station) in [
             (Phase::Facts, stations.facts()),
             (Phase::Rows, stations.rows()),

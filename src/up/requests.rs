@@ -7,7 +7,7 @@ use feedmill_api::Health;
 use feedmill_ingest::Log;
 use tokio::sync::mpsc;
 
-use super::stations::Stations;
+use super::stations::{Role, Stations};
 use crate::control::{Answer, Handler, Request};
 use crate::replay::Replayer;
 use crate::resync::Resyncer;
@@ -15,6 +15,8 @@ use crate::verify::Verifier;
 
 /// Why something cannot be answered yet.
 const STARTS: &str = "the system starts; `feedmill status` says how far it is";
+/// Why something is never answered by a process that has no views.
+const NO_VIEWS: &str = "`feedmill capture` runs on this folder, which has no views: ask a process that serves them";
 
 /// Who answers what. Some of it is there only after a part of the start.
 pub struct Requests {
@@ -69,6 +71,13 @@ impl Requests {
         })
     }
 
+    fn no_views(&self) -> &'static str {
+        match self.stations.role() {
+            Role::Everything => STARTS,
+            Role::Capture => NO_VIEWS,
+        }
+    }
+
     async fn answer(&self, request: Request, answers: mpsc::Sender<Answer>) -> anyhow::Result<()> {
         match request {
             Request::Status => {
@@ -80,7 +89,7 @@ impl Requests {
                 crate::quarantine::answer(log, ask, answers).await
             }
             Request::Verify { sample } => {
-                let verifier = self.verifier.get().context(STARTS)?;
+                let verifier = self.verifier.get().context(self.no_views())?;
                 verifier.run(sample, answers).await
             }
             Request::Resync { tables } => {
@@ -88,7 +97,7 @@ impl Requests {
                 resyncer.answer(&tables, answers).await
             }
             Request::Replay { views } => {
-                let replayer = self.replayer.get().context(STARTS)?;
+                let replayer = self.replayer.get().context(self.no_views())?;
                 replayer.answer(&views, answers).await
             }
         }

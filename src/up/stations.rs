@@ -2,8 +2,9 @@
 //! and `feedmill status` read.
 //!
 //! ```text
-//!   postgresql ─► stream ─► log ─► dataflows ─► facts ─► rows ─► home, search   a Station each: where it stands
-//!   copy, load, catch up, replay …                                           a Work each: rows done of rows in all
+//!   postgresql ─► stream ─► log ─┬─► dataflows ─► facts ─► rows ─► home, search   a Station each: where it stands
+//!                                └─► kafka                                        (of one that only captures)
+//!   copy, load, catch up, replay …                                                a Work each: rows done of rows in all
 //!
 //!   part ── reached, waiting, at_work ──► Stations ◄── looks (what is read when somebody asks)
 //!                                            └── report ──► judge: who stands still ──► Report
@@ -45,8 +46,18 @@ use super::now_ms;
 /// Reads what a part does not push.
 type Look = Box<dyn Fn(&Stations) + Send + Sync>;
 
+/// What a process does with the change log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It derives and serves the views.
+    Everything,
+    /// It publishes it.
+    Capture,
+}
+
 /// Where everything stands.
 pub struct Stations {
+    role: Role,
     postgresql: Station,
     stream: Station,
     log: Station,
@@ -55,7 +66,9 @@ pub struct Stations {
     rows: Station,
     home: Station,
     search: Station,
+    kafka: Station,
     copy: Work,
+    publish: Work,
     load: Work,
     catch_up: Work,
     replay: Work,
@@ -75,8 +88,9 @@ pub struct Stations {
 
 impl Stations {
     /// Nothing has begun.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(role: Role, limits: Limits) -> Self {
         Stations {
+            role,
             postgresql: Station::answering("postgresql"),
             stream: Station::answering("stream"),
             log: Station::new("log"),
@@ -85,7 +99,9 @@ impl Stations {
             rows: Station::new("rows"),
             home: Station::new("home"),
             search: Station::new("search"),
+            kafka: Station::new("kafka"),
             copy: Work::rows("copy"),
+            publish: Work::rows("publish"),
             load: Work::rows("load"),
             catch_up: Work::bytes("catch up"),
             replay: Work::rows("replay"),
@@ -101,6 +117,11 @@ impl Stations {
             writable: AtomicBool::new(false),
             serving: AtomicBool::new(false),
         }
+    }
+
+    /// What the process does.
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// The end of the source's log.
@@ -141,6 +162,16 @@ impl Stations {
     /// What search was handed, and finds when it has committed it.
     pub fn search(&self) -> &Station {
         &self.search
+    }
+
+    /// What is published.
+    pub fn kafka(&self) -> &Station {
+        &self.kafka
+    }
+
+    /// The first state, as it is published.
+    pub fn publish(&self) -> &Work {
+        &self.publish
     }
 
     /// The copy of the source into the change log.
@@ -231,25 +262,40 @@ impl Stations {
     }
 
     /// The way of a commit, in its order.
-    fn way(&self) -> [&Station; 8] {
-        let Stations { postgresql, stream, log, dataflows, facts, rows, home, search, .. } = self;
-        [postgresql, stream, log, dataflows, facts, rows, home, search]
+    fn way(&self) -> Vec<&Station> {
+        let Stations { postgresql, stream, log, dataflows, facts, rows, home, search, kafka, .. } = self;
+        match self.role {
+            Role::Everything => vec![postgresql, stream, log, dataflows, facts, rows, home, search],
+            Role::Capture => vec![postgresql, stream, log, kafka],
+        }
+    }
+
+    /// What others read: home timelines, which are the last of all views, or the topics.
+    fn served(&self) -> &Station {
+        match self.role {
+            Role::Everything => &self.home,
+            Role::Capture => &self.kafka,
+        }
     }
 
     /// What takes long and ends: the steps of a start, and a replay once one was asked for.
     fn works(&self) -> impl Iterator<Item = &Work> {
         let replay = Some(&self.replay).filter(|replay| replay.has_begun());
-        [&self.copy, &self.load, &self.catch_up].into_iter().chain(replay)
+        let second = match self.role {
+            Role::Everything => &self.load,
+            Role::Capture => &self.publish,
+        };
+        [&self.copy, second, &self.catch_up].into_iter().chain(replay)
     }
 
     /// Reads everything, remembers where it was for the speeds, and tells.
     pub(super) fn observe(&self) -> Report {
         self.looks.read().iter().for_each(|look| look(self));
         let now = Instant::now();
-        let seen = self.way().map(|station| station.seen(now));
+        let seen: Vec<_> = self.way().into_iter().map(|station| station.seen(now)).collect();
         let stages = judge::stages(&seen, now);
-        let home = seen.iter().find(|station| station.name == "home").and_then(|home| home.position);
-        let served_age_ms = home.filter(|at| at.time > 0).map(|at| now_ms().saturating_sub(at.time));
+        let served = self.served().seen(now).position;
+        let served_age_ms = served.filter(|at| at.time > 0).map(|at| now_ms().saturating_sub(at.time));
         let stands_still = stages.iter().find_map(|(stage, since)| {
             let still = stage.state == StageState::StandsStill;
             let since = since.filter(|_| still)?;

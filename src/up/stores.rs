@@ -30,6 +30,10 @@ pub struct Stores {
     pub search: Arc<LocalSearch>,
 }
 
+fn log_folder(settings: &Settings) -> PathBuf {
+    settings.data.join("log")
+}
+
 fn index_folder(settings: &Settings) -> PathBuf {
     settings.data.join("index")
 }
@@ -42,17 +46,22 @@ fn search_folder(settings: &Settings) -> PathBuf {
     settings.data.join("search")
 }
 
+/// Opens the log, or makes an empty one.
+pub async fn open_log(settings: &Settings) -> anyhow::Result<Log> {
+    let folder = log_folder(settings);
+    let reserve_bytes = settings.disk_reserve_mb << 20;
+    let options = Options { bulk_rows: settings.bulk_rows, reserve_bytes, ..Options::default() };
+    Ok(spawn_blocking(move || Log::open(&folder, options)).await??)
+}
+
 /// Opens the log, and the stores beside it if there are any and they are of that log.
 pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> {
     let started = Instant::now();
-    let folder = settings.data.join("log");
-    let reserve_bytes = settings.disk_reserve_mb << 20;
-    let options = Options { bulk_rows: settings.bulk_rows, reserve_bytes, ..Options::default() };
-    let known = folder.exists() && index_folder(settings).exists();
-    let log = spawn_blocking(move || Log::open(&folder, options));
+    let known = log_folder(settings).exists() && index_folder(settings).exists();
+    let log = open_log(settings);
     let stores = async { if known { open_stores(settings).await.map(Some) } else { Ok(None) } };
     let (log, stores) = tokio::join!(log, stores);
-    let (log, stores) = (log??, stores?);
+    let (log, stores) = (log?, stores?);
     // A copy that did not end begins with removing the stores.
     let stores = stores.filter(|_| log.state() == LogState::Ready);
     if stores.is_some() {

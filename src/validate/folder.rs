@@ -7,7 +7,7 @@ use feedmill_ingest::{Log, LogError, Options};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
-use crate::up::lock;
+use crate::up::process::lock;
 
 /// Room below which nothing goes on for long, and below which it is told.
 const ROOM_FAIL: u64 = 1 << 30;

@@ -3,7 +3,7 @@
 mod durability;
 mod points;
 mod sitting;
-mod workload;
+pub mod workload;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::system::TOP;
-use points::{Kills, Needs, POINTS, names_in};
+use points::{Kills, Needs, POINTS, Point, names_in};
 use sitting::{End, Plan, Sitting};
 
 /// Rounds on one PostgreSQL and data folder: to replay the last, those before it are replayed too.
@@ -56,7 +56,8 @@ async fn c43_random_kills_leave_every_view_equal_to_its_sql() {
         kills.add(&sitting.kills);
     }
     // All come in turn. One whose moment passed in one round may still come in the next turn.
-    for point in POINTS.iter().filter(|_| rounds >= 3 * POINTS.len() as u64) {
+    let is_due = |point: &&Point| point.needs != Needs::Kafka && rounds >= 3 * POINTS.len() as u64;
+    for point in POINTS.iter().filter(is_due) {
         assert!(kills.of(point.name) > 0, "{} was never reached\n{kills}", point.name);
     }
     println!("\n{rounds} rounds, 0 differences; seeds {}\n\n kills  where\n{kills}", seeds.join(" "));

@@ -25,6 +25,8 @@ mod idempotency;
 mod identity;
 mod inbox;
 mod interruption;
+#[cfg(feature = "failpoints")]
+mod kafka;
 mod leaks;
 mod live;
 mod load;

@@ -39,7 +39,9 @@ const UNLIMITED: [(&str, &str); 12] = [
 /// A system in a folder of its own, which is stopped and removed at the end.
 pub struct System {
     data: PathBuf,
-    /// Flags of `feedmill up`; a change counts from the next start.
+    /// The command that runs: `up`, or what else runs until it is stopped.
+    pub mode: &'static str,
+    /// Its flags; a change counts from the next start.
     pub settings: Vec<String>,
     /// The PostgreSQL that it uses, where that is not its private one; a change counts from the next start.
     pub database_url: Option<String>,
@@ -107,6 +109,7 @@ impl System {
     /// A system in a new folder that has not been started yet: [`Self::go`], or [`Self::expect_start_failure`].
     pub fn new(settings: &[&str]) -> System {
         System {
+            mode: "up",
             data: tempfile::Builder::new().prefix("feedmill-").tempdir().unwrap().keep(),
             settings: settings.iter().map(ToString::to_string).collect(),
             database_url: None,
@@ -172,7 +175,7 @@ impl System {
     pub fn launch(&mut self) -> Pid {
         assert!(self.process.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.data.join("test.log")).unwrap();
-        let mut command = self.prepare(&["up", "--listen", &self.listen]);
+        let mut command = self.prepare(&[self.mode, "--listen", &self.listen]);
         command.envs(UNLIMITED);
         if let Some(failpoints) = &self.failpoints {
             command.env("FAILPOINTS", failpoints);
@@ -200,7 +203,7 @@ impl System {
     /// Starts it, where it must refuse: it ends with exit code 1, and this gives what it printed to standard error.
     pub async fn expect_start_failure(&self) -> String {
         assert!(self.process.is_none(), "it runs already");
-        let mut command = self.prepare(&["up", "--listen", "127.0.0.1:0"]);
+        let mut command = self.prepare(&[self.mode, "--listen", "127.0.0.1:0"]);
         let mut child = command.args(&self.settings).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let (sender, receiver) = mpsc::channel();

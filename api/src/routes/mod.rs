@@ -19,7 +19,7 @@ mod timelines;
 mod tweets;
 
 pub(crate) use export::Exporting;
-pub use operations::starting;
+pub use operations::{starting, without_api};
 
 use axum::Router;
 use axum::body::Bytes;

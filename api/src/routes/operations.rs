@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::health::{Health, Report, StandsStill, Step};
 use crate::problem::{Failed, Kind, Problem};
+use crate::routes::not_found;
 use crate::state::Shared;
 
 /// What is known of the system before there is an API.
@@ -50,12 +51,16 @@ enum Serving {
 
 /// What answers while the system starts and [`app`](crate::app) cannot be made yet: how it stands, and to come again.
 pub fn starting(health: Arc<dyn Health>, metrics: PrometheusHandle) -> Router {
-    Router::new()
-        .route("/health", get(self::health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(plain_metrics))
-        .fallback(come_again)
-        .with_state(Operations { health, metrics })
+    routes().fallback(come_again).with_state(Operations { health, metrics })
+}
+
+/// What answers of a system that has no API: how it stands.
+pub fn without_api(health: Arc<dyn Health>, metrics: PrometheusHandle) -> Router {
+    routes().fallback(not_found).with_state(Operations { health, metrics })
+}
+
+fn routes() -> Router<Operations> {
+    Router::new().route("/health", get(self::health)).route("/ready", get(ready)).route("/metrics", get(plain_metrics))
 }
 
 async fn come_again() -> Problem {

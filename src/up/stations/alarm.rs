@@ -7,6 +7,7 @@ use feedmill_api::{Alarm, Slot, StandsStill};
 use parking_lot::Mutex;
 
 use super::timestamp;
+use crate::config::Settings;
 
 /// Below so many free bytes the disk alarm is raised: some minutes of log at full speed.
 const DISK_FREE_MIN: u64 = 1 << 30;
@@ -18,6 +19,13 @@ pub struct Limits {
     pub wal_bytes: u64,
     /// Age of what is served.
     pub lag_seconds: u64,
+}
+
+impl Limits {
+    /// Those of the settings.
+    pub fn of(settings: &Settings) -> Self {
+        Limits { wal_bytes: settings.alarm_wal_bytes, lag_seconds: settings.alarm_lag_seconds }
+    }
 }
 
 /// What there is to judge.

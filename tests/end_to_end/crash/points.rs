@@ -20,6 +20,8 @@ pub enum Needs {
     Copy,
     /// A replay.
     Replay,
+    /// `feedmill capture`, which is killed beside a Kafka: see [`crate::kafka`].
+    Kafka,
 }
 
 /// A failpoint.
@@ -71,6 +73,9 @@ pub const POINTS: &[Point] = &[
     point("replay_marked_after", 0, Needs::Replay),
     point("replay_emptied_after", 0, Needs::Replay),
     point("replay_done_before", 0, Needs::Replay),
+    point("publish_before", 8, Needs::Kafka),
+    point("publish_commit_before", 8, Needs::Kafka),
+    point("publish_commit_after", 8, Needs::Kafka),
 ];
 
 /// How often what has ended a process.

@@ -64,8 +64,9 @@ pub struct Plan {
 impl Plan {
     /// What the seed says of a round. Points come in turn, so that each has its kills.
     fn of(rng: &mut ChaCha8Rng, turn: u64) -> Plan {
-        let end = match POINTS.get(usize::try_from(turn).unwrap() % (POINTS.len() + 2)) {
-            Some(point) => End::At(*point, rng.random_range(0..=point.passes_max)),
+        let points: Vec<&Point> = POINTS.iter().filter(|point| point.needs != Needs::Kafka).collect();
+        let end = match points.get(usize::try_from(turn).unwrap() % (points.len() + 2)) {
+            Some(point) => End::At(**point, rng.random_range(0..=point.passes_max)),
             None => End::Moment(rng.random_range(0..150)),
         };
         let resyncs = rng.random_bool(0.2);

@@ -1,0 +1,227 @@
+//! How fast the change log is published, beside a plain loop of the crate that sends the same records.
+//!
+//! ```text
+//!   batches ─► Publisher ─────────────────────────────► topics: envelopes are written, offsets known, `times` closed
+//!                 │ its records, read back
+//!                 └──► BaseProducer::send, commit ────► other topics: nothing but that
+//! ```
+//!
+//! Both commit as many records at a time; rounds alternate, and the ratio is that of each pair. The plain loop is given records
+//! that are JSON already, once with the crate's commit as it is, and once drained first. The broker is started here.
+//!
+//! ```text
+//!   make servers && cargo bench --bench kafka
+//! ```
+
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use feedmill_connectors::kafka::{
+    BatchReader, Compression, Content, KafkaLog, Layout, Origin, Part, Publisher, Share, TopicOptions, Topics, prepare,
+};
+use feedmill_model::{Change, Like, Lsn, Position, Row, SourceId, Tweet};
+use feedmill_test_servers::Kafka;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// What is measured.
+#[derive(Parser, Clone, Debug)]
+struct Args {
+    /// Batches
+    #[arg(long, default_value_t = 160)]
+    batches: u64,
+    /// Changes of a batch
+    #[arg(long, default_value_t = 1_000)]
+    changes: i64,
+    /// Batches of a Kafka transaction
+    #[arg(long, default_value_t = 16)]
+    together: usize,
+    /// How often both are measured
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// 2026-01-01, in milliseconds since 1970.
+const START: u64 = 1_767_225_600_000;
+const OPTIONS: TopicOptions = TopicOptions {
+    partitions: 4,
+    replication: 1,
+    retention: Duration::from_secs(100 * 365 * 24 * 3_600),
+    compression: Compression::Lz4,
+};
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Half tweets, half likes.
+fn batches(args: &Args) -> Vec<(Position, Vec<Change>)> {
+    let change = |id: i64| {
+        let at = i64::try_from(START).unwrap_or(0) * 1_000 + id;
+        let row = if id % 2 == 0 {
+            let content = format!("tweet {id}: what is written here is about as long as what people write");
+            let conversation_id = id << 16;
+            let tweet = Tweet { id: id << 16, user_id: id % 1_000, content, conversation_id, ..Tweet::default() };
+            Row::Tweet(Box::new(Tweet { created_at: at, updated_at: at, ..tweet }))
+        } else {
+            Row::Like(Like { user_id: id % 1_000, tweet_id: id << 16, created_at: at })
+        };
+        Change { old: None, new: Some(row) }
+    };
+    let batch = |number: u64| {
+        let first = i64::try_from(number).unwrap_or(0) * args.changes;
+        let position = Position { time: START + number, lsn: Lsn(number << 16) };
+        (position, (first..first + args.changes).map(change).collect())
+    };
+    (1..=args.batches).map(batch).collect()
+}
+
+/// The log with this prefix, its topics made.
+fn log(kafka: &Kafka, prefix: &str) -> anyhow::Result<KafkaLog> {
+    let servers = format!("kafka://{}", kafka.bootstrap()).parse()?;
+    let log = KafkaLog { servers, prefix: prefix.to_owned(), layout: Layout::Tables };
+    prepare(&log, &OPTIONS)?;
+    Ok(log)
+}
+
+/// Publishes; gives how long it took.
+fn publish(to: &KafkaLog, batches: &[(Position, Vec<Change>)], together: usize) -> anyhow::Result<Duration> {
+    let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
+    let origin = Origin { source: &source, history: 0, database: "social" };
+    let mut publisher = Publisher::open(to, &OPTIONS)?;
+    let first = Position { time: START, lsn: Lsn(0) };
+    publisher.publish(origin, &[Part { position: first, floor: None, content: Content::Rows(&[]), last: true }])?;
+    let began = Instant::now();
+    for batches in batches.chunks(together) {
+        let parts: Vec<Part<'_>> = batches
+            .iter()
+            .map(|(position, changes)| Part {
+                position: *position,
+                floor: None,
+                content: Content::Changes(changes),
+                last: true,
+            })
+            .collect();
+        publisher.publish(origin, &parts)?;
+    }
+    Ok(began.elapsed())
+}
+
+/// All records of a log but those of `times`.
+fn records(log: &KafkaLog) -> anyhow::Result<Vec<OwnedMessage>> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", log.servers.to_string()).set("group.id", "bench");
+    config.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create()?;
+    let topics = Topics::of(log);
+    let mut assignment = TopicPartitionList::new();
+    let mut open = 0;
+    for topic in topics.changes().chain(topics.rows()) {
+        for partition in 0..OPTIONS.partitions {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            open += 1;
+        }
+    }
+    consumer.assign(&assignment)?;
+    let mut records = Vec::new();
+    while open > 0 {
+        match consumer.poll(LIMIT) {
+            Some(Ok(message)) => records.push(message.detach()),
+            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Err(error)) => anyhow::bail!(error),
+            None => anyhow::bail!("the records cannot be read back"),
+        }
+    }
+    // As they were sent: topics and partitions mixed.
+    records.sort_by_key(|record| (record.timestamp().to_millis(), record.offset()));
+    Ok(records)
+}
+
+/// Sends records by the crate alone; gives how long it took.
+fn send(
+    log: &KafkaLog,
+    from: &str,
+    records: &[OwnedMessage],
+    at_once: usize,
+    drained: bool,
+) -> anyhow::Result<Duration> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", log.servers.to_string()).set("transactional.id", &log.prefix);
+    config.set("compression.type", "lz4").set("partitioner", "murmur2_random").set("linger.ms", "5");
+    let producer: BaseProducer = config.create()?;
+    producer.init_transactions(LIMIT)?;
+    let names: Vec<String> = records.iter().map(|record| record.topic().replacen(from, &log.prefix, 1)).collect();
+    let began = Instant::now();
+    for (records, names) in records.chunks(at_once).zip(names.chunks(at_once)) {
+        producer.begin_transaction()?;
+        for (number, (record, name)) in records.iter().zip(names).enumerate() {
+            let mut next = BaseRecord::<[u8], [u8]>::to(name).key(record.key().unwrap_or_default());
+            if let Some(payload) = record.payload() {
+                next = next.payload(payload);
+            }
+            while let Err((error, again)) = producer.send(next) {
+                match error {
+                    KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) => {
+                        producer.poll(Duration::from_millis(1))
+                    }
+                    error => anyhow::bail!(error),
+                }
+                next = again;
+            }
+            if number % 256 == 0 {
+                producer.poll(Duration::ZERO);
+            }
+        }
+        while drained && producer.in_flight_count() > 0 {
+            producer.poll(Duration::from_millis(1));
+        }
+        producer.commit_transaction(LIMIT)?;
+    }
+    Ok(began.elapsed())
+}
+
+/// Reads all batches; gives how long it took.
+fn read(log: &KafkaLog, until: u64) -> anyhow::Result<Duration> {
+    let mut reader = BatchReader::open(log, Share::ALL, START)?;
+    let began = Instant::now();
+    while reader.next(LIMIT)?.is_some_and(|batch| batch.position.time < until) {}
+    Ok(began.elapsed())
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let kafka = Kafka::start();
+    let batches = batches(&args);
+    let mut ratios = Vec::new();
+    for round in 0..args.rounds {
+        let own = log(&kafka, &format!("own{round}"))?;
+        let published = publish(&own, &batches, args.together)?;
+        let records = records(&own)?;
+        let at_once = records.len() / batches.len() * args.together;
+        let plain = log(&kafka, &format!("plain{round}"))?;
+        let plainly = send(&plain, &own.prefix, &records, at_once, false)?;
+        let plain = log(&kafka, &format!("drained{round}"))?;
+        let drained = send(&plain, &own.prefix, &records, at_once, true)?;
+        let was_read = read(&own, START + args.batches)?;
+        let speed = |took: Duration| records.len() as f64 / took.as_secs_f64();
+        let ratio = speed(published) / speed(drained);
+        println!(
+            "{} records, {at_once} a transaction: published {:.0}/s; plain loop {:.0}/s, drained before its commit {:.0}/s; \
+             ratio {:.2} and {ratio:.2}; {:.0} changes/s read as batches",
+            records.len(),
+            speed(published),
+            speed(plainly),
+            speed(drained),
+            speed(published) / speed(plainly),
+            records.len() as f64 / 2.0 / was_read.as_secs_f64(),
+        );
+        ratios.push(ratio);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("ratio {:.2} (median of {})", ratios.get(ratios.len() / 2).copied().unwrap_or(0.0), ratios.len());
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Clients of librdkafka: their configuration, and where goes what they say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::ClientConfig;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError as Native;
+use rdkafka::metadata::Metadata;
+
+use super::Servers;
+use super::error::{KafkaError, failed};
+
+/// How long a question to brokers may take.
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long nothing may come of what is there to be read.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// What is fetched ahead of each partition that has a queue of its own.
+const READ_AHEAD_KB: &str = "2048";
+
+/// Takes what the library says: into our log, and the last of it for errors, which by themselves say little.
+#[derive(Debug, Default)]
+pub(super) struct Said(Mutex<Option<String>>);
+
+impl Said {
+    /// What an error is, and what was said last before it.
+    pub fn why(&self, error: &Native) -> String {
+        match self.0.lock().as_deref() {
+            Some(said) => format!("{error}; {said}"),
+            None => error.to_string(),
+        }
+    }
+
+    /// What was said last.
+    pub fn last(&self) -> String {
+        self.0.lock().clone().unwrap_or_else(|| "there is no answer".to_owned())
+    }
+}
+
+impl ClientContext for Said {
+    fn log(&self, level: RDKafkaLogLevel, _: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::warn!("librdkafka: {message}");
+            }
+            // It tells of each attempt to connect; whoever waits for it says so once.
+            _ => tracing::debug!("librdkafka: {message}"),
+        }
+    }
+
+    fn error(&self, error: Native, reason: &str) {
+        tracing::debug!("librdkafka: {error}: {reason}");
+        *self.0.lock() = Some(reason.to_owned());
+    }
+}
+
+impl ConsumerContext for Said {}
+
+/// What all clients are configured with.
+pub(super) fn config(servers: &Servers) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers.to_string()).set("client.id", "feedmill");
+    config.set("reconnect.backoff.max.ms", "2000").set("socket.keepalive.enable", "true");
+    config.set("allow.auto.create.topics", "false");
+    config
+}
+
+/// A consumer of what is committed, which is told what to read.
+pub(super) struct Client {
+    pub consumer: Arc<BaseConsumer<Said>>,
+    servers: String,
+}
+
+impl Client {
+    /// One that keeps no offsets: those are in `times`, and in the stores.
+    pub fn new(servers: &Servers) -> Result<Self, KafkaError> {
+        let mut config = config(servers);
+        config.set("group.id", "feedmill").set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
+        config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+        config.set("auto.offset.reset", "error").set("queued.max.messages.kbytes", READ_AHEAD_KB);
+        config.set("fetch.queue.backoff.ms", "10");
+        // A quiet partition must not delay the others that the same broker has.
+        config.set("fetch.wait.max.ms", "100");
+        let created = config.create_with_context(Said::default());
+        let consumer = created.map_err(|error| failed("make a client of Kafka", "", None, error.to_string()))?;
+        Ok(Client { consumer: Arc::new(consumer), servers: servers.to_string() })
+    }
+
+    /// An error of ours.
+    pub fn failed(&self, tried: impl Into<String>, error: &Native) -> KafkaError {
+        failed(tried, &self.servers, error.rdkafka_error_code(), self.consumer.client().context().why(error))
+    }
+
+    /// Nothing came for too long.
+    pub fn silent(&self, tried: impl Into<String>) -> KafkaError {
+        failed(tried, &self.servers, None, self.consumer.client().context().last())
+    }
+
+    /// All topics, with their partitions.
+    pub fn metadata(&self) -> Result<Metadata, KafkaError> {
+        let asked = self.consumer.fetch_metadata(None, ANSWER_MAX);
+        asked.map_err(|error| self.failed("ask for the topics", &error))
+    }
+
+    /// The first offset of a partition, and the one after the last that is committed.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
+        let asked = self.consumer.fetch_watermarks(topic, partition, ANSWER_MAX);
+        asked.map_err(|error| self.failed(format!("ask for the end of {topic}"), &error))
+    }
+}
+
+/// How many partitions a topic has, if it is there.
+pub(super) fn partitions(metadata: &Metadata, topic: &str) -> Option<i32> {
+    let topic = metadata.topics().iter().find(|known| known.name() == topic)?;
+    i32::try_from(topic.partitions().len()).ok().filter(|partitions| *partitions > 0)
+}

@@ -1,0 +1,164 @@
+//! What can go wrong with Kafka, and whether a later attempt may succeed.
+
+use feedmill_model::{SourceId, Time};
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+/// Why the log in Kafka could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaError {
+    /// Kafka did not do what it was asked, and may do it later.
+    #[error("could not {tried}: {why}. Is Kafka at {servers} up, and can it be reached from here?")]
+    Unreachable {
+        /// What was tried.
+        tried: String,
+        /// The brokers.
+        servers: String,
+        /// What is known of it.
+        why: String,
+    },
+    /// Kafka refuses what it was asked, and will do so again.
+    #[error(
+        "could not {tried}: Kafka at {servers} refuses it ({why}). Mend that (rights, limits, settings), then start again"
+    )]
+    Refused {
+        /// What was tried.
+        tried: String,
+        /// The brokers.
+        servers: String,
+        /// What it says.
+        why: String,
+    },
+    /// Another publisher has taken over.
+    #[error(
+        "another publisher has taken over the topics of {topics}, so this one publishes no more: it was fenced by the \
+         transactional id {id}. Let one `feedmill capture` run for these topics, or give the other one a --topic-prefix of \
+         its own. (One process alone sees this when it was stopped for longer than a minute in the middle of a transaction: \
+         then start it again.)"
+    )]
+    Fenced {
+        /// The topic `times`.
+        topics: String,
+        /// The transactional id.
+        id: String,
+    },
+    /// A topic is not as it has to be.
+    #[error("the topic {topic} has {found}, and must have {expected}: {mend}")]
+    Topic {
+        /// Its name.
+        topic: String,
+        /// What it has.
+        found: String,
+        /// What it must have.
+        expected: String,
+        /// How to mend it.
+        mend: String,
+    },
+    /// The topics are of another change log.
+    #[error(
+        "the topics of {topics} hold the log of another source or of another data folder: they end at time {time} of \
+         {found}, which this change log ({known}) does not have. Name other topics with --topic-prefix, or remove these, \
+         and all is published anew"
+    )]
+    Foreign {
+        /// The topic `times`.
+        topics: String,
+        /// The last time there.
+        time: Time,
+        /// Its source.
+        found: SourceId,
+        /// What is known here.
+        known: String,
+    },
+    /// Retention took everything, so nobody knows how far it was published.
+    #[error(
+        "the topic {topic} is empty, and was not: its retention has passed everything that was published, so it cannot be \
+         told where to go on. Remove the topics of this log, and all is published anew; or name others with --topic-prefix"
+    )]
+    Forgotten {
+        /// The topic `times`.
+        topic: String,
+    },
+    /// What is asked for is not retained any more.
+    #[error(
+        "the log in Kafka does not have everything after time {asked} any more: {found}. Whoever asks has been away for \
+         longer than the topics retain (--topic-retention-hours): run `feedmill replay`, which fills the stores from the \
+         rows as they are now"
+    )]
+    Gone {
+        /// The time after which all is needed.
+        asked: Time,
+        /// What there is.
+        found: String,
+    },
+    /// What is asked for was never published.
+    #[error(
+        "time {asked} is beyond the log in Kafka, which ends at {newest}: whoever asks is of another history. Remove what it \
+         holds, and it is filled again"
+    )]
+    Beyond {
+        /// What was asked for.
+        asked: Time,
+        /// Time of the newest batch.
+        newest: Time,
+    },
+    /// Nothing was published yet, or not yet all of the first state.
+    #[error(
+        "the log in Kafka ({topic}) has no finished state yet: start `feedmill capture`, or wait until it has published it"
+    )]
+    NotReady {
+        /// The topic `times`.
+        topic: String,
+    },
+    /// A record is not what was published.
+    #[error(
+        "record {offset} of {topic}, partition {partition}, cannot be used: {why}. Does something else write there?"
+    )]
+    Unusable {
+        /// Of which topic.
+        topic: String,
+        /// Of which partition.
+        partition: i32,
+        /// Where it is.
+        offset: i64,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl KafkaError {
+    /// Whether a later attempt may succeed without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, KafkaError::Unreachable { .. } | KafkaError::NotReady { .. })
+    }
+}
+
+/// Errors that stay until somebody changes something.
+const LASTING: [Code; 13] = [
+    Code::TopicAuthorizationFailed,
+    Code::GroupAuthorizationFailed,
+    Code::ClusterAuthorizationFailed,
+    Code::TransactionalIdAuthorizationFailed,
+    Code::SaslAuthenticationFailed,
+    Code::UnsupportedVersion,
+    Code::InvalidConfig,
+    Code::InvalidTopic,
+    Code::InvalidPartitions,
+    Code::InvalidTransactionTimeout,
+    Code::PolicyViolation,
+    Code::MessageSizeTooLarge,
+    Code::UnsupportedForMessageFormat,
+];
+
+/// Whether another producer has taken the transactional id.
+pub(crate) fn is_fenced(code: Code) -> bool {
+    matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+}
+
+/// What the library says, as one of ours.
+pub(crate) fn failed(tried: impl Into<String>, servers: &str, code: Option<Code>, why: String) -> KafkaError {
+    let (tried, servers) = (tried.into(), servers.to_owned());
+    match code {
+        Some(code) if LASTING.contains(&code) => KafkaError::Refused { tried, servers, why },
+        _ => KafkaError::Unreachable { tried, servers, why },
+    }
+}

@@ -1,0 +1,251 @@
+//! From the change log into Kafka.
+//!
+//! ```text
+//!   topics are there ─ `times` is of this log ─ Publisher::open (fences) ─ `times` again ─┬─ first state ─┐
+//!      ▲                                                                                  └───────────────┴─ batches …
+//!      └── wait ◄── Kafka is away, or lost a transaction                                        one transaction each
+//! ```
+//!
+//! `times` is looked at before anybody is fenced too: a publisher that was started with the settings of another one is
+//! refused, and the other one goes on.
+//!
+//! The change log keeps its tail from the last batch that is published in full, which this thread tells to housekeeping. It
+//! does not keep it anywhere: `times` has it. Until that was read nothing is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use feedmill_connectors::kafka::{
+    Content, KafkaError, KafkaLog, Origin, Part, Publisher, Times, TimesRecord, TopicOptions, Topics, prepare,
+};
+use feedmill_ingest::Log;
+use feedmill_model::{Applied, Batch, Lsn, Position, SourceId};
+use feedmill_sinks::Progress;
+use tokio_util::sync::CancellationToken;
+
+use crate::up::stations::Stations;
+
+/// How long the publisher waits for a batch before it looks whether it should end.
+const WAIT: Duration = Duration::from_millis(100);
+/// Changes of one Kafka transaction; a batch that is one piece may be larger.
+const TRANSACTION_CHANGES: usize = 16_384;
+/// Waits between attempts grow from the first to the second.
+const RETRY_MS: (u64, u64) = (250, 5_000);
+
+/// What publishes.
+pub struct Publishing {
+    /// Where to.
+    pub to: KafkaLog,
+    /// How topics are made and written.
+    pub options: TopicOptions,
+    /// What.
+    pub log: Log,
+    /// Name of the database.
+    pub database: String,
+    /// Where it reports how far it is.
+    pub stations: Arc<Stations>,
+    /// Told what is published.
+    pub progress: Arc<Progress>,
+    /// From which time on the change log is needed; 0 while that is not known.
+    pub needed: Arc<AtomicU64>,
+    /// Ends it.
+    pub shutdown: CancellationToken,
+}
+
+impl Publishing {
+    /// Publishes until shutdown, on a thread of its own.
+    pub async fn run(self) -> anyhow::Result<&'static str> {
+        tokio::task::spawn_blocking(move || self.keep()).await??;
+        Ok("the publisher")
+    }
+
+    /// Begins anew after whatever passes; fails on the rest.
+    fn keep(&self) -> anyhow::Result<()> {
+        let mut wait = RETRY_MS.0;
+        while !self.shutdown.is_cancelled() {
+            let begun = Instant::now();
+            let Err(error) = self.session() else { return Ok(()) };
+            if !error.downcast_ref::<KafkaError>().is_some_and(KafkaError::is_transient) {
+                return Err(error);
+            }
+            if begun.elapsed() > Duration::from_millis(RETRY_MS.1) {
+                wait = RETRY_MS.0;
+            }
+            let pause = Duration::from_millis(wait / 2 + rand::random_range(0..=wait / 2));
+            tracing::warn!("nothing is published ({error:#}); trying again in {pause:?}");
+            metrics::counter!("feedmill_publish_failures_total").increment(1);
+            self.stations.kafka().waiting(format!("{error:#}; trying again"));
+            self.pause(pause);
+            wait = (wait * 2).min(RETRY_MS.1);
+        }
+        Ok(())
+    }
+
+    /// Sleeps, unless it is to end.
+    fn pause(&self, pause: Duration) {
+        let deadline = Instant::now() + pause;
+        while !self.shutdown.is_cancelled() && Instant::now() < deadline {
+            std::thread::sleep(WAIT.min(deadline.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    /// Publishes until shutdown, or until something goes wrong.
+    fn session(&self) -> anyhow::Result<()> {
+        prepare(&self.to, &self.options)?;
+        self.check(Times::of(&self.to)?.last()?.as_ref())?;
+        if self.shutdown.is_cancelled() {
+            return Ok(());
+        }
+        let mut publisher = Publisher::open(&self.to, &self.options)?;
+        self.check(publisher.at())?;
+        self.stations.kafka().goes_on();
+        tracing::info!("publishing to {}, from {}", self.to.servers, told(publisher.at()));
+        self.published(publisher.at());
+        self.publish_state(&mut publisher)?;
+        self.publish_batches(&mut publisher)
+    }
+
+    /// Whether what was published is of this log.
+    fn check(&self, at: Option<&TimesRecord>) -> anyhow::Result<()> {
+        let Some(at) = at else { return Ok(()) };
+        let is_of_this_log = match self.log.position_of(at.time)? {
+            Some(position) => position.lsn == at.lsn,
+            // The first copy, of which the tail has no batch.
+            None => at.time == self.log.tail_after() && self.log.source() == Some(SourceId::from(&at.source)),
+        };
+        if is_of_this_log {
+            return Ok(());
+        }
+        let known = match (self.log.position(), self.log.source()) {
+            (Some(position), Some(source)) => {
+                format!("times {} to {} of {source}", self.log.tail_after(), position.time)
+            }
+            _ => "nothing yet".to_owned(),
+        };
+        let topics = Topics::of(&self.to).times();
+        Err(KafkaError::Foreign { topics, time: at.time, found: SourceId::from(&at.source), known }.into())
+    }
+
+    /// Publishes the rows as they are, unless that was done.
+    fn publish_state(&self, publisher: &mut Publisher) -> anyhow::Result<()> {
+        let (position, done) = match publisher.at() {
+            None => (self.log.position().context("there is no finished copy to publish")?, 0),
+            Some(at) if at.snapshot && !at.last => (at.position(), at.done),
+            Some(_) => return Ok(()),
+        };
+        let work = self.stations.publish();
+        work.begin(Some(self.log.rows_about()), "rows of the change log into Kafka");
+        work.set(done);
+        let (mut seen, mut rows) = (0, Vec::new());
+        for slice in self.log.state_at(position.time).context("could not read the state of the change log")? {
+            let mut slice = slice.context("could not read the state of the change log")?;
+            let passed = usize::try_from(done.saturating_sub(seen)).unwrap_or(usize::MAX).min(slice.len());
+            seen += slice.len() as u64;
+            rows.extend(slice.drain(passed..));
+            if self.shutdown.is_cancelled() {
+                return Ok(());
+            }
+            if rows.len() >= TRANSACTION_CHANGES {
+                self.publish_rows(publisher, position, &rows, false)?;
+                rows.clear();
+            }
+        }
+        self.publish_rows(publisher, position, &rows, true)?;
+        work.end(format!("{seen} rows"));
+        tracing::info!("published {seen} rows as of {}", position.lsn);
+        Ok(())
+    }
+
+    fn publish_rows(
+        &self,
+        publisher: &mut Publisher,
+        position: Position,
+        rows: &[feedmill_model::Row],
+        last: bool,
+    ) -> anyhow::Result<()> {
+        let part = Part { position, floor: None, content: Content::Rows(rows), last };
+        self.publish(publisher, &[part])?;
+        self.stations.publish().add(rows.len() as u64);
+        Ok(())
+    }
+
+    /// Publishes batches until shutdown.
+    fn publish_batches(&self, publisher: &mut Publisher) -> anyhow::Result<()> {
+        let Some(at) = publisher.at() else { return Ok(()) };
+        // Of a batch that was not published in full, the first changes are not published again.
+        let (after, mut done) = if at.last { (at.time, 0) } else { (at.previous.unwrap_or(0), at.done) };
+        let mut reader = self.log.reader(after).context("could not read the change log")?;
+        while !self.shutdown.is_cancelled() {
+            let Some(first) = reader.next(WAIT).context("could not read the change log")? else { continue };
+            let mut changes = first.changes.len();
+            let mut batches = vec![first];
+            while changes < TRANSACTION_CHANGES {
+                let Some(next) = reader.next(Duration::ZERO).context("could not read the change log")? else { break };
+                changes += next.changes.len();
+                batches.push(next);
+            }
+            let mut parts = Vec::with_capacity(batches.len());
+            for batch in &batches {
+                let Batch { position, floor, changes, last } = &**batch;
+                let passed = usize::try_from(done).unwrap_or(usize::MAX).min(changes.len());
+                done -= passed as u64;
+                let (passed, rest) = changes.split_at(passed);
+                publisher.pass(passed);
+                if *last || !rest.is_empty() {
+                    let content = Content::Changes(rest);
+                    parts.push(Part { position: *position, floor: *floor, content, last: *last });
+                }
+            }
+            if !parts.is_empty() {
+                self.publish(publisher, &parts)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self, publisher: &mut Publisher, parts: &[Part<'_>]) -> anyhow::Result<()> {
+        let source = self.log.source().context("the change log does not say of which source it is")?;
+        let origin = Origin { source: &source, history: self.log.history(), database: &self.database };
+        publisher.publish(origin, parts)?;
+        let changes = parts.iter().map(|part| match part.content {
+            Content::Changes(changes) => changes.len() as u64,
+            Content::Rows(_) => 0,
+        });
+        self.stations.kafka().changed(changes.sum());
+        self.published(publisher.at());
+        Ok(())
+    }
+
+    /// Tells how far it is.
+    fn published(&self, at: Option<&TimesRecord>) {
+        let Some(at) = at else { return };
+        if !at.last {
+            self.needed.store(at.previous.unwrap_or(at.time), Ordering::Relaxed);
+            self.stations.kafka().midway();
+            return;
+        }
+        self.needed.store(at.time, Ordering::Relaxed);
+        let mut position = at.position();
+        self.stations.kafka().reached(position);
+        self.stations.kafka().saved(position.lsn);
+        if position.time < self.log.history() {
+            // A position of another history says nothing to who waits for one of this.
+            position.lsn = Lsn(0);
+        }
+        self.progress.covers(position);
+        let next = position.time + 1;
+        self.progress.applied(Applied { facts: next, rows: next, home: next, search: next });
+    }
+}
+
+/// Where a publisher goes on.
+fn told(at: Option<&TimesRecord>) -> String {
+    match at {
+        None => "the rows as they are".to_owned(),
+        Some(at) if at.snapshot && !at.last => format!("the {}th row of the first state", at.done + 1),
+        Some(at) if at.last => format!("the batch after time {}", at.time),
+        Some(at) => format!("change {} of the batch of time {}", at.done + 1, at.time),
+    }
+}
