@@ -15,6 +15,7 @@ use clap::{ArgMatches, Args};
 use feedmill_api::RateLimits;
 use feedmill_connectors::postgres::Source;
 use feedmill_model::Parameters;
+use feedmill_sinks::{ElasticAddress, ElasticSettings};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use figment::value::Dict;
@@ -37,6 +38,21 @@ pub struct Settings {
     /// A password here is seen in the list of processes; the variable and the file keep it to themselves
     #[arg(long, env = "FEEDMILL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
+
+    /// Where the search index lies: local, in the data folder; or an Elasticsearch,
+    /// http(s)://[user:password@]host:port[/prefix], whose indices begin with the prefix [feedmill]. A password here is seen
+    /// in the list of processes; the variable and the file keep it to themselves
+    #[arg(long, env = "FEEDMILL_SEARCH", value_name = "WHERE", default_value = LOCAL, hide_env_values = true)]
+    pub search: String,
+
+    /// Key of the Elasticsearch of --search, as it gives it encoded, instead of user and password; better given by the
+    /// variable or the file
+    #[arg(long, env = "FEEDMILL_SEARCH_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub search_api_key: Option<String>,
+
+    /// File (PEM) of authorities that sign the certificate of the Elasticsearch, beside those that everybody knows
+    #[arg(long, env = "FEEDMILL_SEARCH_AUTHORITY", value_name = "FILE")]
+    pub search_authority: Option<PathBuf>,
 
     /// Address to serve HTTP on
     #[arg(long, env = "FEEDMILL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -333,6 +349,18 @@ pub struct Settings {
     pub log_format: LogFormat,
 }
 
+/// The search index in the data folder.
+const LOCAL: &str = "local";
+
+/// Where the search index lies.
+#[derive(Clone, Debug)]
+pub enum SearchPlace {
+    /// In the data folder.
+    Local,
+    /// On a server.
+    Elastic(Box<ElasticSettings>),
+}
+
 /// What to do on a mismatch of the database and what was read from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -428,6 +456,7 @@ impl Settings {
         }
         self.cors_origins()?;
         self.check_topics()?;
+        self.search_place()?;
         anyhow::ensure!(
             (1..=1_440).contains(&self.access_minutes),
             "--access-minutes is {}, but must be 1 to 1440",
@@ -439,6 +468,27 @@ impl Settings {
             self.session_days
         );
         Ok(self)
+    }
+
+    /// Where the search index lies.
+    pub fn search_place(&self) -> anyhow::Result<SearchPlace> {
+        if self.search == LOCAL {
+            let ours = self.search_api_key.is_none() && self.search_authority.is_none();
+            anyhow::ensure!(
+                ours,
+                "--search-api-key and --search-authority are of an Elasticsearch, and --search is {LOCAL}"
+            );
+            return Ok(SearchPlace::Local);
+        }
+        let address = self.search.parse::<ElasticAddress>();
+        let address = address.with_context(|| format!("--search is neither {LOCAL} nor an address"))?;
+        let once = !(address.has_password() && self.search_api_key.is_some());
+        anyhow::ensure!(once, "--search has a password, and there is a --search-api-key too: leave one of them away");
+        Ok(SearchPlace::Elastic(Box::new(ElasticSettings {
+            api_key: self.search_api_key.clone(),
+            authority: self.search_authority.clone(),
+            ..ElasticSettings::new(address)
+        })))
     }
 
     /// The settings of the API.
@@ -506,8 +556,14 @@ impl Settings {
         let shown = |url: &Option<String>| -> anyhow::Result<Option<String>> {
             Ok(url.as_deref().map(str::parse::<Source>).transpose()?.map(|source| source.to_string()))
         };
+        let search = match self.search_place()? {
+            SearchPlace::Local => LOCAL.to_owned(),
+            SearchPlace::Elastic(elastic) => elastic.address.to_string(),
+        };
         let settings = Settings {
             config: None,
+            search,
+            search_api_key: None,
             database_url: shown(&self.database_url)?,
             replica_url: shown(&self.replica_url)?,
             ..self.clone()
@@ -526,7 +582,13 @@ impl Settings {
                 && std::env::var_os("PGPASSWORD").is_none()
                 && matches!(source, Some(Ok(source)) if source.config().get_password().is_some())
         };
-        urls.into_iter().find(shows).map(|(_, _, flag)| flag)
+        let by_flag = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+        let search = [
+            ("search", self.search.parse().is_ok_and(|address: ElasticAddress| address.has_password()), "search"),
+            ("search_api_key", self.search_api_key.is_some(), "search-api-key"),
+        ];
+        let of_search = search.into_iter().find(|(name, secret, _)| *secret && by_flag(name)).map(|(_, _, flag)| flag);
+        urls.into_iter().find(shows).map(|(_, _, flag)| flag).or(of_search)
     }
 
     /// [`Self::access_minutes`].

@@ -20,7 +20,7 @@ use clap::Parser;
 use feedmill_model::{Closed, Document, Keyed, Lsn, Op, Position, RowSink, id_at};
 use feedmill_sinks::LocalSearch;
 use feedmill_sinks::read::RANKED_MAX;
-use feedmill_sinks::search::{Query, Search};
+use feedmill_sinks::search::{Query, Search, SearchStore};
 use hdrhistogram::Histogram;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -87,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
     for first in (0..args.tweets).step_by(usize::try_from(AT_ONCE)?) {
         search.apply(&tweets(first, AT_ONCE.min(args.tweets - first))?)?;
     }
-    search.durable()?;
+    search.durable(Duration::MAX)?;
     let rate = args.tweets as f64 / began.elapsed().as_secs_f64();
     println!("{} tweets made and taken in, {rate:.0} a second", args.tweets);
 

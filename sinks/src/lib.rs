@@ -1,6 +1,7 @@
 //! Makes closed times of view changes durable and readable, idempotently.
 
 mod changes;
+mod elastic;
 mod local;
 mod progress;
 pub mod read;
@@ -8,9 +9,9 @@ pub mod search;
 mod views;
 
 pub use changes::{Changed, Changes, Listener};
+pub use elastic::{ElasticAddress, ElasticOpenError, ElasticSearch, ElasticSettings, ParseAddressError};
 pub use local::{
     FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalSearch, LocalViews, OpenError, Saved, SearchOpenError,
-    SearchReader,
 };
 pub use progress::Progress;
 pub use views::{

@@ -10,7 +10,8 @@ use feedmill_connectors::disk::free_bytes;
 use feedmill_connectors::postgres::{Source, schema};
 use feedmill_ingest::Log;
 use feedmill_model::Time;
-use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch};
+use feedmill_sinks::search::SearchStore;
+use feedmill_sinks::{LocalHome, LocalIndex};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +26,14 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 const SAVING_PART: u32 = 10;
 /// The log keeps its tail for a save of home timelines, unless it is older than this: then a restart begins them anew.
 const SAVE_AGE_MS_MAX: u64 = 3_600_000;
+/// The same for search, whose server may be away: older than this it is built again by a restart.
+const SEARCH_AGE_MS_MAX: u64 = 6 * 3_600_000;
 /// How long the last save may take: Ctrl-C ends within 5 seconds.
 const LAST_SAVE_MAX: Duration = Duration::from_millis(1_500);
 /// The same of the last tables, of the change log and of the stores.
 const LAST_WRITE_MAX: Duration = Duration::from_millis(500);
+/// How long that of search is waited for: what it has not made durable then is so next time.
+const SEARCH_MAX: Duration = Duration::from_secs(2);
 /// How often the partitions of coming quarters are made, when they are missing.
 const PARTITIONS: Duration = Duration::from_secs(6 * 3_600);
 /// How often the source's clock is asked.
@@ -130,7 +135,7 @@ pub struct House {
     /// Home timelines.
     pub home: Arc<LocalHome>,
     /// What search finds.
-    pub search: Arc<LocalSearch>,
+    pub search: Arc<dyn SearchStore>,
     /// How long the log keeps what every store has.
     pub tail: Duration,
     /// Bytes of the disk that saves leave free: the change log needs them.
@@ -187,15 +192,18 @@ impl House {
 
     fn clean(&self) -> anyhow::Result<()> {
         let index = self.index.durable().context("could not make the stores durable")?;
-        let search = self.search.durable().context("could not make the search index durable")?;
+        let search = self.search.durable(SEARCH_MAX).context("could not make the search index durable")?;
         let mut needed = None;
-        if let (Some(index), Some(search)) = (index, search) {
-            let durable = if search.time < index.time { search } else { index };
-            let saved = self.home.saved().map_or(durable.time, |saved| saved.time);
-            let saved = saved.max(durable.time.saturating_sub(SAVE_AGE_MS_MAX));
-            needed = Some(durable.time.min(saved));
+        if let Some(index) = index {
+            let searched = search.map_or(0, |search| search.time).max(index.time.saturating_sub(SEARCH_AGE_MS_MAX));
+            let durable = index.time.min(searched);
+            let saved = self.home.saved().map_or(durable, |saved| saved.time);
+            let saved = saved.max(durable.saturating_sub(SAVE_AGE_MS_MAX));
+            needed = Some(durable.min(saved));
             self.stations.facts().saved(index.lsn);
             self.stations.rows().saved(index.lsn);
+        }
+        if let Some(search) = search {
             self.stations.search().saved(search.lsn);
         }
         metrics::gauge!("feedmill_home_viewers").set(self.home.viewers() as f64);
@@ -258,7 +266,7 @@ pub fn save_at_stop(log: &Log, Stores { index, home, search }: &Stores) -> anyho
     if saved.context("could not save home timelines")?.is_none() {
         index.durable().context("could not make the stores durable")?;
     }
-    search.durable().context("could not make the search index durable")?;
+    search.durable(LAST_WRITE_MAX).context("could not make the search index durable")?;
     write_at_stop(log)?;
     index.write_out(LAST_WRITE_MAX).context("could not write tables of the stores")
 }

@@ -42,7 +42,8 @@ use feedmill_connectors::postgres::{Cluster, Source};
 use feedmill_dataflows::Config;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, SourceId};
-use feedmill_sinks::{LocalSearch, LocalViews, Progress};
+use feedmill_sinks::search::SearchStore;
+use feedmill_sinks::{LocalViews, Progress};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -123,7 +124,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let source = &source::configured(settings)?;
     let replica = settings.replica_url.as_deref().map(str::parse::<Source>).transpose()?;
     let parameters = settings.parameters();
-    let app = |views: &Arc<LocalViews>, search: &Arc<LocalSearch>, identity: watch::Receiver<SourceId>| {
+    let app = |views: &Arc<LocalViews>, search: &Arc<dyn SearchStore>, identity: watch::Receiver<SourceId>| {
         anyhow::Ok(feedmill_api::app(feedmill_api::State {
             views: Arc::clone(views) as _,
             search: Arc::clone(search) as _,
@@ -223,7 +224,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         anomalies: Arc::clone(&anomalies),
     };
     let flow = pipeline.begin(load)?;
-    observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), anomalies);
+    observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), Arc::clone(&search), anomalies);
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
     let dataflows_loaded = is_loaded.clone();

@@ -14,6 +14,7 @@ use feedmill_api::{Report, Slot, StageState};
 use feedmill_connectors::postgres::Source;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, Position};
+use feedmill_sinks::search::SearchStore;
 use feedmill_sinks::{LocalHome, Progress};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -70,22 +71,32 @@ pub fn look_at(
     log: Log,
     progress: Arc<Progress>,
     home: Arc<LocalHome>,
+    search: Arc<dyn SearchStore>,
     anomalies: Arc<Anomalies>,
 ) {
     look_at_log(stations, log);
     stations.look(move |stations| {
-        for (phase, station) in [
-            (Phase::Facts, stations.facts()),
-            (Phase::Rows, stations.rows()),
-            (Phase::Home, stations.home()),
-            (Phase::Search, stations.search()),
-        ] {
+        for (phase, station) in
+            [(Phase::Facts, stations.facts()), (Phase::Rows, stations.rows()), (Phase::Home, stations.home())]
+        {
             let position: Position = progress.position(phase);
             // Before the load has ended a store stands nowhere.
             if position.lsn > Lsn(0) {
                 station.reached(position);
             }
         }
+        let handed_over = progress.position(Phase::Search);
+        match search.waits() {
+            // What it was handed meanwhile waits with it.
+            Some(reason) => stations.search().waiting(reason),
+            None => {
+                stations.search().goes_on();
+                if handed_over.lsn > Lsn(0) {
+                    stations.search().reached(handed_over);
+                }
+            }
+        }
+        stations.unsearchable(search.refused());
         stations.home().delivered(home.deliveries());
         metrics::counter!("feedmill_home_deliveries_total").absolute(home.deliveries());
         let of_dataflows = anomalies.count();

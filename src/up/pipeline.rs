@@ -225,7 +225,7 @@ impl Pipeline {
             }
         }
         let (stores, marker, phases) = (self.stores.clone(), self.marker.clone(), replay.stores.clone());
-        let end = end.clone();
+        let (end, due) = (end.clone(), flow.due);
         let completed = spawn_blocking(move || {
             if phases.contains(&Phase::Home) {
                 match stores.home.save(|| stores.index.durable().map(drop), || !end.is_cancelled()) {
@@ -237,8 +237,14 @@ impl Pipeline {
                     ),
                 }
             }
-            // From here on it can be read.
-            stores.search.durable()?;
+            // From here on it can be read. A server of search that is away is waited for: what was begun there is not whole.
+            while phases.contains(&Phase::Search)
+                && stores.search.durable(GOES_ON)?.is_none_or(|durable| durable.time < due)
+            {
+                if end.is_cancelled() {
+                    return Ok(false);
+                }
+            }
             failpoint!("replay_done_before");
             marker.remove().map(|()| true)
         });

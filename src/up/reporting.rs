@@ -7,13 +7,13 @@ use feedmill_model::{Closed, HomeClosed, HomeSink, Position, RowSink, StoreError
 use super::stations::{Station, Stations};
 
 /// A store whose station is told when it begins and ends to apply a closed time.
-pub struct Reporting<S> {
+pub struct Reporting<S: ?Sized> {
     store: Arc<S>,
     stations: Arc<Stations>,
     station: fn(&Stations) -> &Station,
 }
 
-impl<S> Reporting<S> {
+impl<S: ?Sized> Reporting<S> {
     /// `store` reports to `station`.
     pub fn new(store: Arc<S>, stations: &Arc<Stations>, station: fn(&Stations) -> &Station) -> Self {
         Reporting { store, stations: Arc::clone(stations), station }
@@ -25,7 +25,7 @@ impl<S> Reporting<S> {
     }
 }
 
-impl<R, S: RowSink<R>> RowSink<R> for Reporting<S> {
+impl<R, S: RowSink<R> + ?Sized> RowSink<R> for Reporting<S> {
     fn progress(&self) -> Vec<Option<Position>> {
         self.store.progress()
     }

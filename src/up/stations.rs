@@ -80,6 +80,7 @@ pub struct Stations {
     quarantined: AtomicU64,
     anomalies: AtomicU64,
     disk_free: AtomicU64,
+    unsearchable: AtomicU64,
     alarms: Alarms,
     readable: AtomicBool,
     writable: AtomicBool,
@@ -112,6 +113,7 @@ impl Stations {
             quarantined: AtomicU64::new(0),
             anomalies: AtomicU64::new(0),
             disk_free: AtomicU64::new(u64::MAX),
+            unsearchable: AtomicU64::new(0),
             alarms: Alarms::new(limits),
             readable: AtomicBool::new(false),
             writable: AtomicBool::new(false),
@@ -243,6 +245,11 @@ impl Stations {
         self.disk_free.store(bytes, Ordering::Relaxed);
     }
 
+    /// How many documents search does not take.
+    pub fn unsearchable(&self, documents: u64) {
+        self.unsearchable.store(documents, Ordering::Relaxed);
+    }
+
     /// From now on the views may be read, whatever their age.
     pub fn allow_reads(&self) {
         self.readable.store(true, Ordering::Relaxed);
@@ -314,6 +321,7 @@ impl Stations {
                 quarantined: self.quarantined.load(Ordering::Relaxed),
                 anomalies: self.anomalies.load(Ordering::Relaxed),
                 disk_free: self.disk_free.load(Ordering::Relaxed),
+                unsearchable: self.unsearchable.load(Ordering::Relaxed),
                 stands_still: stands_still.as_ref(),
             },
             now,

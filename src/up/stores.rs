@@ -7,17 +7,18 @@
 //!   search ──┘
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use feedmill_ingest::{Log, LogState, Options};
-use feedmill_model::{Document, Fact, HomeSink, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
-use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch};
+use feedmill_model::{Fact, HomeSink, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
+use feedmill_sinks::search::SearchStore;
+use feedmill_sinks::{ElasticSearch, LocalHome, LocalIndex, LocalSearch};
 use tokio::task::spawn_blocking;
 
-use crate::config::Settings;
+use crate::config::{SearchPlace, Settings};
 
 /// Facts, rows, home timelines and search.
 #[derive(Clone)]
@@ -27,7 +28,7 @@ pub struct Stores {
     /// Home timelines.
     pub home: Arc<LocalHome>,
     /// What search finds.
-    pub search: Arc<LocalSearch>,
+    pub search: Arc<dyn SearchStore>,
 }
 
 fn log_folder(settings: &Settings) -> PathBuf {
@@ -74,12 +75,20 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> 
 pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
     let (folder, parameters) = (home_folder(settings), settings.parameters());
     let home = spawn_blocking(move || LocalHome::open(&folder, parameters));
-    let folder = search_folder(settings);
-    let search = spawn_blocking(move || LocalSearch::open(&folder));
+    let (folder, place) = (search_folder(settings), settings.search_place()?);
+    let search = spawn_blocking(move || open_search(place, &folder));
     let folder = index_folder(settings);
     let index = spawn_blocking(move || LocalIndex::open(&folder));
     let (home, search, index) = tokio::join!(home, search, index);
-    Ok(Stores { index: Arc::new(index??), home: Arc::new(home?), search: Arc::new(search??) })
+    Ok(Stores { index: Arc::new(index??), home: Arc::new(home?), search: search?? })
+}
+
+/// Opens the search index, or begins one. A folder that was another place's is that of an index which is filled anew.
+fn open_search(place: SearchPlace, folder: &Path) -> anyhow::Result<Arc<dyn SearchStore>> {
+    Ok(match place {
+        SearchPlace::Local => Arc::new(LocalSearch::open(folder)?),
+        SearchPlace::Elastic(settings) => Arc::new(ElasticSearch::open(*settings, folder)?),
+    })
 }
 
 /// Whether there are stores, be it without a log.
@@ -112,7 +121,7 @@ impl Stores {
             range(RowSink::<Fact>::progress(&*self.index)),
             range(RowSink::<ViewRow>::progress(&*self.index)),
             range(self.home.progress()),
-            range(RowSink::<Document>::progress(&*self.search)),
+            range(self.search.progress()),
         ]
     }
 
@@ -160,6 +169,13 @@ impl Stores {
                 saved.time
             );
             self.home.clear();
+        }
+        if let Some((least, _)) = range(self.search.progress()).filter(|(least, _)| least.time < log.tail_after()) {
+            tracing::warn!(
+                "search is at time {}, and the change log does not have all that came after it: it is built again",
+                least.time
+            );
+            self.search.rebuild(newest.time)?;
         }
         let reached = self.reached();
         let greatest = reached.iter().flatten().map(|(_, greatest)| *greatest).max_by_key(|greatest| greatest.time);

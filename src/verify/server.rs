@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::definition;
 use feedmill_ingest::Log;
 use feedmill_model::{Parameters, Phase, Time, View};
-use feedmill_sinks::{FrozenViews, LocalSearch, LocalViews, SearchReader, Views};
+use feedmill_sinks::search::{SearchSnapshot, SearchStore};
+use feedmill_sinks::{FrozenViews, LocalViews, Views};
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
@@ -37,7 +38,7 @@ pub struct Verifier {
     /// What is compared with the database.
     pub views: Arc<LocalViews>,
     /// And what search finds.
-    pub search: Arc<LocalSearch>,
+    pub search: Arc<dyn SearchStore>,
     /// What knows of rows in quarantine.
     pub log: Log,
     /// The settings that define the views.
@@ -57,7 +58,7 @@ type Snapshot = CutSnapshot<Held>;
 struct Frozen {
     client: Client,
     views: FrozenViews,
-    search: SearchReader,
+    search: Box<dyn SearchSnapshot>,
     time: Time,
     aside: Aside,
     held: Duration,
@@ -106,8 +107,8 @@ impl Verifier {
         let search = Arc::clone(&self.search);
         let frozen = tokio::task::spawn_blocking(move || {
             // What was handed over is committed, and then it is found.
-            search.durable()?;
-            anyhow::Ok((views.freeze(&folder, room(&folder, reserve))?, search.reader()?))
+            search.durable(REACH_MAX)?;
+            anyhow::Ok((views.freeze(&folder, room(&folder, reserve))?, search.snapshot()?))
         });
         let frozen = frozen.await?;
         drop(snapshot.guard);
@@ -120,6 +121,9 @@ impl Verifier {
         );
         metrics::histogram!("feedmill_verify_hold_seconds").record(held);
         let (views, search) = frozen.context("could not take a snapshot of the stores")?;
+        if let Some(reason) = self.search.waits().filter(|_| search.time() < time) {
+            bail!("search has not reached {time} within {REACH_MAX:?}, but {}: {reason}", search.time());
+        }
         ensure!(
             search.time() == time,
             "search did not stop at {time}, but at {}; this is a defect of Feedmill's",

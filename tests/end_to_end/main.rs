@@ -48,6 +48,7 @@ mod rows;
 mod search;
 mod secrets;
 mod security;
+mod servers;
 mod sessions;
 mod slot;
 mod source_check;

@@ -9,5 +9,5 @@ mod views;
 pub use frozen::FrozenViews;
 pub use home::{HomeCopy, LocalHome, Saved};
 pub use index::{LocalIndex, OpenError};
-pub use search::{LocalSearch, SearchOpenError, SearchReader};
+pub use search::{LocalSearch, SearchOpenError};
 pub use views::LocalViews;

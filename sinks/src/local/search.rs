@@ -7,7 +7,7 @@
 //!
 //! Why it is correct: the queue is taken together with the progress that it brings its shards to, and a commit has both
 //! in one file that is replaced at once, so after a crash a shard has all that its progress says. What lies after it is
-//! replayed by the change log, which keeps its tail from [`LocalSearch::durable`] on; replayed again it changes nothing,
+//! replayed by the change log, which keeps its tail from [`SearchStore::durable`] on; replayed again it changes nothing,
 //! since what is put is deleted by its id first. (A closed time that does not fit into the queue may be committed in
 //! parts, its progress with the last.) A first load has no progress until its end: if that never comes, the next start
 //! finds shards without progress and begins with an empty index.
@@ -33,7 +33,8 @@ use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, TantivyError};
 use tokio::sync::watch;
 
 use self::layout::Fields;
-pub use self::read::SearchReader;
+use self::read::SearchReader;
+use crate::search::{Reached, SearchSnapshot, SearchStore, least, reaches, read_reached, time_of, write_reached};
 use crate::{ReadError, Rebuilding};
 
 /// Version of what the folder holds, and of the rules by which texts are cut into words. Another version is refused:
@@ -107,19 +108,6 @@ impl Fault {
     }
 }
 
-/// By shard.
-type Reached = [Option<Position>; SHARDS];
-
-/// The least of what shards have; `None` if one has nothing.
-fn least(reached: &Reached) -> Option<Position> {
-    let all: Option<Vec<Position>> = reached.iter().copied().collect();
-    all?.into_iter().min_by_key(|position| position.time)
-}
-
-fn time_of(reached: &Reached) -> Time {
-    least(reached).map_or(0, |position| position.time)
-}
-
 /// What workers, readers and the thread that writes share.
 struct State {
     /// Operations that the thread has not taken.
@@ -175,7 +163,7 @@ impl LocalSearch {
             .build();
         let mut writer: IndexWriter = index.writer_with_options(options).map_err(engine("begin to write"))?;
         let payload = index.load_metas().map_err(engine("read the progress of"))?.payload;
-        let reached = payload.as_deref().and_then(layout::read_progress).filter(|reached| least(reached).is_some());
+        let reached = payload.as_deref().and_then(read_reached).filter(|reached| least(reached).is_some());
         let reached = match reached {
             Some(reached) => reached,
             None => {
@@ -207,26 +195,8 @@ impl LocalSearch {
         Ok(LocalSearch { shared, reader, fields, thread })
     }
 
-    /// Begins anew, empty and without progress. Until it has the closed time `due` on all shards, reads fail with
-    /// [`Rebuilding`]. No closed time may be applied meanwhile.
-    pub fn rebuild(&self, due: Time) -> Result<(), StoreError> {
-        let mut state = self.shared.state.lock();
-        state.queue.clear();
-        (state.accepted, state.found) = ([None; SHARDS], [None; SHARDS]);
-        (state.due, state.empty) = (due, true);
-        self.shared.found.send_replace(0);
-        self.committed(state).map(drop).map_err(|fault| fault.store("begin anew"))
-    }
-
-    /// Makes all that was applied before the call durable and found. Returns the least position that a shard has on disk,
-    /// `None` while one has none: the change log must keep what came after it.
-    pub fn durable(&self) -> Result<Option<Position>, StoreError> {
-        let state = self.committed(self.shared.state.lock()).map_err(|fault| fault.store("commit"))?;
-        Ok(least(&state.committed))
-    }
-
     /// The index as it is found now, to be read while it goes on.
-    pub fn reader(&self) -> Result<SearchReader, ReadError> {
+    fn reader(&self) -> Result<SearchReader, ReadError> {
         let state = self.shared.state.lock();
         match least(&state.found).filter(|found| found.time >= state.due) {
             Some(found) => Ok(SearchReader::new(self.reader.searcher(), self.fields, found.time)),
@@ -234,31 +204,24 @@ impl LocalSearch {
         }
     }
 
-    /// The time that is found.
-    fn found(&self) -> Time {
-        *self.shared.found.borrow()
-    }
-
-    /// Waits until what was closed up to `time` is found; `false` when `limit` passes first.
-    async fn reached(&self, time: Time, limit: Duration) -> bool {
-        let mut found = self.shared.found.subscribe();
-        matches!(tokio::time::timeout(limit, found.wait_for(|found| *found >= time)).await, Ok(Ok(_)))
-    }
-
-    /// Asks for a commit, and waits for it.
-    fn committed<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, Fault> {
+    /// Asks for a commit, and waits for it, at most `limit`; tells whether it came.
+    fn committed<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        limit: Duration,
+    ) -> Result<(MutexGuard<'a, State>, bool), Fault> {
         state.asked += 1;
-        let (asked, until) = (state.asked, Instant::now() + WAIT_MAX);
+        let (asked, until) = (state.asked, Instant::now() + limit);
         self.shared.work.notify_one();
         while state.done < asked {
             if let Some(fault) = state.fault.clone() {
                 return Err(fault);
             }
             if self.shared.moved.wait_until(&mut state, until).timed_out() {
-                return Err(Fault::Late);
+                return Ok((state, false));
             }
         }
-        Ok(state)
+        Ok((state, true))
     }
 }
 
@@ -301,14 +264,39 @@ impl RowSink<Document> for LocalSearch {
             return Err(failed(fault));
         }
         if !closed.loading {
-            for (shard, (own, _)) in state.accepted.iter_mut().zip(&due).enumerate().filter(|(_, (_, due))| **due) {
-                if closed.shards & (1 << shard) != 0 {
-                    *own = Some(closed.position);
-                }
-            }
+            reaches(&mut state.accepted, closed.shards, closed.position);
         }
         self.shared.work.notify_one();
         Ok(())
+    }
+}
+
+impl SearchStore for LocalSearch {
+    fn rebuild(&self, due: Time) -> Result<(), StoreError> {
+        let mut state = self.shared.state.lock();
+        state.queue.clear();
+        (state.accepted, state.found) = ([None; SHARDS], [None; SHARDS]);
+        (state.due, state.empty) = (due, true);
+        self.shared.found.send_replace(0);
+        match self.committed(state, WAIT_MAX) {
+            Ok((_, true)) => Ok(()),
+            Ok((_, false)) => Err(Fault::Late.store("begin anew")),
+            Err(fault) => Err(fault.store("begin anew")),
+        }
+    }
+
+    fn durable(&self, limit: Duration) -> Result<Option<Position>, StoreError> {
+        let (state, _) = self.committed(self.shared.state.lock(), limit).map_err(|fault| fault.store("commit"))?;
+        Ok(least(&state.committed))
+    }
+
+    fn found(&self) -> Option<Position> {
+        let state = self.shared.state.lock();
+        least(&state.found).filter(|found| found.time >= state.due)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn SearchSnapshot>, ReadError> {
+        Ok(Box::new(self.reader()?))
     }
 }
 
@@ -433,7 +421,7 @@ impl Writer {
         failpoint!("search_commit_before");
         let began = Instant::now();
         let mut prepared = self.writer.prepare_commit()?;
-        prepared.set_payload(&layout::write_progress(reached));
+        prepared.set_payload(&write_reached(reached));
         prepared.commit()?;
         failpoint!("search_commit_after");
         self.reader.reload()?;

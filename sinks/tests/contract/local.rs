@@ -1,5 +1,6 @@
 //! The local stores, put through the suites, and what only they do.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,13 +8,15 @@ use std::time::Duration;
 use std::{fs, io};
 
 use feedmill_model::{Closed, Fact, Op, Parameters, Phase, Position, RowSink, View, ViewRow};
-use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, OpenError, Progress, Views};
+use feedmill_sinks::search::SearchStore;
+use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, OpenError, Progress, SearchOpenError, Views};
 use futures::executor::block_on;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::home::home_suite;
 use crate::index::{ALL, Subject, closed, index_suite, user};
+use crate::search::{self, search_suite};
 use crate::world::World;
 
 /// Local index stores, each in a folder of its own.
@@ -98,6 +101,50 @@ impl Subject for Local {
 
 index_suite!(index, Local::new());
 home_suite!(home, LocalHome::new);
+search_suite!(found, LocalIndexOfSearch::new());
+
+/// Search indices, each in a folder of its own.
+struct LocalIndexOfSearch {
+    root: TempDir,
+    generation: Cell<u32>,
+}
+
+impl LocalIndexOfSearch {
+    fn new() -> Self {
+        LocalIndexOfSearch { root: tempfile::tempdir().unwrap(), generation: Cell::new(0) }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.path().join(self.generation.get().to_string())
+    }
+}
+
+impl search::Subject for LocalIndexOfSearch {
+    const ATOMIC: bool = true;
+    const CASES: u32 = 24;
+
+    fn open(&self) -> Arc<dyn SearchStore> {
+        Arc::new(LocalSearch::open(&self.dir()).unwrap())
+    }
+
+    fn crash(&self, search: Arc<dyn SearchStore>) -> Arc<dyn SearchStore> {
+        let from = self.dir();
+        self.generation.update(|generation| generation + 1);
+        copy(&from, &self.dir());
+        drop(search);
+        search::Subject::open(self)
+    }
+}
+
+#[test]
+fn another_format_of_search_is_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(LocalSearch::open(dir.path()).unwrap());
+    std::fs::write(dir.path().join("format"), "0").unwrap();
+    let refused = LocalSearch::open(dir.path()).err().unwrap();
+    assert!(matches!(&refused, SearchOpenError::Format { found, .. } if found == "0"), "{refused}");
+    assert!(refused.to_string().contains("format 0"), "{refused}");
+}
 
 #[test]
 fn another_format_and_another_process_are_refused_with_a_sentence() {

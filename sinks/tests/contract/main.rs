@@ -1,8 +1,9 @@
 //! What every store of Feedmill must do, and the pages that are read from it.
 //!
-//! `index` and `home` are suites over any store: a store is put through them by a [`index::Subject`] or a
-//! [`home::Subject`] and one line of [`index_suite`] or [`home_suite`]. `pages` and `social` compare the read side with a
-//! model that knows everything; `world` is that model, and `served` says what it must serve.
+//! `index`, `home` and `search` are suites over any store: a store is put through them by a [`index::Subject`], a
+//! [`home::Subject`] or a [`search::Subject`], and one line of [`index_suite`], [`home_suite`] or [`search_suite`]. `pages` and
+//! `social` compare the read side with a model that knows everything; `world` is that model, and `served` says what it must
+//! serve. What needs a server lies in `servers`.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,5 +25,6 @@ mod pages;
 mod saves;
 mod search;
 mod served;
+mod servers;
 mod social;
 mod world;

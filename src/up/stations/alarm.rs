@@ -35,6 +35,7 @@ pub(super) struct Findings<'a> {
     pub quarantined: u64,
     pub anomalies: u64,
     pub disk_free: u64,
+    pub unsearchable: u64,
     pub stands_still: Option<&'a StandsStill>,
 }
 
@@ -70,7 +71,7 @@ impl Alarms {
         found.collect()
     }
 
-    fn found(&self, findings: &Findings<'_>) -> [(&'static str, bool, String); 6] {
+    fn found(&self, findings: &Findings<'_>) -> [(&'static str, bool, String); 7] {
         let limits = &self.limits;
         let retained = findings.slot.map_or(0, |slot| slot.retained_bytes);
         let wal_status = findings.slot.and_then(|slot| slot.wal_status.as_deref()).unwrap_or("unknown");
@@ -97,6 +98,11 @@ impl Alarms {
                     u64::MAX => "the disk was not looked at yet".to_owned(),
                     free => format!("{} MiB are free where the data lie", free >> 20),
                 },
+            ),
+            (
+                "search_refused",
+                findings.unsearchable > 0,
+                format!("{} documents are not found, because search does not take them", findings.unsearchable),
             ),
             (
                 "stage",

@@ -2,8 +2,8 @@
 //!
 //! A station stands still when the one before it has had more than it for [`STILL`], and it has not moved meanwhile. What
 //! is before one that stands still piles up, and what is after it has nothing to do, so more than one may seem to stand:
-//! - one that is at work on the same thing all the while (a store that applies a time) is the one, and the stations whose
-//!   workers it keeps wait for it;
+//! - one that is at work on the same thing all the while (a store that applies a time) is the one, and so is a store that
+//!   says why it does not go on; the stations whose workers it keeps wait for it;
 //! - stores that stand without one of them being at work wait for the dataflows, which stand still unless they are being
 //!   given more: a large transaction comes in pieces, and is one time;
 //! - one that was asked to wait, by `verify` or a resync, stands as long as they say, and what waits for it does so too;
@@ -75,7 +75,8 @@ fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
             let since = station.heard.filter(|_| station.answers).map_or(*since, |heard| heard.min(*since));
             let stands = old(since) && !station.held;
             let state = if stands { StageState::StandsStill } else { StageState::Waiting };
-            (state, Some(since), Some(reason.clone()), false)
+            // A store that says why is the one.
+            (state, Some(since), Some(reason.clone()), stands && STORES.contains(&station.name))
         }
         (_, Some((since, what)), _) if old(*since) => {
             (StageState::StandsStill, Some(*since), Some(format!("it is still {what}")), true)
@@ -242,6 +243,13 @@ mod tests {
         let _work = stuck[6].at_work("applying time 7");
         let waits = [("facts", StageState::Waiting), ("home", StageState::StandsStill)];
         assert_eq!(states(&stuck, 4 * SECOND, &ALIVE), waits);
+    }
+
+    #[test]
+    fn a_store_that_says_why_is_named_and_not_the_dataflows() {
+        let away = way([200, 200, 200, 200, 200, 200, 100]);
+        away[6].waiting("its server does not answer");
+        assert_eq!(states(&away, 4 * SECOND, &ALIVE), [("home", StageState::StandsStill)]);
     }
 
     #[test]

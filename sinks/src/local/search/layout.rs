@@ -3,16 +3,13 @@
 //! Words come cut and folded, with spaces between them; the engine cuts at the spaces. Of the fields of a tweet an account
 //! has none, and of an account's a tweet none, so a search for one finds only those.
 
-use feedmill_model::{Document, Lsn, Position, SHARDS, text};
+use feedmill_model::{Document, text};
 use tantivy::schema::document::Value;
 use tantivy::schema::{FAST, Field, INDEXED, IndexRecordOption, STORED, Schema, TextFieldIndexing, TextOptions};
 use tantivy::{TantivyDocument, Term};
 
-use super::Reached;
-use crate::search::{fold, terms};
+use crate::search::{fold, prefixes, terms};
 
-/// Characters of a prefix by which an account is found.
-const PREFIX_CHARS_MAX: usize = 20;
 /// Names of fields that are read column by column.
 pub(super) const TWEET: &str = "tweet";
 pub(super) const ACCOUNT: &str = "account";
@@ -71,11 +68,6 @@ pub(super) fn schema() -> (Schema, Fields) {
     (schema.build(), fields)
 }
 
-/// The beginning by which a word is looked for.
-pub(super) fn prefix(word: &str) -> String {
-    word.chars().take(PREFIX_CHARS_MAX).collect()
-}
-
 impl Fields {
     /// The term that a document alone has.
     pub(super) fn key(&self, document: &Document) -> Term {
@@ -103,9 +95,7 @@ impl Fields {
                 indexed.add_i64(self.account, *id);
                 indexed.add_text(self.username, fold(username));
                 for name in names {
-                    let ends = name.char_indices().map(|(at, c)| at + c.len_utf8()).take(PREFIX_CHARS_MAX);
-                    let prefixes: Vec<&str> = ends.filter_map(|end| name.get(..end)).collect();
-                    indexed.add_text(self.prefixes, prefixes.join(" "));
+                    indexed.add_text(self.prefixes, prefixes(&name).collect::<Vec<_>>().join(" "));
                     indexed.add_text(self.names, name);
                 }
             }
@@ -119,23 +109,4 @@ impl Fields {
     pub(super) fn source(&self, indexed: &TantivyDocument) -> Option<Document> {
         postcard::from_bytes(indexed.get_first(self.source)?.as_bytes()?).ok()
     }
-}
-
-/// Progress as it is committed: time and LSN of each shard in order, or `-`.
-pub(super) fn write_progress(reached: &Reached) -> String {
-    let one = |position: &Option<Position>| match position {
-        Some(position) => format!("{}@{}", position.time, position.lsn),
-        None => "-".to_owned(),
-    };
-    reached.iter().map(one).collect::<Vec<_>>().join(" ")
-}
-
-/// `None` if it cannot be read.
-pub(super) fn read_progress(payload: &str) -> Option<Reached> {
-    let one = |text: &str| match text.split_once('@') {
-        Some((time, lsn)) => Some(Some(Position { time: time.parse().ok()?, lsn: lsn.parse::<Lsn>().ok()? })),
-        None => (text == "-").then_some(None),
-    };
-    let all: Vec<Option<Position>> = payload.split(' ').map(one).collect::<Option<_>>()?;
-    <[Option<Position>; SHARDS]>::try_from(all).ok()
 }

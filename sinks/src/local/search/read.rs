@@ -4,28 +4,26 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use feedmill_model::{Document, Time};
+use feedmill_model::Time;
 use tantivy::collector::TopDocs;
 use tantivy::query::{BooleanQuery, BoostQuery, ConstScoreQuery, Occur, PhraseQuery, RangeQuery, TermQuery};
 use tantivy::schema::{Field, IndexRecordOption};
 use tantivy::{DocAddress, Order, Searcher, TantivyDocument, Term};
 
-use super::layout::{ACCOUNT, Fields, TWEET, prefix};
+use super::layout::{ACCOUNT, Fields, TWEET};
 use super::{Fault, LocalSearch};
 use crate::ReadError;
-use crate::search::{AccountQuery, Clause, Hit, Query, Search, What};
+use crate::search::{AccountQuery, Clause, Hit, Query, Search, SearchSnapshot, What, prefix, printed};
 
 /// Score of an account whose name is just what was asked for, and of each word that is one of its names'.
 const NAME_SCORE: f32 = 8.0;
 const WORD_SCORE: f32 = 1.0;
-/// Stands between fields of the text of a row.
-const SEPARATOR: &str = "\u{1f}";
 
 type AnyQuery = Box<dyn tantivy::query::Query>;
 
 /// The index as of one commit.
 #[derive(Clone)]
-pub struct SearchReader {
+pub(super) struct SearchReader {
     searcher: Searcher,
     fields: Fields,
     time: Time,
@@ -34,34 +32,6 @@ pub struct SearchReader {
 impl SearchReader {
     pub(super) const fn new(searcher: Searcher, fields: Fields, time: Time) -> Self {
         SearchReader { searcher, fields, time }
-    }
-
-    /// The closed time of which it is.
-    pub const fn time(&self) -> Time {
-        self.time
-    }
-
-    /// Calls `each` with key and value of every document, in the form in which the view's SQL prints them, in no
-    /// particular order.
-    pub fn scan(&self, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
-        const WHAT: &str = "all documents of search";
-        for segment in self.searcher.segment_readers() {
-            let store = segment.get_store_reader(1).map_err(|error| failed(WHAT)(error.into()))?;
-            for document in store.iter::<TantivyDocument>(segment.alive_bitset()) {
-                match self.fields.source(&document.map_err(failed(WHAT))?) {
-                    Some(Document::Tweet { id, user, content, media, at }) => {
-                        let media = if media { "t" } else { "f" };
-                        let text = [&user.to_string(), &content, media, &at.to_string()];
-                        each(format!("tweet {id}"), text.join(SEPARATOR));
-                    }
-                    Some(Document::Account { id, username, name }) => {
-                        each(format!("account {id}"), [username, name].join(SEPARATOR));
-                    }
-                    None => each("a document that cannot be decoded".to_owned(), String::new()),
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The query in the engine's words; `None` if nothing can fit.
@@ -131,6 +101,26 @@ impl SearchReader {
     }
 }
 
+impl SearchSnapshot for SearchReader {
+    fn time(&self) -> Time {
+        self.time
+    }
+
+    fn scan(&self, each: &mut dyn FnMut(String, String)) -> Result<(), ReadError> {
+        const WHAT: &str = "all documents of search";
+        for segment in self.searcher.segment_readers() {
+            let store = segment.get_store_reader(1).map_err(|error| failed(WHAT)(error.into()))?;
+            for document in store.iter::<TantivyDocument>(segment.alive_bitset()) {
+                let document = self.fields.source(&document.map_err(failed(WHAT))?);
+                let undecodable = || ("a document that cannot be decoded".to_owned(), String::new());
+                let (key, value) = document.map_or_else(undecodable, printed);
+                each(key, value);
+            }
+        }
+        Ok(())
+    }
+}
+
 fn failed(what: &'static str) -> impl Fn(tantivy::TantivyError) -> ReadError {
     move |error| ReadError { store: "local", what, source: Box::new(Fault::Engine(error)) }
 }
@@ -184,10 +174,11 @@ impl Search for LocalSearch {
     }
 
     fn time(&self) -> Time {
-        self.found()
+        *self.shared.found.borrow()
     }
 
     async fn reached(&self, time: Time, limit: Duration) -> bool {
-        self.reached(time, limit).await
+        let mut found = self.shared.found.subscribe();
+        matches!(tokio::time::timeout(limit, found.wait_for(|found| *found >= time)).await, Ok(Ok(_)))
     }
 }

@@ -1,0 +1,3 @@
+//! The whole system with stores on real servers.
+
+mod search;
