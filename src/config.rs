@@ -15,6 +15,7 @@ use clap::{ArgMatches, Args};
 use feedmill_api::RateLimits;
 use feedmill_connectors::postgres::Source;
 use feedmill_model::Parameters;
+use feedmill_sinks::cql::CqlSettings;
 use feedmill_sinks::{ElasticAddress, ElasticSettings};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -53,6 +54,11 @@ pub struct Settings {
     /// File (PEM) of authorities that sign the certificate of the Elasticsearch, beside those that everybody knows
     #[arg(long, env = "FEEDMILL_SEARCH_AUTHORITY", value_name = "FILE")]
     pub search_authority: Option<PathBuf>,
+    /// CQL cluster (ScyllaDB, Cassandra) for facts, rows and home timelines, instead of the data folder:
+    /// cql://user:password@host:9042,other:9042/keyspace?replication=3&tls=system. Of a password holds what is said of
+    /// --database-url
+    #[arg(long, env = "FEEDMILL_STORE", value_name = "URL", hide_env_values = true)]
+    pub store: Option<String>,
 
     /// Address to serve HTTP on
     #[arg(long, env = "FEEDMILL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -457,6 +463,7 @@ impl Settings {
         self.cors_origins()?;
         self.check_topics()?;
         self.search_place()?;
+        self.cluster()?;
         anyhow::ensure!(
             (1..=1_440).contains(&self.access_minutes),
             "--access-minutes is {}, but must be 1 to 1440",
@@ -566,6 +573,7 @@ impl Settings {
             search_api_key: None,
             database_url: shown(&self.database_url)?,
             replica_url: shown(&self.replica_url)?,
+            store: self.cluster()?.map(|cluster| cluster.to_string()),
             ..self.clone()
         };
         print!("{}", toml::to_string(&settings).context("could not print the settings")?);
@@ -583,12 +591,20 @@ impl Settings {
                 && matches!(source, Some(Ok(source)) if source.config().get_password().is_some())
         };
         let by_flag = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
-        let search = [
+        let of_cluster = || self.cluster().ok().flatten().is_some_and(|cluster| cluster.password.is_some());
+        let others = [
             ("search", self.search.parse().is_ok_and(|address: ElasticAddress| address.has_password()), "search"),
             ("search_api_key", self.search_api_key.is_some(), "search-api-key"),
+            ("store", of_cluster(), "store"),
         ];
-        let of_search = search.into_iter().find(|(name, secret, _)| *secret && by_flag(name)).map(|(_, _, flag)| flag);
-        urls.into_iter().find(shows).map(|(_, _, flag)| flag).or(of_search)
+        let other = others.into_iter().find(|(name, secret, _)| *secret && by_flag(name)).map(|(_, _, flag)| flag);
+        urls.into_iter().find(shows).map(|(_, _, flag)| flag).or(other)
+    }
+
+    /// The cluster of `--store`.
+    pub fn cluster(&self) -> anyhow::Result<Option<CqlSettings>> {
+        let parsed = self.store.as_deref().map(str::parse::<CqlSettings>).transpose();
+        parsed.context("--store cannot be used")
     }
 
     /// [`Self::access_minutes`].

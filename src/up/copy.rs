@@ -80,7 +80,7 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
         );
         drop_slot(source, &mut replication).await?;
     }
-    stores::remove(settings)?;
+    stores::remove(settings, &identity).await?;
     // Before the slot is there: from now on it is known to be ours.
     log.begin_copy(&identity)?;
     // The snapshot lives until the next command on this connection.

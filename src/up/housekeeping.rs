@@ -11,7 +11,7 @@ use feedmill_connectors::postgres::{Source, schema};
 use feedmill_ingest::Log;
 use feedmill_model::Time;
 use feedmill_sinks::search::SearchStore;
-use feedmill_sinks::{LocalHome, LocalIndex};
+use feedmill_sinks::{HomeStore, IndexStore};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -131,9 +131,9 @@ pub struct House {
     /// The change log.
     pub log: Log,
     /// Facts and rows.
-    pub index: Arc<LocalIndex>,
+    pub index: Arc<dyn IndexStore>,
     /// Home timelines.
-    pub home: Arc<LocalHome>,
+    pub home: Arc<dyn HomeStore>,
     /// What search finds.
     pub search: Arc<dyn SearchStore>,
     /// How long the log keeps what every store has.
@@ -176,7 +176,7 @@ impl House {
 
     fn save(&self, end: &CancellationToken) {
         let has_room = || room(&self.data, self.reserve) > 0;
-        match self.home.save(|| self.index.durable().map(drop), || !end.is_cancelled() && has_room()) {
+        match self.home.save(&mut || self.index.durable().map(drop), &mut || !end.is_cancelled() && has_room()) {
             Ok(Some(saved)) => self.stations.home().saved(saved.position.lsn),
             Ok(None) if !has_room() => tracing::warn!(
                 "home timelines are not saved, because the disk is nearly full; they go on being served, and a restart \
@@ -206,7 +206,9 @@ impl House {
         if let Some(search) = search {
             self.stations.search().saved(search.lsn);
         }
-        metrics::gauge!("feedmill_home_viewers").set(self.home.viewers() as f64);
+        if let Some(viewers) = self.home.viewers() {
+            metrics::gauge!("feedmill_home_viewers").set(viewers as f64);
+        }
         look_after(&self.log, needed, self.tail, &self.data, &self.stations)
     }
 }
@@ -260,9 +262,9 @@ pub fn write_at_stop(log: &Log) -> anyhow::Result<()> {
 /// Makes the stores durable when nothing is applied any more. Home timelines that cannot be saved in time are brought up
 /// to date from the last save by the next start. What is in no table yet is written into one, so that the next start need
 /// not read it from a journal before it serves anything.
-pub fn save_at_stop(log: &Log, Stores { index, home, search }: &Stores) -> anyhow::Result<()> {
+pub fn save_at_stop(log: &Log, Stores { index, home, search, .. }: &Stores) -> anyhow::Result<()> {
     let deadline = Instant::now() + LAST_SAVE_MAX;
-    let saved = home.save(|| index.durable().map(drop), || Instant::now() < deadline);
+    let saved = home.save(&mut || index.durable().map(drop), &mut || Instant::now() < deadline);
     if saved.context("could not save home timelines")?.is_none() {
         index.durable().context("could not make the stores durable")?;
     }

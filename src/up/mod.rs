@@ -43,7 +43,7 @@ use feedmill_dataflows::Config;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, SourceId};
 use feedmill_sinks::search::SearchStore;
-use feedmill_sinks::{LocalViews, Progress};
+use feedmill_sinks::{Progress, StoreViews};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -124,7 +124,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let source = &source::configured(settings)?;
     let replica = settings.replica_url.as_deref().map(str::parse::<Source>).transpose()?;
     let parameters = settings.parameters();
-    let app = |views: &Arc<LocalViews>, search: &Arc<dyn SearchStore>, identity: watch::Receiver<SourceId>| {
+    let app = |views: &Arc<dyn StoreViews>, search: &Arc<dyn SearchStore>, identity: watch::Receiver<SourceId>| {
         anyhow::Ok(feedmill_api::app(feedmill_api::State {
             views: Arc::clone(views) as _,
             search: Arc::clone(search) as _,
@@ -175,7 +175,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         let ready = preparation.complete(cluster, cluster_runs, opened.is_some()).await?;
         let served = match opened {
             Some(served) => served,
-            None => Served::new(stores::open_stores(settings).await?, &log, &marked)?,
+            None => Served::new(stores::open_stores(settings, &log).await?, &log, &marked)?,
         };
         let home = Arc::clone(&served.stores.home);
         tokio::task::spawn_blocking(move || home.load()).await?;
@@ -196,7 +196,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     if load.time < log.history() {
         load.lsn = Lsn(0);
     }
-    let Stores { index, home, search } = stores.clone();
+    let Stores { index, home, search, .. } = stores.clone();
     let at_stop = stores.clone();
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
     let hold = Arc::new(Hold::default());
@@ -310,7 +310,7 @@ fn replica_pool(replica: &Source, size: usize) -> anyhow::Result<feedmill_api::P
 struct Served {
     stores: Stores,
     progress: Arc<Progress>,
-    views: Arc<LocalViews>,
+    views: Arc<dyn StoreViews>,
 }
 
 impl Served {
@@ -319,8 +319,7 @@ impl Served {
         stores.rebuild(marked, log.position().map_or(0, |newest| newest.time))?;
         let progress = Arc::new(Progress::new(stores.positions(log.position().unwrap_or_default())));
         progress.begin_history(log.history());
-        let (index, home) = (Arc::clone(&stores.index), Arc::clone(&stores.home));
-        let views = Arc::new(LocalViews::new(index, home, Arc::clone(&progress)));
+        let views = stores.views(&progress);
         Ok(Served { stores, progress, views })
     }
 }

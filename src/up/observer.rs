@@ -15,7 +15,7 @@ use feedmill_connectors::postgres::Source;
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, Position};
 use feedmill_sinks::search::SearchStore;
-use feedmill_sinks::{LocalHome, Progress};
+use feedmill_sinks::{HomeStore, Progress};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
@@ -70,7 +70,7 @@ pub fn look_at(
     stations: &Stations,
     log: Log,
     progress: Arc<Progress>,
-    home: Arc<LocalHome>,
+    home: Arc<dyn HomeStore>,
     search: Arc<dyn SearchStore>,
     anomalies: Arc<Anomalies>,
 ) {

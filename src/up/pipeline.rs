@@ -228,7 +228,7 @@ impl Pipeline {
         let (end, due) = (end.clone(), flow.due);
         let completed = spawn_blocking(move || {
             if phases.contains(&Phase::Home) {
-                match stores.home.save(|| stores.index.durable().map(drop), || !end.is_cancelled()) {
+                match stores.home.save(&mut || stores.index.durable().map(drop), &mut || !end.is_cancelled()) {
                     Ok(Some(_)) => {}
                     // Shutdown came first: the next start fills them again.
                     Ok(None) => return Ok(false),

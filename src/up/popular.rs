@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use feedmill_connectors::postgres::Source;
 use feedmill_model::{Closed, Counter, Lsn, Op, Position, RowSink, StoreError, ViewRow};
-use feedmill_sinks::{LocalIndex, LocalViews, Views};
+use feedmill_sinks::{IndexStore, StoreViews};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -35,7 +35,7 @@ const LOCK: i64 = 0x6665_6564_6d69_6c6c;
 
 /// The store of rows, watched for changes of follower counts.
 pub struct Watched {
-    index: Arc<LocalIndex>,
+    index: Arc<dyn IndexStore>,
     changed: Mutex<Changed>,
 }
 
@@ -47,7 +47,7 @@ struct Changed {
 
 impl Watched {
     /// Watches `index`.
-    pub fn new(index: Arc<LocalIndex>) -> Self {
+    pub fn new(index: Arc<dyn IndexStore>) -> Self {
         Watched { index, changed: Mutex::default() }
     }
 
@@ -66,7 +66,7 @@ impl RowSink<ViewRow> for Watched {
     }
 
     fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
-        self.index.apply(closed)?;
+        RowSink::<ViewRow>::apply(&*self.index, closed)?;
         let users = closed.ops.iter().filter_map(|(_, op)| match op {
             Op::Add(ViewRow::Count { counter: Counter::Followers, of }, _) => Some(*of),
             _ => None,
@@ -88,7 +88,7 @@ impl RowSink<ViewRow> for Watched {
 /// Keeps `popular` until shutdown.
 pub async fn keep(
     source: Source,
-    views: Arc<LocalViews>,
+    views: Arc<dyn StoreViews>,
     watched: Arc<Watched>,
     mut dataflows_loaded: watch::Receiver<bool>,
     hot_followers: u64,
@@ -123,7 +123,7 @@ pub async fn keep(
 }
 
 struct Keeper {
-    views: Arc<LocalViews>,
+    views: Arc<dyn StoreViews>,
     watched: Arc<Watched>,
     hot: i64,
 }
@@ -146,7 +146,8 @@ impl Keeper {
             let candidates: Vec<i64> = if changed.all {
                 let views = Arc::clone(&self.views);
                 let limit = self.limit();
-                let mut all = tokio::task::spawn_blocking(move || followed_by_at_least(&views, limit)).await??;
+                let mut all =
+                    tokio::task::spawn_blocking(move || followed_by_at_least(views.as_ref(), limit)).await??;
                 all.extend(&popular);
                 all.into_iter().collect()
             } else {
@@ -194,7 +195,7 @@ impl Keeper {
 }
 
 /// Users with at least `limit` followers, by the counts.
-fn followed_by_at_least(views: &LocalViews, limit: i64) -> anyhow::Result<HashSet<i64>> {
+fn followed_by_at_least(views: &dyn StoreViews, limit: i64) -> anyhow::Result<HashSet<i64>> {
     let mut users = HashSet::new();
     views.counts(Counter::Followers, &mut |user, count| {
         if count >= limit {

@@ -35,7 +35,7 @@ impl<R, S: RowSink<R> + ?Sized> RowSink<R> for Reporting<S> {
     }
 }
 
-impl<S: HomeSink> HomeSink for Reporting<S> {
+impl<S: HomeSink + ?Sized> HomeSink for Reporting<S> {
     fn progress(&self) -> Vec<Option<Position>> {
         self.store.progress()
     }

@@ -6,6 +6,9 @@
 //!   home ────┤
 //!   search ──┘
 //! ```
+//!
+//! Facts, rows and home timelines are on this machine, or with `--store` in a CQL cluster. Which it is, is asked here alone.
+//! What is in a cluster is of the source that the log is of, so the log is opened first.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +16,12 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use feedmill_ingest::{Log, LogState, Options};
-use feedmill_model::{Fact, HomeSink, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
+use feedmill_model::{Fact, Lsn, Phase, Position, RowSink, SourceId, Time, ViewRow};
+use feedmill_sinks::cql::{CqlHome, CqlIndex, CqlSettings, CqlStores, CqlViews};
 use feedmill_sinks::search::SearchStore;
-use feedmill_sinks::{ElasticSearch, LocalHome, LocalIndex, LocalSearch};
+use feedmill_sinks::{
+    ElasticSearch, HomeStore, IndexStore, LocalHome, LocalIndex, LocalSearch, LocalViews, Progress, StoreViews,
+};
 use tokio::task::spawn_blocking;
 
 use crate::config::{SearchPlace, Settings};
@@ -24,11 +30,19 @@ use crate::config::{SearchPlace, Settings};
 #[derive(Clone)]
 pub struct Stores {
     /// Facts and rows.
-    pub index: Arc<LocalIndex>,
+    pub index: Arc<dyn IndexStore>,
     /// Home timelines.
-    pub home: Arc<LocalHome>,
+    pub home: Arc<dyn HomeStore>,
     /// What search finds.
     pub search: Arc<dyn SearchStore>,
+    engine: Engine,
+}
+
+/// Where facts, rows and home timelines are.
+#[derive(Clone)]
+enum Engine {
+    Local(Arc<LocalIndex>, Arc<LocalHome>),
+    Cql(Arc<CqlIndex>, Arc<CqlHome>),
 }
 
 fn log_folder(settings: &Settings) -> PathBuf {
@@ -58,11 +72,15 @@ pub async fn open_log(settings: &Settings) -> anyhow::Result<Log> {
 /// Opens the log, and the stores beside it if there are any and they are of that log.
 pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> {
     let started = Instant::now();
-    let known = log_folder(settings).exists() && index_folder(settings).exists();
+    let is_local = settings.cluster()?.is_none();
+    let known = is_local && log_folder(settings).exists() && index_folder(settings).exists();
     let log = open_log(settings);
-    let stores = async { if known { open_stores(settings).await.map(Some) } else { Ok(None) } };
+    let stores = async { if known { open_local(settings).await.map(Some) } else { Ok(None) } };
     let (log, stores) = tokio::join!(log, stores);
-    let (log, stores) = (log?, stores?);
+    let (log, mut stores) = (log?, stores?);
+    if !is_local && log.state() == LogState::Ready {
+        stores = Some(open_stores(settings, &log).await?);
+    }
     // A copy that did not end begins with removing the stores.
     let stores = stores.filter(|_| log.state() == LogState::Ready);
     if stores.is_some() {
@@ -71,8 +89,24 @@ pub async fn open(settings: &Settings) -> anyhow::Result<(Log, Option<Stores>)> 
     Ok((log, stores))
 }
 
-/// Opens the stores, or makes them.
-pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
+/// Opens the stores of what `log` is of, or makes them.
+pub async fn open_stores(settings: &Settings, log: &Log) -> anyhow::Result<Stores> {
+    let Some(cluster) = settings.cluster()? else { return open_local(settings).await };
+    let (folder, place) = (search_folder(settings), settings.search_place()?);
+    let search = spawn_blocking(move || open_search(place, &folder));
+    let CqlStores { index, home } = open_cluster(cluster, settings, &source_of(log)?).await?;
+    let engine = Engine::Cql(Arc::clone(&index), Arc::clone(&home));
+    Ok(Stores { index, home, search: search.await??, engine })
+}
+
+/// Opens the stores in a cluster; what a load has left that did not end goes.
+async fn open_cluster(cluster: CqlSettings, settings: &Settings, source: &SourceId) -> anyhow::Result<CqlStores> {
+    let stores = CqlStores::open(cluster, source, settings.parameters()).await?;
+    stores.clear_incomplete().await?;
+    Ok(stores)
+}
+
+async fn open_local(settings: &Settings) -> anyhow::Result<Stores> {
     let (folder, parameters) = (home_folder(settings), settings.parameters());
     let home = spawn_blocking(move || LocalHome::open(&folder, parameters));
     let (folder, place) = (search_folder(settings), settings.search_place()?);
@@ -80,7 +114,9 @@ pub async fn open_stores(settings: &Settings) -> anyhow::Result<Stores> {
     let folder = index_folder(settings);
     let index = spawn_blocking(move || LocalIndex::open(&folder));
     let (home, search, index) = tokio::join!(home, search, index);
-    Ok(Stores { index: Arc::new(index??), home: Arc::new(home?), search: search?? })
+    let (index, home) = (Arc::new(index??), Arc::new(home?));
+    let engine = Engine::Local(Arc::clone(&index), Arc::clone(&home));
+    Ok(Stores { index, home, search: search??, engine })
 }
 
 /// Opens the search index, or begins one. A folder that was another place's is that of an index which is filled anew.
@@ -91,13 +127,17 @@ fn open_search(place: SearchPlace, folder: &Path) -> anyhow::Result<Arc<dyn Sear
     })
 }
 
-/// Whether there are stores, be it without a log.
+/// Whether there are stores in the folder, be it without a log.
 pub fn are_there(settings: &Settings) -> bool {
-    index_folder(settings).exists()
+    index_folder(settings).exists() || search_folder(settings).exists()
 }
 
-/// Removes the stores, of which none may be open.
-pub fn remove(settings: &Settings) -> anyhow::Result<()> {
+/// Removes the stores, of which none may be open: what was derived from another copy of the source. In a cluster they are
+/// emptied, if they are of the same source; of another they are refused when they are opened.
+pub async fn remove(settings: &Settings, source: &SourceId) -> anyhow::Result<()> {
+    if let Some(cluster) = settings.cluster()? {
+        CqlStores::open(cluster, source, settings.parameters()).await?.clear().await?;
+    }
     for folder in [index_folder(settings), home_folder(settings), search_folder(settings)] {
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
@@ -115,6 +155,15 @@ fn range(progress: Vec<Option<Position>>) -> Option<(Position, Position)> {
 }
 
 impl Stores {
+    /// Reads them; `progress` says how far they are.
+    pub fn views(&self, progress: &Arc<Progress>) -> Arc<dyn StoreViews> {
+        let progress = Arc::clone(progress);
+        match self.engine.clone() {
+            Engine::Local(index, home) => Arc::new(LocalViews::new(index, home, progress)),
+            Engine::Cql(index, home) => Arc::new(CqlViews::new(index, home, progress)),
+        }
+    }
+
     /// How far facts, rows, home timelines and search are; `None` for one that has nothing.
     fn reached(&self) -> [Option<(Position, Position)>; 4] {
         [
@@ -139,7 +188,7 @@ impl Stores {
             match phase {
                 Phase::Facts => self.index.rebuild_facts(due)?,
                 Phase::Rows => self.index.rebuild_rows(due)?,
-                Phase::Home => self.home.fill(),
+                Phase::Home => self.home.fill()?,
                 Phase::Search => self.search.rebuild(due)?,
             }
         }
@@ -168,7 +217,7 @@ impl Stores {
                  filled anew as posts come",
                 saved.time
             );
-            self.home.clear();
+            self.home.clear()?;
         }
         if let Some((least, _)) = range(self.search.progress()).filter(|(least, _)| least.time < log.tail_after()) {
             tracing::warn!(
@@ -183,7 +232,8 @@ impl Stores {
             ensure!(
                 greatest.time <= newest.time,
                 "the stores are at time {}, beyond the change log, which is at {newest:?}: they are not of the same \
-                 history. Remove the folders `index`, `home` and `search` in the data folder, and they are filled again",
+                 history. Remove the folders `index`, `home` and `search` in the data folder (with --store, name another \
+                 keyspace), and they are filled again",
                 greatest.time,
             );
         }

@@ -11,7 +11,7 @@ use feedmill_dataflows::definition;
 use feedmill_ingest::Log;
 use feedmill_model::{Parameters, Phase, Time, View};
 use feedmill_sinks::search::{SearchSnapshot, SearchStore};
-use feedmill_sinks::{FrozenViews, LocalViews, Views};
+use feedmill_sinks::{FrozenViews, StoreViews};
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
@@ -36,7 +36,7 @@ pub struct Verifier {
     /// To make the dataflows stand there.
     pub hold: Arc<Hold>,
     /// What is compared with the database.
-    pub views: Arc<LocalViews>,
+    pub views: Arc<dyn StoreViews>,
     /// And what search finds.
     pub search: Arc<dyn SearchStore>,
     /// What knows of rows in quarantine.

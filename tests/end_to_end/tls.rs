@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use feedmill_connectors::postgres::{Replication, ReplicationError, Source, SourceError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -252,11 +253,21 @@ async fn every_way_to_log_in() {
     }
 }
 
+/// The algorithms that Feedmill uses: there are others among the dependencies.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
 /// Accepts clients with a certificate.
 fn acceptor(own: &Identity) -> TlsAcceptor {
     let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
-    let mut accept = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap();
+    let mut accept = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
     accept.alpn_protocols = vec![b"postgresql".to_vec()];
     TlsAcceptor::from(Arc::new(accept))
 }
@@ -265,7 +276,11 @@ fn acceptor(own: &Identity) -> TlsAcceptor {
 async fn in_the_middle(server: u16, authority: &Authority, own: &Identity) -> u16 {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.certificate.as_bytes()).unwrap()).unwrap();
-    let connect = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let connect = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let (accept, connect) = (acceptor(own), TlsConnector::from(Arc::new(connect)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

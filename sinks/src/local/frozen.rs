@@ -10,7 +10,7 @@
 //! housekeeping writes meanwhile (progress, counts that came down to zero and go) is in no view.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,6 +32,34 @@ pub struct FrozenViews {
     progress: Progress,
     /// Of which there are none.
     changes: Changes,
+    /// What goes with this.
+    _folder: Option<Folder>,
+}
+
+/// A folder that goes when this does.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// Takes what is there away first.
+    pub(crate) fn anew(path: PathBuf) -> std::io::Result<Self> {
+        if path.exists() {
+            std::fs::remove_dir_all(&path)?;
+        }
+        std::fs::create_dir_all(&path)?;
+        Ok(Folder(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("could not remove {}: {error}", self.0.display());
+        }
+    }
 }
 
 impl FrozenViews {
@@ -44,13 +72,19 @@ impl FrozenViews {
         dir: &Path,
         bytes_max: u64,
     ) -> Result<FrozenViews, StoreError> {
-        Ok(FrozenViews {
-            home: home.copy_to(dir, bytes_max)?,
+        Ok(FrozenViews::of(index, home.copy_to(dir, bytes_max)?, position, None))
+    }
+
+    /// What `index` has now and `home` had, at `position`; `folder` goes with it.
+    pub(crate) fn of(index: &LocalIndex, home: HomeCopy, position: Position, folder: Option<Folder>) -> FrozenViews {
+        FrozenViews {
+            home,
             index: index.reader(),
             records: HashMap::new(),
             progress: Progress::new([position; 4]),
             changes: Changes::default(),
-        })
+            _folder: folder,
+        }
     }
 
     /// Calls `each` with key and value of every row of `view`, in the form in which the view's SQL prints them, in no

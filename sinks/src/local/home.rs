@@ -70,6 +70,7 @@ use feedmill_model::{
 use hashbrown::DefaultHashBuilder;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub(crate) use self::copy::Copying;
 pub use self::copy::HomeCopy;
 use self::record::Record;
 use self::save::{Files, Folder, SavedShard, Unusable};

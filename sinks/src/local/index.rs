@@ -21,8 +21,6 @@
 mod bulk;
 mod facts;
 mod hot;
-mod key;
-mod layout;
 mod ledger;
 mod read;
 mod rows;

@@ -9,8 +9,6 @@ use futures::executor::block_on;
 
 use crate::index::{ALL, Subject, closed, user};
 
-/// Closed times that are applied.
-const TIMES: i64 = 600;
 const READERS: usize = 3;
 /// Tweets and users of which all change at each time; their ids are smaller than those of what comes once.
 const CHANGING: i64 = 8;
@@ -73,7 +71,7 @@ fn all_of(n: i64) -> Relationship {
     }
 }
 
-pub fn what_is_read_beside_writes_is_not_older_than_what_was_told(subject: &impl Subject) {
+pub fn what_is_read_beside_writes_is_not_older_than_what_was_told<S: Subject>(subject: &S) {
     let store = subject.open();
     let views = subject.views(&store);
     let told = AtomicI64::new(0);
@@ -83,13 +81,13 @@ pub fn what_is_read_beside_writes_is_not_older_than_what_was_told(subject: &impl
                 loop {
                     let before = told.load(Ordering::Acquire);
                     read(views.as_ref(), before);
-                    if before == TIMES {
+                    if before == S::TIMES {
                         break;
                     }
                 }
             });
         }
-        for n in 1..=TIMES {
+        for n in 1..=S::TIMES {
             let time = Time::try_from(n).unwrap();
             store.apply(&closed(time, ALL, facts(n))).unwrap();
             store.apply(&closed(time, ALL, rows(n))).unwrap();

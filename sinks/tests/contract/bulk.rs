@@ -9,9 +9,8 @@ use futures::executor::block_on;
 
 use crate::index::{Subject, closed, user};
 
-/// Who follows and likes at first, and who there is in all.
+/// Who follows and likes at first; in all there are as many as the store's [`Subject::MANY`].
 const FEW: i64 = 1_000;
-const ALL: i64 = 120_000;
 /// The tweets that are liked, all by one author.
 const TWEETS: i64 = 10;
 const AUTHOR: i64 = -1;
@@ -51,7 +50,7 @@ fn is_even(user: &i64) -> bool {
 }
 
 /// The closed times: few rows, then very many, of which some take away what the few put.
-fn rows(time: Time) -> Vec<Op<ViewRow>> {
+fn rows(time: Time, all: i64) -> Vec<Op<ViewRow>> {
     let mut likes = BTreeMap::new();
     if time == 1 {
         tally(0..FEW, 1, &mut likes);
@@ -68,19 +67,19 @@ fn rows(time: Time) -> Vec<Op<ViewRow>> {
             .chain([author])
             .collect();
     }
-    tally(FEW..ALL, 1, &mut likes);
+    tally(FEW..all, 1, &mut likes);
     tally((0..FEW).filter(is_even), -1, &mut likes);
     let gone = (0..FEW).filter(is_even).flat_map(|user| like(user, Op::Delete));
-    (FEW..ALL).flat_map(|user| like(user, Op::Put)).chain(gone).chain(count(&likes)).collect()
+    (FEW..all).flat_map(|user| like(user, Op::Put)).chain(gone).chain(count(&likes)).collect()
 }
 
-fn follows(time: Time) -> Vec<Op<Fact>> {
+fn follows(time: Time, all: i64) -> Vec<Op<Fact>> {
     let follow = |follower| Fact::Follow { follower, following: AUTHOR, accepted: follower % 3 > 0 };
     match time {
         1 => (0..FEW).map(|follower| Op::Put(follow(follower))).collect(),
         _ => {
             // Enough to be very many for each of two workers.
-            let puts = (FEW..2 * ALL).map(|follower| Op::Put(follow(follower)));
+            let puts = (FEW..2 * all).map(|follower| Op::Put(follow(follower)));
             puts.chain((0..FEW).filter(is_even).map(|follower| Op::Delete(follow(follower)))).collect()
         }
     }
@@ -88,30 +87,31 @@ fn follows(time: Time) -> Vec<Op<Fact>> {
 
 fn apply<S: Subject>(store: &S::Store, time: Time, sets: &[u64]) {
     for shards in sets.iter().copied() {
-        store.apply(&closed(time, shards, follows(time))).unwrap();
-        store.apply(&closed(time, shards, rows(time))).unwrap();
+        store.apply(&closed(time, shards, follows(time, S::MANY))).unwrap();
+        store.apply(&closed(time, shards, rows(time, S::MANY))).unwrap();
     }
 }
 
-fn check(views: &Arc<dyn Views>) {
-    let there: Vec<i64> = (0..ALL).filter(|user| *user >= FEW || !is_even(user)).collect();
+fn check<S: Subject>(views: &Arc<dyn Views>) {
+    let all = S::MANY;
+    let there: Vec<i64> = (0..all).filter(|user| *user >= FEW || !is_even(user)).collect();
     for number in 0..TWEETS {
         let tweet = tweet_of(number);
-        let likers = block_on(views.edges(List::Likers, tweet, None, ALL as usize)).unwrap();
+        let likers = block_on(views.edges(List::Likers, tweet, None, all as usize)).unwrap();
         let of_tweet = there.iter().rev().filter(|user| tweet_of(**user) == tweet);
         assert!(likers.into_iter().eq(of_tweet.clone().map(|user| Edge { at: *user, id: *user })));
         let counted = block_on(views.tweets(&[tweet])).unwrap()[0].as_ref().map(|tweet| tweet.likes);
         assert_eq!(counted, Some(of_tweet.count() as i64));
     }
-    let told = block_on(views.notifications(AUTHOR, None, ALL as usize)).unwrap();
+    let told = block_on(views.notifications(AUTHOR, None, all as usize)).unwrap();
     assert!(told.into_iter().eq(there.iter().rev().map(|user| notice(*user))));
-    for user in [0, 1, FEW - 2, FEW - 1, FEW, ALL - 1, ALL] {
+    for user in [0, 1, FEW - 2, FEW - 1, FEW, all - 1, all] {
         let liked = block_on(views.liked(user, &[tweet_of(user), tweet_of(user + 1)])).unwrap();
         assert_eq!(liked, [there.contains(&user), false], "{user}");
     }
-    for user in [0, 1, FEW - 1, FEW, ALL, 2 * ALL - 1, 2 * ALL] {
+    for user in [0, 1, FEW - 1, FEW, all, 2 * all - 1, 2 * all] {
         let followed = block_on(views.relationships(Some(user), &[AUTHOR])).unwrap()[0].following;
-        let follows = user < 2 * ALL && (user >= FEW || !is_even(&user));
+        let follows = user < 2 * all && (user >= FEW || !is_even(&user));
         assert_eq!(followed, follows.then_some(user % 3 > 0), "{user}");
     }
 }
@@ -121,13 +121,13 @@ pub fn very_many_rows_at_once_are_as_many_small_ones<S: Subject>(subject: &S) {
     apply::<S>(&store, 1, &WORKERS);
     subject.durable(&store);
     apply::<S>(&store, 2, &WORKERS);
-    check(&subject.views(&store));
+    check::<S>(&subject.views(&store));
     // Once more changes nothing, whatever a crash leaves of the progress.
     apply::<S>(&store, 2, &WORKERS);
-    check(&subject.views(&store));
+    check::<S>(&subject.views(&store));
     let store = subject.crash(store);
     apply::<S>(&store, 2, &WORKERS);
-    check(&subject.views(&store));
+    check::<S>(&subject.views(&store));
 }
 
 pub fn a_time_that_is_cut_short_between_sets_of_shards_counts_once<S: Subject>(subject: &S) {
@@ -143,9 +143,9 @@ pub fn a_time_that_is_cut_short_between_sets_of_shards_counts_once<S: Subject>(s
         let store = subject.crash(store);
         // What comes again comes in sets of its own: here of one worker instead of two.
         apply::<S>(&store, 2, &PARTS);
-        check(&subject.views(&store));
+        check::<S>(&subject.views(&store));
         // The first closed time after it is of all shards again, and what was there stays.
         apply::<S>(&store, 2, &[u64::MAX]);
-        check(&subject.views(&store));
+        check::<S>(&subject.views(&store));
     }
 }

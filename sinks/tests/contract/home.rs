@@ -12,6 +12,8 @@ use crate::index::{ALL, position};
 
 /// A store of home timelines that can be read.
 pub trait Subject: HomeSink {
+    /// Histories that are tried.
+    const HISTORIES: u32 = 200;
     /// The viewer's record.
     fn record(&self, viewer: i64) -> Option<HomeRecord>;
     /// Changes that did not fit.
@@ -361,7 +363,7 @@ impl History {
 
 pub fn every_history_is_kept_above_the_floors<S: Subject>(new: fn(Parameters) -> S) {
     let sizes = (1..60_usize, 1..60_usize);
-    proptest!(ProptestConfig { cases: 200, ..ProptestConfig::default() }, |(history in events(), (one, other) in sizes)| {
+    proptest!(ProptestConfig { cases: S::HISTORIES, ..ProptestConfig::default() }, |(history in events(), (one, other) in sizes)| {
         let parameters = Parameters { home_max: one.max(other), home_keep: one.min(other), ..Parameters::default() };
         let home = new(parameters.clone());
         let mut truth = History::new(parameters);

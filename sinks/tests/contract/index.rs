@@ -21,6 +21,10 @@ pub const ALL: u64 = u64::MAX;
 pub trait Subject {
     /// The store.
     type Store: RowSink<Fact> + RowSink<ViewRow>;
+    /// Users of the tests in which very many rows come at once.
+    const MANY: i64 = 120_000;
+    /// Closed times that are applied while others read.
+    const TIMES: i64 = 600;
     /// Opens the store.
     fn open(&self) -> Arc<Self::Store>;
     /// Closes the store, and opens what is left of it if its process is killed now.

@@ -183,12 +183,28 @@ fn found_after(world: &World, not_before: &[Place], facts: Vec<Op<Fact>>) -> Vec
     let home = LocalHome::new(parameters.clone());
     world.apply_home(&home, &layout, &parameters);
     let views = stores.views(home);
+    found_in(&views, world, not_before, || stores.index.apply(&closed(2, ALL, facts)).unwrap())
+}
+
+fn found_in(views: &dyn Views, world: &World, not_before: &[Place], apply: impl FnOnce()) -> Vec<Place> {
     let found =
-        || -> Vec<Place> { PLACES.into_iter().filter(|place| block_on(is_found(&views, world, *place))).collect() };
+        || -> Vec<Place> { PLACES.into_iter().filter(|place| block_on(is_found(views, world, *place))).collect() };
     let before: Vec<Place> = PLACES.into_iter().filter(|place| !not_before.contains(place)).collect();
     assert_eq!(found(), before);
-    stores.index.apply(&closed(2, ALL, facts)).unwrap();
+    apply();
     found()
+}
+
+/// The world in which the subject is found everywhere.
+pub fn open_world() -> World {
+    world(true, false)
+}
+
+/// Nothing of the subject is found in a store of [`open_world`] when viewers and subject have blocked each other.
+pub fn blocks_hide_everything(store: &impl RowSink<Fact>, views: &dyn Views) {
+    let blocks = [VIEWER, OTHER].map(|blocker| Fact::Block { blocker, blocked: SUBJECT });
+    let apply = || store.apply(&closed(2, ALL, puts(blocks))).unwrap();
+    assert_eq!(found_in(views, &open_world(), &[], apply), []);
 }
 
 fn puts(facts: impl IntoIterator<Item = Fact>) -> Vec<Op<Fact>> {

@@ -3,7 +3,7 @@
 //! `index`, `home` and `search` are suites over any store: a store is put through them by a [`index::Subject`], a
 //! [`home::Subject`] or a [`search::Subject`], and one line of [`index_suite`], [`home_suite`] or [`search_suite`]. `pages` and
 //! `social` compare the read side with a model that knows everything; `world` is that model, and `served` says what it must
-//! serve. What needs a server lies in `servers`.
+//! serve. What is under `servers` needs servers of others (`make test-servers`).
 
 #![allow(
     clippy::unwrap_used,

@@ -41,7 +41,7 @@ pub fn line(item: &TimelineTweet) -> Line {
     (item.entry, item.tweet.tweet.id, item.author.user.id, item.retweeted_by.as_ref().map(|user| user.user.id))
 }
 
-fn all_home(views: &dyn Views, parameters: &Parameters, viewer: i64, limit: usize) -> Vec<Line> {
+pub fn all_home(views: &dyn Views, parameters: &Parameters, viewer: i64, limit: usize) -> Vec<Line> {
     let (mut lines, mut cursor) = (Vec::new(), HomeCursor::default());
     for _ in 0..PAGES_MAX {
         let page = block_on(home_page(views, parameters, viewer, cursor, limit)).unwrap();

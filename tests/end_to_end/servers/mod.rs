@@ -1,3 +1,4 @@
 //! The whole system with stores on real servers.
 
 mod search;
+mod store;

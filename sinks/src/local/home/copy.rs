@@ -23,14 +23,8 @@ impl LocalHome {
     /// Copies all records into a file in the folder `dir`, of at most `bytes_max`. No closed time may be applied
     /// meanwhile. A segment at a time is in memory; a million entries take some milliseconds.
     pub fn copy_to(&self, dir: &Path, bytes_max: u64) -> Result<HomeCopy, StoreError> {
-        use std::io::Write;
-        let path = dir.join(format!("home-copy-{}", std::process::id()));
-        std::fs::create_dir_all(dir).map_err(failed("make the folder", dir))?;
-        let mut options = File::options();
-        let file = options.create(true).truncate(true).read(true).write(true).open(&path);
-        let mut file = file.map_err(failed("make", &path))?;
-        std::fs::remove_file(&path).map_err(failed("take away the name of", &path))?;
-        let (mut segments, mut bytes, mut offset) = (Vec::new(), Vec::new(), 0);
+        let mut copying = Copying::begin(dir, bytes_max, self.parameters.clone())?;
+        let mut bytes = Vec::new();
         for shard in 0..SHARDS {
             for number in 0.. {
                 let Some(records) = self.records(shard) else { break };
@@ -39,16 +33,59 @@ impl LocalHome {
                 segment::encode(view.records, view.bound, &mut bytes);
                 let time = view.time;
                 drop(records);
-                if offset + bytes.len() as u64 > bytes_max {
-                    let full = format!("it would take more than the {} MiB that may be used there", bytes_max >> 20);
-                    return Err(failed("write a copy into", dir)(std::io::Error::other(full)));
-                }
-                file.write_all(&bytes).map_err(failed("write a copy into", dir))?;
-                segments.push(SavedSegment::new(0, offset, &bytes, time));
-                offset += bytes.len() as u64;
+                copying.push(&bytes, time)?;
             }
         }
-        Ok(HomeCopy { file, dir: dir.to_path_buf(), segments, parameters: self.parameters.clone() })
+        Ok(copying.copy)
+    }
+}
+
+/// A copy that is being made.
+pub(crate) struct Copying {
+    copy: HomeCopy,
+    offset: u64,
+    bytes_max: u64,
+}
+
+impl Copying {
+    /// Begins a copy in the folder `dir`, of at most `bytes_max`, of records that are cut and expire as `parameters` say.
+    pub(crate) fn begin(dir: &Path, bytes_max: u64, parameters: Parameters) -> Result<Self, StoreError> {
+        let path = dir.join(format!("home-copy-{}", std::process::id()));
+        std::fs::create_dir_all(dir).map_err(failed("make the folder", dir))?;
+        let mut options = File::options();
+        let file = options.create(true).truncate(true).read(true).write(true).open(&path);
+        let file = file.map_err(failed("make", &path))?;
+        std::fs::remove_file(&path).map_err(failed("take away the name of", &path))?;
+        let copy = HomeCopy { file, dir: dir.to_path_buf(), segments: Vec::new(), parameters };
+        Ok(Copying { copy, offset: 0, bytes_max })
+    }
+
+    fn push(&mut self, bytes: &[u8], time: Time) -> Result<(), StoreError> {
+        use std::io::Write;
+        let HomeCopy { file, dir, segments, .. } = &mut self.copy;
+        if self.offset + bytes.len() as u64 > self.bytes_max {
+            let full = format!("it would take more than the {} MiB that may be used there", self.bytes_max >> 20);
+            return Err(failed("write a copy into", dir)(std::io::Error::other(full)));
+        }
+        file.write_all(bytes).map_err(failed("write a copy into", dir))?;
+        segments.push(SavedSegment::new(0, self.offset, bytes, time));
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Adds records of viewers as they are at `time`.
+    pub(crate) fn push_records(&mut self, records: Vec<(i64, HomeRecord)>, time: Time) -> Result<(), StoreError> {
+        let restored = |(viewer, HomeRecord { floor, hot, entries }): (i64, HomeRecord)| {
+            Record::restored(viewer, floor, hot, entries.into_iter().rev())
+        };
+        let records: Vec<Record> = records.into_iter().map(restored).collect();
+        let mut bytes = Vec::new();
+        segment::encode(&records, i64::MIN, &mut bytes);
+        self.push(&bytes, time)
+    }
+
+    pub(crate) fn finish(self) -> HomeCopy {
+        self.copy
     }
 }
 

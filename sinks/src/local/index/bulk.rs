@@ -17,8 +17,8 @@ use fjall::{Keyspace, OwnedWriteBatch, UserValue};
 use parking_lot::MutexGuard;
 
 use super::Fault;
-use super::key::Key;
 use super::ledger::Progressed;
+use crate::key::Key;
 
 /// Operations of a closed time from which on it is written as tables.
 pub(super) const BULK_OPS: usize = 100_000;

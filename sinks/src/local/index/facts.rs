@@ -7,10 +7,10 @@ use fjall::{Database, Keyspace, OwnedWriteBatch, Readable, Snapshot};
 
 use super::bulk::{Change, Due, bits, ingest, put};
 use super::hot::HotFacts;
-use super::key::{Key, Parts};
 use super::ledger::{Ledger, Progressed, Writes};
 use super::{Fault, open_keyspace};
 use crate::Relationship;
+use crate::key::{Key, Parts};
 
 const KEYSPACE: &str = "facts";
 /// Accounts of a list that are held in memory: to read so many costs as much as to look up some twenty, which a page needs.

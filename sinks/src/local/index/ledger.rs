@@ -22,8 +22,8 @@ use fjall::{Database, Keyspace, OwnedWriteBatch, PersistMode};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::bulk::{BULK_OPS, Due};
-use super::key::Parts;
 use super::{BATCH_ROWS, Fault};
+use crate::key::Parts;
 
 /// Stream time after which progress is written though no row was.
 const IDLE_MS: Time = 1_000;

@@ -20,11 +20,10 @@ use serde::de::DeserializeOwned;
 
 use super::bulk::{Change, Due, bits, ingest, put};
 use super::hot::HotRows;
-use super::key::Key;
-use super::layout;
 use super::ledger::{Ledger, Progressed, Writes};
 use super::{Fault, open_keyspace};
-use crate::{CountedTweet, Edge, Profile, Reply, TimelineItem, TrendingTag, TrendingTweet};
+use crate::key::Key;
+use crate::{CountedTweet, Edge, Profile, Reply, TimelineItem, TrendingTag, TrendingTweet, layout};
 
 /// What a user likes is read at once between the first and the last tweet of a page, as far as this many a tweet: a step costs
 /// a fraction of a look-up.

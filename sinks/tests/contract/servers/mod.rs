@@ -1,3 +1,7 @@
-//! Stores on servers, put through the suites on real ones, and what only they do.
+//! Stores in servers of others, put through the suites on real ones, and what only they do.
 
+mod cql;
+mod cql_cases;
+mod crashes;
 mod elastic;
+mod proxy;

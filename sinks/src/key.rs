@@ -4,44 +4,44 @@ use feedmill_model::{Shard, shard_of};
 
 /// A key as it is put together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key(Vec<u8>);
+pub(crate) struct Key(Vec<u8>);
 
 impl Key {
-    pub(super) fn in_shard(shard: Shard) -> Self {
+    pub(crate) fn in_shard(shard: Shard) -> Self {
         let mut bytes = Vec::with_capacity(28);
         bytes.push(shard);
         Key(bytes)
     }
 
     /// In the owner's shard.
-    pub(super) fn of(owner: i64) -> Self {
+    pub(crate) fn of(owner: i64) -> Self {
         Key::in_shard(shard_of(owner))
     }
 
-    pub(super) fn byte(mut self, byte: u8) -> Self {
+    pub(crate) fn byte(mut self, byte: u8) -> Self {
         self.0.push(byte);
         self
     }
 
-    pub(super) fn text(mut self, text: &str) -> Self {
+    pub(crate) fn text(mut self, text: &str) -> Self {
         self.0.extend_from_slice(text.as_bytes());
         self
     }
 
     /// Smaller numbers first.
-    pub(super) fn ascending(mut self, number: i64) -> Self {
+    pub(crate) fn ascending(mut self, number: i64) -> Self {
         self.0.extend_from_slice(&ordered(number).to_be_bytes());
         self
     }
 
     /// Greater numbers first.
-    pub(super) fn descending(mut self, number: i64) -> Self {
+    pub(crate) fn descending(mut self, number: i64) -> Self {
         self.0.extend_from_slice(&(!ordered(number)).to_be_bytes());
         self
     }
 
     /// After every key that begins with this one: none goes on with 18 bytes of 0xFF.
-    pub(super) fn end(mut self) -> Self {
+    pub(crate) fn end(mut self) -> Self {
         self.0.extend_from_slice(&[0xFF; 18]);
         self
     }
@@ -64,35 +64,35 @@ const fn ordered(number: i64) -> u64 {
 }
 
 /// A key or value as it is taken apart; `None` when it is too short.
-pub(super) struct Parts<'a>(&'a [u8]);
+pub(crate) struct Parts<'a>(&'a [u8]);
 
 impl<'a> Parts<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Parts(bytes)
     }
 
-    pub(super) fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         let (byte, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*byte)
     }
 
     /// Eight bytes, most significant first.
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let (number, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u64::from_be_bytes(*number))
     }
 
-    pub(super) fn ascending(&mut self) -> Option<i64> {
+    pub(crate) fn ascending(&mut self) -> Option<i64> {
         self.number().map(|number| ordered(number as i64) as i64)
     }
 
-    pub(super) fn descending(&mut self) -> Option<i64> {
+    pub(crate) fn descending(&mut self) -> Option<i64> {
         self.number().map(|number| ordered(!number as i64) as i64)
     }
 
-    pub(super) const fn rest(self) -> &'a [u8] {
+    pub(crate) const fn rest(self) -> &'a [u8] {
         self.0
     }
 }

@@ -1,6 +1,7 @@
-//! How rows lie in their keyspaces: one a view, of the view's name, each key in the shard of its owner.
+//! How rows are keys and values: in a local store in a keyspace a view, of the view's name, each key in the shard of its
+//! owner; in a CQL store in partitions, of which the beginning of the key is a part ([`crate::cql`]).
 //!
-//! | keyspace | key after the shard | value |
+//! | view | key after the shard | value |
 //! |---|---|---|
 //! | `profile`, `tweet` | id | the row (postcard) |
 //! | `username` | name | id |
@@ -30,12 +31,11 @@ use feedmill_model::{
 };
 use fjall::UserValue;
 
-use super::Fault;
-use super::key::{Key, Parts};
+use crate::key::{Key, Parts};
 use crate::{Edge, Reply, TimelineItem};
 
 /// The view of a row.
-pub(super) const fn view(row: &ViewRow) -> View {
+pub(crate) const fn view(row: &ViewRow) -> View {
     match row {
         ViewRow::Profile(_) => View::Profile,
         ViewRow::Username { .. } => View::Username,
@@ -60,7 +60,7 @@ pub(super) const fn view(row: &ViewRow) -> View {
 }
 
 /// The key of a row among those of its view.
-pub(super) fn key(row: &ViewRow) -> Key {
+pub(crate) fn key(row: &ViewRow) -> Key {
     match row {
         ViewRow::Profile(user) => id_key(user.id),
         ViewRow::Username { name, .. } => Key::in_shard(shard_of_name(name)).text(name),
@@ -85,7 +85,7 @@ pub(super) fn key(row: &ViewRow) -> Key {
 }
 
 /// What stands under the key of a row that is put at `time`.
-pub(super) fn value(row: &ViewRow, time: Time) -> Result<UserValue, Fault> {
+pub(crate) fn value(row: &ViewRow, time: Time) -> Result<UserValue, postcard::Error> {
     Ok(match row {
         ViewRow::Profile(user) => postcard::to_allocvec(user)?.into(),
         ViewRow::Tweet(tweet) => postcard::to_allocvec(tweet)?.into(),
@@ -110,7 +110,7 @@ pub(super) fn value(row: &ViewRow, time: Time) -> Result<UserValue, Fault> {
 }
 
 /// The row of a view that lies under a key, and the count if it is one; `None` for what no row is.
-pub(super) fn row(view: View, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)> {
+pub(crate) fn row(view: View, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)> {
     let row = match view {
         View::Profile => ViewRow::Profile(postcard::from_bytes(value).ok()?),
         View::Tweet => ViewRow::Tweet(postcard::from_bytes(value).ok()?),
@@ -200,7 +200,7 @@ pub(super) fn row(view: View, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)
 }
 
 /// The tweet of a key of [`View::Liked`] or [`View::Retweeted`].
-pub(super) fn tweet_below(key: &[u8]) -> Option<i64> {
+pub(crate) fn tweet_below(key: &[u8]) -> Option<i64> {
     // Shard and user come before it.
     Parts::new(key.get(9..)?).ascending()
 }
@@ -210,25 +210,25 @@ fn shard_of_name(name: &str) -> Shard {
 }
 
 /// The only key of `id`, and the beginning of those that belong to it.
-pub(super) fn id_key(id: i64) -> Key {
+pub(crate) fn id_key(id: i64) -> Key {
     Key::of(id).ascending(id)
 }
 
-pub(super) fn edge_key(of: i64, edge: Edge) -> Key {
+pub(crate) fn edge_key(of: i64, edge: Edge) -> Key {
     id_key(of).descending(edge.at).descending(edge.id)
 }
 
 /// Whose edge a key of a list is, and the edge.
-pub(super) fn edge(key: &[u8]) -> Option<(i64, Edge)> {
+pub(crate) fn edge(key: &[u8]) -> Option<(i64, Edge)> {
     let mut parts = Parts::new(key.get(1..)?);
     Some((parts.ascending()?, Edge { at: parts.descending()?, id: parts.descending()? }))
 }
 
-pub(super) fn timeline_prefix(user: i64, reply: bool) -> Key {
+pub(crate) fn timeline_prefix(user: i64, reply: bool) -> Key {
     id_key(user).byte(u8::from(reply))
 }
 
-pub(super) fn timeline_key(user: i64, reply: bool, entry: EntryId) -> Key {
+pub(crate) fn timeline_key(user: i64, reply: bool, entry: EntryId) -> Key {
     let kind = match entry.kind {
         EntryKind::Retweet => 0,
         EntryKind::Tweet => 1,
@@ -236,14 +236,14 @@ pub(super) fn timeline_key(user: i64, reply: bool, entry: EntryId) -> Key {
     timeline_prefix(user, reply).descending(entry.id).byte(kind)
 }
 
-pub(super) fn timeline_item(key: &[u8], value: &[u8]) -> Option<(i64, bool, TimelineItem)> {
+pub(crate) fn timeline_item(key: &[u8], value: &[u8]) -> Option<(i64, bool, TimelineItem)> {
     let mut parts = Parts::new(key.get(1..)?);
     let (user, reply, number) = (parts.ascending()?, parts.byte()? == 1, parts.descending()?);
     let entry = if parts.byte()? == 0 { EntryId::retweet(number) } else { EntryId::tweet(number) };
     Some((user, reply, TimelineItem { entry, tweet: id(value)? }))
 }
 
-pub(super) fn count_key(counter: Counter, of: i64) -> Key {
+pub(crate) fn count_key(counter: Counter, of: i64) -> Key {
     Key::of(of).byte(counter as u8).ascending(of)
 }
 
@@ -255,38 +255,38 @@ fn counted(key: &[u8], value: &[u8]) -> Option<(Counter, i64, i64)> {
 }
 
 /// Tweet, retweet and user.
-pub(super) fn retweeter(key: &[u8], value: &[u8]) -> Option<(i64, i64, i64)> {
+pub(crate) fn retweeter(key: &[u8], value: &[u8]) -> Option<(i64, i64, i64)> {
     let mut parts = Parts::new(key.get(1..)?);
     Some((parts.ascending()?, parts.descending()?, id(value)?))
 }
 
 /// The beginning of the keys of a tag. No text of PostgreSQL's has a NUL, so it ends the tag.
-pub(super) fn tag_prefix(tag: &str) -> Key {
+pub(crate) fn tag_prefix(tag: &str) -> Key {
     Key::in_shard(shard_of_name(tag)).text(tag).byte(0)
 }
 
 /// The tag, and a tweet that has it.
-pub(super) fn tagged(key: &[u8]) -> Option<(&str, i64)> {
+pub(crate) fn tagged(key: &[u8]) -> Option<(&str, i64)> {
     let (tag, tweet) = key.get(1..)?.split_at_checked(key.len().checked_sub(10)?)?;
     Some((str::from_utf8(tag).ok()?, Parts::new(tweet.get(1..)?).descending()?))
 }
 
-pub(super) fn trend_prefix(window: TrendWindow) -> Key {
+pub(crate) fn trend_prefix(window: TrendWindow) -> Key {
     Key::of(window as i64).byte(window as u8)
 }
 
-pub(super) fn path_key(root: i64, path: &[i64]) -> Key {
+pub(crate) fn path_key(root: i64, path: &[i64]) -> Key {
     path.iter().fold(id_key(root), |key, id| key.ascending(*id))
 }
 
 /// The key of a reply in `conversation_paths`.
-pub(super) fn by_reply_key(root: i64, path: &[i64]) -> Key {
+pub(crate) fn by_reply_key(root: i64, path: &[i64]) -> Key {
     let id = path.last().copied().unwrap_or(root);
     path.iter().fold(id_key(root).ascending(id), |key, id| key.ascending(*id))
 }
 
 /// The reply under such a key.
-pub(super) fn by_reply(key: &[u8], value: &[u8]) -> Option<Reply> {
+pub(crate) fn by_reply(key: &[u8], value: &[u8]) -> Option<Reply> {
     // Shard, root and id come before the path.
     let mut parts = Parts::new(key.get(17..)?);
     let (parent, user) = of_two(value)?;
@@ -294,27 +294,27 @@ pub(super) fn by_reply(key: &[u8], value: &[u8]) -> Option<Reply> {
     Some(Reply { path, parent: parent as i64, user: user as i64 })
 }
 
-pub(super) fn notice_key(user: i64, notice: &Notice) -> Key {
+pub(crate) fn notice_key(user: i64, notice: &Notice) -> Key {
     let Notice { order, kind, actor, tweet } = *notice;
     id_key(user).descending(order).byte(kind as u8).ascending(actor).ascending(tweet)
 }
 
-pub(super) fn notice(key: &[u8]) -> Option<(i64, Notice)> {
+pub(crate) fn notice(key: &[u8]) -> Option<(i64, Notice)> {
     let mut parts = Parts::new(key.get(1..)?);
     let (user, order, number) = (parts.ascending()?, parts.descending()?, parts.byte()?);
     let kind = NoticeKind::ALL.into_iter().find(|kind| *kind as u8 == number)?;
     Some((user, Notice { order, kind, actor: parts.ascending()?, tweet: parts.ascending()? }))
 }
 
-pub(super) fn id(value: &[u8]) -> Option<i64> {
+pub(crate) fn id(value: &[u8]) -> Option<i64> {
     Parts::new(value).number().map(|id| id as i64)
 }
 
-pub(super) fn two(one: u64, other: u64) -> [u8; 16] {
+pub(crate) fn two(one: u64, other: u64) -> [u8; 16] {
     (u128::from(one) << 64 | u128::from(other)).to_be_bytes()
 }
 
-pub(super) fn of_two(value: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn of_two(value: &[u8]) -> Option<(u64, u64)> {
     let mut parts = Parts::new(value);
     Some((parts.number()?, parts.number()?))
 }

@@ -1,0 +1,301 @@
+//! A session with the cluster, and how a request is tried.
+//!
+//! ```text
+//!   writes ─► of one partition together (unlogged batch) ─► window ─► attempt ─► acknowledged
+//!                                                             ▲          │ not, but may pass
+//!                                                             └─ pause ──┘ until `retry_for` is over
+//! ```
+//!
+//! Each request may be sent as often as one likes: a write has its timestamp and says the same each time, so what arrives
+//! twice, or late, changes nothing. A batch is of one partition, so that it is one mutation of each replica, which needs no
+//! log of batches, and takes effect at once or not at all.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileBuilder, ExecutionProfileHandle};
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::errors::ExecutionError;
+use scylla::policies::load_balancing::DefaultPolicy;
+use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
+use scylla::response::query_result::{QueryResult, QueryRowsResult};
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::Consistency as Level;
+use scylla::statement::batch::{Batch, BatchType};
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+
+use super::fault::{self, CqlError, Fault, may_pass};
+use super::schema;
+use super::settings::{BATCH_BYTES, BATCH_ROWS, Consistency, CqlSettings, Tls};
+use super::statement::{Statement, Statements, Write};
+use super::window::{Answer, Window};
+
+/// Before the second attempt; it doubles with each.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A connection that says nothing for so long is looked after, and given up after as long again.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// A session with the cluster, in the keyspace.
+pub(super) struct Cluster {
+    pub(super) session: Session,
+    pub(super) settings: CqlSettings,
+    pub(super) handle: Handle,
+    /// With the consistency of writes.
+    own: Statements,
+    /// With that of pages.
+    pages: Statements,
+    window: Window,
+    retries: AtomicU64,
+}
+
+impl Cluster {
+    /// Connects, and makes the keyspace and its tables if they are not there.
+    pub(super) async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
+        let session = connect(&settings).await?;
+        // Tables are not made again where they are: each takes a round of all nodes.
+        if !is_made(&session, &settings).await {
+            schema::make(&session, &settings).await?;
+        }
+        let engine = |source: ExecutionError| CqlError::Engine {
+            tried: "prepare the statements",
+            keyspace: settings.keyspace.clone(),
+            source: Box::new(Fault::Refused { servers: settings.servers(), problem: source.to_string() }),
+        };
+        session.use_keyspace(&settings.keyspace, false).await.map_err(|error| engine(error.into()))?;
+        let prepare = |level, profile| Statements::prepare(&session, level, profile);
+        let own = prepare(level(settings.write_consistency), None).await.map_err(|error| engine(error.into()))?;
+        let impatient = settings.speculate_after.map(|after| speculating(&settings, after));
+        let pages = prepare(level(settings.read_consistency), impatient).await.map_err(|error| engine(error.into()))?;
+        let window = Window::new(settings.concurrency);
+        Ok(Cluster { session, handle: Handle::current(), own, pages, window, retries: AtomicU64::new(0), settings })
+    }
+
+    /// Requests that were tried again since the session was opened.
+    pub(super) fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Waits for what a closed time needs. A thread of a runtime lets others go on meanwhile.
+    pub(super) fn wait<F: Future>(&self, future: F) -> F::Output {
+        match Handle::try_current() {
+            Ok(_) => block_in_place(|| self.handle.block_on(future)),
+            Err(_) => self.handle.block_on(future),
+        }
+    }
+
+    /// Writes all of them in any order, those of one partition together. Neighbours are sent together, so that they should be
+    /// sorted by partition.
+    pub(super) async fn write(&self, writes: &[Write]) -> Result<(), Fault> {
+        self.write_together(requests(writes)).await
+    }
+
+    /// Writes lists of which each is of one partition, and takes effect at once.
+    pub(super) async fn write_together<'a>(&self, requests: impl Iterator<Item = &'a [Write]>) -> Result<(), Fault> {
+        let most = self.settings.concurrency;
+        stream::iter(requests.map(Ok)).try_for_each_concurrent(most, |request| self.request(request)).await
+    }
+
+    /// Writes one partition's rows.
+    async fn request(&self, writes: &[Write]) -> Result<(), Fault> {
+        let sent = || async {
+            let permit = self.window.enter().await;
+            let begun = Instant::now();
+            let sent = self.send(writes).await;
+            let answer = if sent.is_ok() { Answer::After(begun.elapsed()) } else { Answer::None };
+            self.window.leave(permit, answer);
+            sent
+        };
+        self.tried(sent).await.map(drop)
+    }
+
+    async fn send(&self, writes: &[Write]) -> Result<QueryResult, ExecutionError> {
+        let prepared = |write: &Write| self.own.get(write.statement()).cloned();
+        if let [write] = writes
+            && let Some(statement) = self.own.get(write.statement())
+        {
+            return self.session.execute_unpaged(statement, write).await;
+        }
+        let statements = writes.iter().filter_map(prepared).map(Into::into).collect();
+        let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+        batch.set_consistency(level(self.settings.write_consistency));
+        batch.set_is_idempotent(true);
+        self.session.batch(&batch, writes.iter().collect::<Vec<_>>()).await
+    }
+
+    /// Reads with the consistency of writes: what is read so is as new as what was written.
+    pub(super) async fn read(&self, what: Statement, values: impl SerializeRow) -> Result<QueryRowsResult, Fault> {
+        self.query(&self.own, what, values).await
+    }
+
+    /// Reads a page.
+    pub(super) async fn page(&self, what: Statement, values: impl SerializeRow) -> Result<QueryRowsResult, Fault> {
+        self.query(&self.pages, what, values).await
+    }
+
+    async fn query(
+        &self,
+        statements: &Statements,
+        what: Statement,
+        values: impl SerializeRow,
+    ) -> Result<QueryRowsResult, Fault> {
+        let Some(statement) = statements.get(what) else { return Err(Fault::Stopped) };
+        let found = self.tried(|| self.session.execute_unpaged(statement, &values)).await?;
+        found.into_rows_result().map_err(|_| Fault::Undecodable { of: "an answer" })
+    }
+
+    /// Runs a statement that has no values.
+    pub(super) async fn run(&self, text: &str) -> Result<QueryResult, Fault> {
+        self.tried(|| self.session.query_unpaged(text, ())).await
+    }
+
+    /// What an attempt gives, tried again for as long as the settings say if that can help.
+    async fn tried<F: Future<Output = Result<QueryResult, ExecutionError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<QueryResult, Fault> {
+        let (begun, mut pause) = (Instant::now(), PAUSE);
+        loop {
+            let error = match attempt().await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let (servers, problem) = (self.settings.servers(), error.to_string());
+            if !may_pass(&error) {
+                return Err(Fault::Refused { servers, problem });
+            }
+            let waited = begun.elapsed();
+            if waited + pause > self.settings.retry_for {
+                return Err(Fault::Unavailable { servers, waited, problem });
+            }
+            if pause == PAUSE {
+                tracing::debug!("a request to the CQL cluster is tried again: {problem}");
+            }
+            self.retries.fetch_add(1, Ordering::Relaxed);
+            metrics::counter!("feedmill_cql_retries_total").increment(1);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Runs something for each item, as many at a time as requests may be on their way.
+    pub(super) async fn each<T, R, F: Future<Output = Result<R, Fault>>>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        run: impl FnMut(T) -> F,
+    ) -> Result<Vec<R>, Fault> {
+        stream::iter(items).map(run).buffered(self.settings.concurrency.max(1)).try_collect().await
+    }
+}
+
+/// Neighbours of one partition, in requests that are not too large.
+fn requests(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
+    let mut rest = writes;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let mut bytes = 0;
+        let fits = |write: &&Write| {
+            bytes += write.bytes();
+            first.is_beside(write) && bytes <= BATCH_BYTES
+        };
+        let count = rest.iter().take(BATCH_ROWS).take_while(fits).count().max(1);
+        let (request, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(request)
+    })
+}
+
+/// Whether the tables are all there, as the last that is made says.
+async fn is_made(session: &Session, settings: &CqlSettings) -> bool {
+    let text = format!("SELECT value FROM {}.state WHERE name = 'format'", settings.keyspace);
+    let found = session.query_unpaged(text, ()).await;
+    found.ok().and_then(|found| found.into_rows_result().ok()).is_some_and(|rows| rows.rows_num() > 0)
+}
+
+async fn connect(settings: &CqlSettings) -> Result<Session, CqlError> {
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&settings.nodes)
+        .keyspaces_to_fetch([&settings.keyspace])
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE)
+        .driver_config_reporting(false)
+        .default_execution_profile_handle(profile(settings).build().into_handle());
+    if let Some(user) = &settings.user {
+        builder = builder.user(user, settings.password.clone().unwrap_or_default());
+    }
+    if let Some(roots) = trusted(&settings.tls)? {
+        builder = builder.tls_context(Some(Arc::new(client(roots)?)));
+    }
+    builder.build().await.map_err(|error| fault::connect(settings.servers(), &error))
+}
+
+fn profile(settings: &CqlSettings) -> ExecutionProfileBuilder {
+    let mut balancing = DefaultPolicy::builder().token_aware(true);
+    if let Some(datacenter) = &settings.datacenter {
+        balancing = balancing.prefer_datacenter(datacenter.clone());
+    }
+    ExecutionProfile::builder()
+        .consistency(level(settings.write_consistency))
+        .request_timeout(Some(settings.timeout))
+        .load_balancing_policy(balancing.build())
+}
+
+/// Asks another node too when one does not answer for so long.
+fn speculating(settings: &CqlSettings, retry_interval: Duration) -> ExecutionProfileHandle {
+    let policy = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval };
+    profile(settings).speculative_execution_policy(Some(Arc::new(policy))).build().into_handle()
+}
+
+fn client(roots: RootCertStore) -> Result<ClientConfig, CqlError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| CqlError::Tls(error.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Whom we trust to vouch for the servers; `None` where nothing is encrypted.
+fn trusted(tls: &Tls) -> Result<Option<RootCertStore>, CqlError> {
+    let mut roots = RootCertStore::empty();
+    match tls {
+        Tls::Off => return Ok(None),
+        Tls::System => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        Tls::File(file) => {
+            let unusable = |problem: String| {
+                let file = file.display();
+                CqlError::Tls(format!("the authority's file {file} cannot be used ({problem}); name a PEM file"))
+            };
+            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
+                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+            }
+        }
+    }
+    if roots.is_empty() {
+        let problem = "no authority is trusted; name one with tls=FILE, or install some, for example by: apt-get install \
+                       ca-certificates";
+        return Err(CqlError::Tls(problem.to_owned()));
+    }
+    Ok(Some(roots))
+}
+
+const fn level(consistency: Consistency) -> Level {
+    match consistency {
+        Consistency::One => Level::One,
+        Consistency::LocalOne => Level::LocalOne,
+        Consistency::Quorum => Level::Quorum,
+        Consistency::LocalQuorum => Level::LocalQuorum,
+        Consistency::EachQuorum => Level::EachQuorum,
+        Consistency::All => Level::All,
+    }
+}

@@ -1,0 +1,286 @@
+//! Facts and rows in a CQL cluster.
+//!
+//! ```text
+//!   worker ─ Closed ─► place of each row ─┬─ marks of lists ─► acknowledged ─┐
+//!                                         ├─ counts: what they are, + ───────┤
+//!                                         └─ rows ───────────────────────────┴─► acknowledged ─► progress ─► told
+//! ```
+//!
+//! At most one operation of a closed time is of one row, since a cluster keeps of two with one timestamp the delete, or the
+//! greater value, and not the later. A row that is replaced is one put.
+//!
+//! A count is written as what it is, not as what is added, with the time of its last change as part of the value. It has one
+//! writer, who knows it or reads it: a time at or below its own adds nothing. So an answer that was lost, a request that is
+//! sent twice, or a closed time of which a crash has left a part, all end at the same value. One that comes down to zero stays:
+//! it means the same as none.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use feedmill_model::{Closed, Counter, Fact, Op, Position, RowSink, Shard, StoreError, Time, View, ViewRow, failpoint};
+use quick_cache::sync::Cache;
+
+use super::cluster::Cluster;
+use super::fault::Fault;
+use super::ledger::{Due, Ledger};
+use super::place::{Place, count_key, counter, fact, place, place_by_reply};
+use super::spread::{Laid, Listed, timestamp};
+use super::statement::{Statement, Write};
+use crate::{Changes, IndexStore, layout};
+
+/// Counts that are known without being read.
+const COUNTS_MAX: usize = 200_000;
+/// Operations of a closed time that are written before the next are looked at.
+const OPS_AT_ONCE: usize = 50_000;
+
+/// Facts and rows in a CQL cluster.
+pub struct CqlIndex {
+    pub(super) facts: Ledger,
+    pub(super) rows: Ledger,
+    counts: Cache<(Counter, i64), Count>,
+    pub(super) changes: Changes,
+}
+
+/// A count, and the time of its last change.
+type Count = (i64, Time);
+
+/// What some shards write.
+#[derive(Default)]
+struct Writes {
+    laid: Laid,
+    rows: Vec<Write>,
+    sums: Vec<(Counter, i64, i64)>,
+}
+
+impl Writes {
+    fn len(&self) -> usize {
+        self.laid.rows.len() + self.rows.len() + self.sums.len()
+    }
+}
+
+impl CqlIndex {
+    pub(super) fn new(facts: Ledger, rows: Ledger) -> Self {
+        CqlIndex { facts, rows, counts: Cache::new(COUNTS_MAX), changes: Changes::default() }
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.rows.cluster
+    }
+
+    /// Begins the facts anew, empty and without progress. Until they have the closed time `due` on all shards, reads that
+    /// need them fail with [`Rebuilding`](crate::Rebuilding). No closed time may be applied meanwhile, by any process.
+    pub fn rebuild_facts(&self, due: Time) -> Result<(), StoreError> {
+        let anew = self.cluster().wait(self.facts.rebuild(due));
+        self.changes.tell_anything();
+        anew.map_err(|fault| fault.store("facts", "begin anew"))
+    }
+
+    /// The same for the rows.
+    pub fn rebuild_rows(&self, due: Time) -> Result<(), StoreError> {
+        let anew = self.cluster().wait(self.rows.rebuild(due));
+        self.counts.clear();
+        self.changes.tell_anything();
+        anew.map_err(|fault| fault.store("rows", "begin anew"))
+    }
+
+    /// Records how far the stores are also where nothing changed. Returns the least position that a shard of facts or rows
+    /// has, `None` while one has none: the change log must keep what came after it.
+    pub fn durable(&self) -> Result<Option<Position>, StoreError> {
+        let recorded = |ledger: &Ledger| {
+            let recorded = self.cluster().wait(ledger.record_idle());
+            recorded.map_err(|fault| fault.store(ledger.store, "record its progress"))
+        };
+        let positions = recorded(&self.facts)?.into_iter().chain(recorded(&self.rows)?);
+        let positions: Option<Vec<Position>> = positions.collect();
+        Ok(positions.and_then(|positions| positions.into_iter().min_by_key(|position| position.time)))
+    }
+
+    /// Applies a closed time to the shards that do not have it yet. `take` adds what an operation writes.
+    fn apply<R>(
+        &self,
+        ledger: &Ledger,
+        closed: &Closed<R>,
+        take: impl Fn(&Op<R>, &mut Vec<Listed>, &mut Writes) -> Result<(), Fault>,
+    ) -> Result<(), StoreError> {
+        let position = closed.position;
+        let mut due = ledger.lock_due(position.time, closed.shards);
+        let applied = ledger.cluster.wait(async {
+            let has_rows = self.write(&mut due, closed, take).await?;
+            if !closed.loading {
+                ledger.record(&mut due, closed.shards, position, has_rows).await?;
+            }
+            Ok(())
+        });
+        applied.map_err(|fault: Fault| fault.store(ledger.store, format!("apply the closed time {}", position.time)))
+    }
+
+    async fn write<R>(
+        &self,
+        due: &mut Due<'_>,
+        closed: &Closed<R>,
+        take: impl Fn(&Op<R>, &mut Vec<Listed>, &mut Writes) -> Result<(), Fault>,
+    ) -> Result<bool, Fault> {
+        let time = closed.position.time;
+        let (mut writes, mut has_rows) = (Writes::default(), false);
+        for ops in closed.ops.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some(shard) = ops.first().map(|(shard, _)| *shard) else { continue };
+            let Some(known) = due.get_mut(usize::from(shard)).and_then(Option::as_mut) else { continue };
+            let mut listed = Vec::new();
+            for (_, op) in ops {
+                take(op, &mut listed, &mut writes)?;
+            }
+            let partition_rows = self.cluster().settings.partition_rows;
+            known.full.lay_out(shard as Shard, time, listed, partition_rows, &mut writes.laid);
+            if writes.len() >= OPS_AT_ONCE {
+                self.flush(time, std::mem::take(&mut writes)).await?;
+                has_rows = true;
+                failpoint!("sink_write_part_after");
+            }
+        }
+        has_rows |= writes.len() > 0;
+        self.flush(time, writes).await?;
+        Ok(has_rows)
+    }
+
+    async fn flush(&self, time: Time, writes: Writes) -> Result<(), Fault> {
+        let Writes { laid, mut rows, sums } = writes;
+        let counts = self.summed(time, sums).await?;
+        rows.extend(counts.iter().map(|(key, count)| count_row(*key, *count)));
+        rows.sort_by_key(|row| match row {
+            Write::Row { owner, .. } => *owner,
+            _ => 0,
+        });
+        let cluster = self.cluster();
+        cluster.write(&laid.marks).await?;
+        failpoint!("sink_write_before");
+        rows.extend(laid.rows);
+        cluster.write(&rows).await?;
+        failpoint!("sink_write_after");
+        for (key, count) in counts {
+            self.counts.insert(key, count);
+        }
+        Ok(())
+    }
+
+    /// What counts are after `time`: those that do not have it yet.
+    async fn summed(&self, time: Time, sums: Vec<(Counter, i64, i64)>) -> Result<Vec<((Counter, i64), Count)>, Fault> {
+        let mut unknown: BTreeMap<i64, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut known: BTreeMap<(Counter, i64), Count> = BTreeMap::new();
+        for (counter, of, _) in &sums {
+            match self.counts.get(&(*counter, *of)) {
+                Some(count) => drop(known.insert((*counter, *of), count)),
+                None => unknown.entry(*of).or_default().push(count_key(*counter, *of)),
+            }
+        }
+        let read = |(of, keys): (i64, Vec<Vec<u8>>)| async move {
+            let found = self.cluster().read(Statement::RowKeys, (of, View::Counts.name(), keys)).await?;
+            counts_in(&found).map(|counts| counts.into_iter().map(|(counter, count)| ((counter, of), count)).collect())
+        };
+        let found: Vec<Vec<_>> = self.cluster().each(unknown, read).await?;
+        known.extend(found.into_iter().flatten());
+        let add = |(counter, of, diff): (Counter, i64, i64)| {
+            let (count, last) = known.get(&(counter, of)).copied().unwrap_or((0, 0));
+            (last < time).then(|| ((counter, of), (count.wrapping_add(diff), time)))
+        };
+        Ok(sums.into_iter().filter_map(add).collect())
+    }
+}
+
+fn count_row((counter, of): (Counter, i64), (count, time): Count) -> Write {
+    Write::Row {
+        owner: of,
+        view: View::Counts.name(),
+        key: count_key(counter, of),
+        value: Some(layout::two(count as u64, time).to_vec()),
+        at: timestamp(time),
+    }
+}
+
+/// The counts in an answer of keys and values, with their times.
+fn counts_in(found: &scylla::response::query_result::QueryRowsResult) -> Result<Vec<(Counter, Count)>, Fault> {
+    let undecodable = || Fault::Undecodable { of: View::Counts.name() };
+    let rows = found.rows::<(&[u8], &[u8])>().map_err(|_| undecodable())?;
+    let count = |row: Result<(&[u8], &[u8]), _>| {
+        let (key, value) = row.map_err(|_: scylla::deserialize::DeserializationError| undecodable())?;
+        let (count, time) = layout::of_two(value).ok_or_else(undecodable)?;
+        Ok((counter(key).ok_or_else(undecodable)?, (count as i64, time)))
+    };
+    rows.map(count).collect()
+}
+
+/// What an operation on a fact writes. No fact is a sum: one that is added is there, one that is taken away is not.
+fn take_fact(op: &Op<Fact>, listed: &mut Vec<Listed>) {
+    listed.push(match op {
+        Op::Put(row) | Op::Add(row, 1..) => fact(row, true),
+        Op::Delete(row) | Op::Add(row, _) => fact(row, false),
+    });
+}
+
+/// What an operation on a row writes.
+fn take_row(time: Time, op: &Op<ViewRow>, listed: &mut Vec<Listed>, writes: &mut Writes) -> Result<(), Fault> {
+    let (row, value) = match op {
+        Op::Add(ViewRow::Count { counter, of }, diff) => {
+            writes.sums.push((*counter, *of, *diff));
+            return Ok(());
+        }
+        Op::Put(row) | Op::Add(row, 1..) => (row, Some(layout::value(row, time)?.to_vec())),
+        Op::Delete(row) | Op::Add(row, _) => (row, None),
+    };
+    for place in [Some(place(row)), place_by_reply(row)].into_iter().flatten() {
+        let value = value.clone();
+        match place {
+            Place::Row { owner, view, key } => {
+                writes.rows.push(Write::Row { owner, view: view.name(), key, value, at: timestamp(time) });
+            }
+            Place::Listed { list, owner, key } => listed.push(Listed { list, owner, key, value }),
+        }
+    }
+    Ok(())
+}
+
+impl RowSink<Fact> for CqlIndex {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.facts.progress()
+    }
+
+    fn apply(&self, closed: &Closed<Fact>) -> Result<(), StoreError> {
+        self.apply(&self.facts, closed, |op, listed, _| {
+            take_fact(op, listed);
+            Ok(())
+        })?;
+        self.changes.tell_facts(closed);
+        Ok(())
+    }
+}
+
+impl RowSink<ViewRow> for CqlIndex {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.rows.progress()
+    }
+
+    fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        let time = closed.position.time;
+        self.apply(&self.rows, closed, |op, listed, writes| take_row(time, op, listed, writes))?;
+        self.changes.tell_rows(closed);
+        Ok(())
+    }
+}
+
+impl IndexStore for CqlIndex {
+    fn rebuild_facts(&self, due: Time) -> Result<(), StoreError> {
+        CqlIndex::rebuild_facts(self, due)
+    }
+
+    fn rebuild_rows(&self, due: Time) -> Result<(), StoreError> {
+        CqlIndex::rebuild_rows(self, due)
+    }
+
+    fn durable(&self) -> Result<Option<Position>, StoreError> {
+        CqlIndex::durable(self)
+    }
+
+    /// What was acknowledged is where the next start finds it.
+    fn write_out(&self, _: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

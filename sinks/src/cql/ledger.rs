@@ -1,0 +1,341 @@
+//! Which closed times a store has, by shard.
+//!
+//! ```text
+//!   apply(t, some shards) ─► locks them, leaves out those that have t already
+//!     rows ─► all of them acknowledged ─► progress (shards → t) ─► acknowledged ─► reached = t
+//! ```
+//!
+//! Why nothing is lost, and nothing counted twice: progress is written when all rows of the closed time are where the
+//! consistency level wants them, so it never passes one that is not. After a crash in between, the closed time comes again:
+//! its rows are the same, with the same timestamps, and change nothing; sums carry the time that they have.
+//!
+//! As in the local store progress is a row for each set of shards that comes together, and a closed time without rows
+//! writes it at most once a second of stream time. A shard's progress is the greatest of the rows with its bit.
+//!
+//! Deletes of a cluster hide what is written later with an earlier timestamp, and a store that is built again begins with
+//! early times: so its tables are truncated, and its progress is that of another *generation*, a part of its key. The
+//! generation goes up first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use feedmill_model::{Lsn, Position, SHARDS, Shard, Time, failpoint};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::cluster::Cluster;
+use super::fault::Fault;
+use super::spread::{FULL, Full, ONLY, Table, timestamp};
+use super::state::State;
+use super::statement::{Statement, Write};
+
+/// Stream time after which progress is written though no row was.
+const IDLE_MS: Time = 1_000;
+
+/// What is known about a shard.
+#[derive(Debug, Default)]
+pub(super) struct Progressed {
+    /// The last closed time that it has.
+    pub(super) reached: Option<Position>,
+    /// Which parts of its lists are full.
+    pub(super) full: Full,
+    /// No home timeline of the shard is complete at or below it.
+    pub(super) floor: Option<i64>,
+    /// The load fills it, and has not ended: no home timeline is complete anywhere yet.
+    pub(super) filling: bool,
+    /// A closed time was applied since the store was opened: what comes now was never applied in part.
+    pub(super) goes_on: bool,
+}
+
+/// The shards of a closed time that do not have it yet, each at its index.
+pub(super) type Due<'a> = Vec<Option<MutexGuard<'a, Progressed>>>;
+
+/// The last closed time of a set of shards, and the one that its row has.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    applied: Position,
+    written: Position,
+}
+
+/// A row of progress.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgressRow {
+    pub(super) shards: u64,
+    pub(super) position: Option<Position>,
+    pub(super) floor: Option<i64>,
+}
+
+/// Progress of the shards of one store.
+pub(super) struct Ledger {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) store: &'static str,
+    tables: &'static [&'static str],
+    /// The table whose lists it lays out, if it has any.
+    lists: Option<Table>,
+    generation: AtomicI64,
+    shards: Vec<Mutex<Progressed>>,
+    sets: Mutex<BTreeMap<u64, Reached>>,
+    /// Shards, as bits, of a store that is built again, which have not reached `due`.
+    missing: AtomicU64,
+    due: AtomicU64,
+}
+
+impl Ledger {
+    /// Reads the progress of `store`, which is in `tables`.
+    pub(super) async fn open(
+        cluster: &Arc<Cluster>,
+        store: &'static str,
+        tables: &'static [&'static str],
+        lists: Option<Table>,
+    ) -> Result<Self, Fault> {
+        let ledger = Ledger {
+            cluster: Arc::clone(cluster),
+            store,
+            tables,
+            lists,
+            generation: AtomicI64::new(State::new(cluster).generation(store).await?),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            sets: Mutex::default(),
+            missing: AtomicU64::new(0),
+            due: AtomicU64::new(0),
+        };
+        for ProgressRow { shards, position, floor } in ledger.rows().await? {
+            for (_, shard) in ledger.shards.iter().enumerate().filter(|(number, _)| shards & (1 << number) != 0) {
+                let mut shard = shard.lock();
+                shard.reached = newest(shard.reached, position);
+                shard.floor = shard.floor.max(floor);
+            }
+            if let Some(position) = position {
+                ledger.sets.lock().insert(shards, Reached { applied: position, written: position });
+            }
+        }
+        ledger.learn_full().await?;
+        Ok(ledger)
+    }
+
+    /// The rows of progress.
+    async fn rows(&self) -> Result<Vec<ProgressRow>, Fault> {
+        progress_rows(&self.cluster, self.store, self.generation.load(Ordering::Acquire)).await
+    }
+
+    /// Reads which parts of lists are full.
+    async fn learn_full(&self) -> Result<(), Fault> {
+        let Some(table) = self.lists else { return Ok(()) };
+        let read = |shard: usize| {
+            let values = (FULL, shard as i64, ONLY, Vec::<u8>::new(), vec![u8::MAX; 18], i32::MAX);
+            self.cluster.read(Statement::page(table), values)
+        };
+        let found = self.cluster.each(0..self.shards.len(), read).await?;
+        for (shard, rows) in self.shards.iter().zip(found) {
+            let undecodable = |_| Fault::Undecodable { of: FULL };
+            let mut shard = shard.lock();
+            for row in rows.rows::<(&[u8], &[u8])>().map_err(|_| Fault::Undecodable { of: FULL })? {
+                let (key, value) = row.map_err(undecodable)?;
+                shard.full.learn(key, value).ok_or(Fault::Undecodable { of: FULL })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every shard has reached some time.
+    pub(super) fn is_complete(&self) -> bool {
+        self.progress().iter().all(Option::is_some)
+    }
+
+    /// Takes away what a load has left that did not end. No other process may apply anything meanwhile, nor may this one.
+    pub(super) async fn clear_incomplete(&self) -> Result<(), Fault> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        self.begin_anew().await
+    }
+
+    /// Begins the store anew; it is not read before all shards have the closed time `due`.
+    pub(super) async fn rebuild(&self, due: Time) -> Result<(), Fault> {
+        self.due.store(due, Ordering::Release);
+        self.missing.store(u64::MAX, Ordering::Release);
+        self.begin_anew().await
+    }
+
+    async fn begin_anew(&self) -> Result<(), Fault> {
+        let mut used = !self.rows().await?.is_empty();
+        let mut tables = Vec::new();
+        for table in self.tables {
+            let text = format!("SELECT * FROM {table} LIMIT 1");
+            let found = self.cluster.run(&text).await?.into_rows_result();
+            if found.is_ok_and(|rows| rows.rows_num() > 0) {
+                tables.push(*table);
+            }
+        }
+        used |= !tables.is_empty();
+        if used {
+            // A crash from here on finds a store without progress, which is cleared.
+            let next = self.generation.load(Ordering::Acquire) + 1;
+            State::new(&self.cluster).set_generation(self.store, next).await?;
+            self.generation.store(next, Ordering::Release);
+            for table in tables {
+                self.cluster.run(&format!("TRUNCATE {table}")).await?;
+            }
+        }
+        self.sets.lock().clear();
+        self.shards.iter().for_each(|shard| *shard.lock() = Progressed::default());
+        Ok(())
+    }
+
+    /// Whether the store may be read: it is not being built again.
+    pub(super) fn is_readable(&self) -> bool {
+        self.missing.load(Ordering::Acquire) == 0
+    }
+
+    pub(super) fn generation(&self) -> i64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn progress(&self) -> Vec<Option<Position>> {
+        let reached = |shard: &Mutex<Progressed>| {
+            let shard = shard.lock();
+            shard.reached.filter(|_| !shard.filling)
+        };
+        self.shards.iter().map(reached).collect()
+    }
+
+    /// Has the next load fill the shards.
+    pub(super) fn fill(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().filling = true);
+    }
+
+    /// Whether the load is to fill it.
+    pub(super) fn is_filling(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().filling)
+    }
+
+    /// Those of the shards that do not have the closed time, each at its index, locked in their order.
+    pub(super) fn lock_due<'a>(&'a self, time: Time, shards: u64) -> Due<'a> {
+        let has_it = |shard: &Progressed| shard.reached.is_some_and(|own| own.time >= time);
+        let lock = |(number, shard): (usize, &'a Mutex<Progressed>)| {
+            (shards & 1 << number != 0).then(|| shard.lock()).filter(|shard| !has_it(shard))
+        };
+        self.shards.iter().enumerate().map(lock).collect()
+    }
+
+    /// All that the closed time brings to the shards that are due is acknowledged: records it. With rows this is written
+    /// at once.
+    pub(super) async fn record(
+        &self,
+        due: &mut Due<'_>,
+        shards: u64,
+        position: Position,
+        has_rows: bool,
+    ) -> Result<(), Fault> {
+        if due.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        for shard in due.iter_mut().flatten() {
+            shard.goes_on = true;
+            if shard.filling {
+                shard.reached = Some(position);
+            }
+        }
+        if due.iter().flatten().any(|shard| shard.filling) {
+            return Ok(());
+        }
+        let idle = |set: &Reached| set.written.time + IDLE_MS > position.time;
+        let written = has_rows || !self.sets.lock().get(&shards).is_some_and(idle);
+        if written {
+            failpoint!("sink_progress_before");
+            self.write(shards, position).await?;
+            failpoint!("sink_progress_after");
+        }
+        due.iter_mut().flatten().for_each(|shard| shard.reached = Some(position));
+        let mut sets = self.sets.lock();
+        let reached = sets.entry(shards).or_insert(Reached { applied: position, written: position });
+        reached.applied = position;
+        if written {
+            reached.written = position;
+        }
+        if position.time >= self.due.load(Ordering::Acquire) && !self.is_readable() {
+            self.missing.fetch_and(!shards, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Writes the progress that was not written yet, and returns that of each shard.
+    pub(super) async fn record_idle(&self) -> Result<Vec<Option<Position>>, Fault> {
+        // What is applied meanwhile is not passed: the positions are those before.
+        let progress = self.progress();
+        let behind = |(set, reached): (&u64, &Reached)| {
+            (reached.applied.time > reached.written.time).then_some((*set, reached.applied))
+        };
+        let behind: Vec<(u64, Position)> = self.sets.lock().iter().filter_map(behind).collect();
+        for (set, position) in behind {
+            self.write(set, position).await?;
+            if let Some(reached) = self.sets.lock().get_mut(&set)
+                && reached.written.time < position.time
+            {
+                reached.written = position;
+            }
+        }
+        Ok(progress)
+    }
+
+    async fn write(&self, shards: u64, position: Position) -> Result<(), Fault> {
+        let progress = Write::Progress {
+            store: self.store,
+            generation: self.generation(),
+            shards: shards as i64,
+            time: position.time as i64,
+            lsn: position.lsn.0 as i64,
+            at: timestamp(position.time),
+        };
+        self.cluster.write(&[progress]).await
+    }
+
+    /// Raises the floors of shards, before anything of the closed time is written. A load that filled them ends so.
+    pub(super) async fn raise_floor(
+        &self,
+        due: &mut Due<'_>,
+        shards: u64,
+        floor: i64,
+        time: Time,
+    ) -> Result<(), Fault> {
+        let (store, generation) = (self.store, self.generation());
+        let own = due.iter().flatten().filter_map(|shard| shard.floor).max();
+        // One row has the floor of all of its shards, so it is the greatest of what they have.
+        let floor = own.map_or(floor, |own| own.max(floor));
+        let raised = Write::Floor { store, generation, shards: shards as i64, floor, at: timestamp(time) };
+        self.cluster.write(&[raised]).await?;
+        for shard in due.iter_mut().flatten() {
+            shard.floor = Some(floor);
+            shard.filling = false;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of progress of a generation of a store.
+pub(super) async fn progress_rows(
+    cluster: &Cluster,
+    store: &'static str,
+    generation: i64,
+) -> Result<Vec<ProgressRow>, Fault> {
+    let found = cluster.read(Statement::ProgressRead, (store, generation)).await?;
+    let undecodable = || Fault::Undecodable { of: "progress" };
+    let rows = found.rows::<(i64, Option<i64>, Option<i64>, Option<i64>)>().map_err(|_| undecodable())?;
+    let row = |row: Result<_, _>| {
+        let (shards, time, lsn, floor): (i64, Option<i64>, Option<i64>, Option<i64>) =
+            row.map_err(|_: scylla::deserialize::DeserializationError| undecodable())?;
+        let position = time.zip(lsn).map(|(time, lsn)| Position { time: time as Time, lsn: Lsn(lsn as u64) });
+        Ok(ProgressRow { shards: shards as u64, position, floor })
+    };
+    rows.map(row).collect()
+}
+
+/// What rows of progress say of a shard: its position, and its floor.
+pub(super) fn of_shard(rows: &[ProgressRow], shard: Shard) -> (Option<Position>, Option<i64>) {
+    let of_it = rows.iter().filter(|row| row.shards & (1 << shard) != 0);
+    of_it.fold((None, None), |(position, floor), row| (newest(position, row.position), floor.max(row.floor)))
+}
+
+fn newest(one: Option<Position>, other: Option<Position>) -> Option<Position> {
+    [one, other].into_iter().flatten().max_by_key(|position| position.time)
+}

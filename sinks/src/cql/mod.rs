@@ -1,0 +1,110 @@
+//! The stores of facts, rows and home timelines in a CQL cluster: ScyllaDB, or Apache Cassandra.
+//!
+//! ```text
+//!   CqlIndex (facts, rows) ─┐   place: table, partition, key      ┌─ window: as many requests as are answered in time
+//!   CqlHome ────────────────┴─► spread: which part of a list ─► cluster ─► batches of one partition ─► nodes
+//!           ledger: progress, when all is acknowledged ────────────┘            │
+//!   CqlViews ◄── read, lists: pages ◄───────────────────────────────────────────┘
+//! ```
+//!
+//! What it rests on, each part with its argument where it is:
+//!
+//! - Every write has the timestamp of its closed time, and says the same whenever it is made ([`cluster`]). So whatever comes
+//!   twice, or late, changes nothing, and a replay of what a crash has cut short ends where it would have ended.
+//! - A row has at most one operation a closed time: of two with one timestamp a cluster keeps the delete, or else the greater
+//!   value ([`index`]).
+//! - Progress comes after the acknowledgement of everything that it tells of ([`ledger`]).
+//! - Partitions are bounded ([`spread`]).
+//! - A shard is written by one process: sums and home timelines are changed by who knows what they are.
+
+mod cluster;
+mod copy;
+mod fault;
+mod home;
+mod index;
+mod ledger;
+mod lists;
+mod place;
+mod read;
+mod record;
+mod schema;
+mod settings;
+mod spread;
+mod state;
+mod statement;
+mod views;
+mod window;
+
+use std::sync::Arc;
+
+use feedmill_model::{Parameters, SourceId, StoreError};
+
+use self::cluster::Cluster;
+pub use self::fault::CqlError;
+use self::fault::Fault;
+pub use self::home::CqlHome;
+pub use self::index::CqlIndex;
+use self::ledger::Ledger;
+use self::read::HOME;
+pub use self::settings::{Consistency, CqlSettings, ParseCqlError, Tls};
+use self::spread::Table;
+use self::state::State;
+pub use self::views::CqlViews;
+
+/// The stores of a keyspace.
+#[derive(Clone)]
+pub struct CqlStores {
+    /// Facts and rows.
+    pub index: Arc<CqlIndex>,
+    /// Home timelines.
+    pub home: Arc<CqlHome>,
+}
+
+impl CqlStores {
+    /// Connects to the cluster; makes the keyspace and its tables if they are not there, and refuses those of another version
+    /// or source. What a load has left that did not end stays until [`Self::clear_incomplete`].
+    ///
+    /// Requests are made on the runtime that this is called on, so it must have another thread than those that apply.
+    pub async fn open(settings: CqlSettings, source: &SourceId, parameters: Parameters) -> Result<Self, CqlError> {
+        let keyspace = settings.keyspace.clone();
+        let failed =
+            |source: Fault| CqlError::Engine { tried: "read the progress", keyspace, source: Box::new(source) };
+        let cluster = Arc::new(Cluster::open(settings).await?);
+        State::new(&cluster).check(source).await?;
+        let opened = async {
+            let facts = Ledger::open(&cluster, "facts", &["facts"], Some(Table::Facts)).await?;
+            let rows = Ledger::open(&cluster, "rows", &["rows", "lists"], Some(Table::Lists)).await?;
+            let home = Ledger::open(&cluster, HOME, &["home"], None).await?;
+            Ok((CqlIndex::new(facts, rows), CqlHome::new(home, parameters)))
+        };
+        let (index, home) = opened.await.map_err(failed)?;
+        Ok(CqlStores { index: Arc::new(index), home: Arc::new(home) })
+    }
+
+    /// Requests that were tried again since the stores were opened.
+    pub fn retries(&self) -> u64 {
+        self.home.ledger.cluster.retries()
+    }
+
+    /// Empties all of them, for a source that was copied anew.
+    pub async fn clear(&self) -> Result<(), StoreError> {
+        for ledger in self.ledgers() {
+            ledger.rebuild(0).await.map_err(|fault| fault.store(ledger.store, "begin anew"))?;
+        }
+        Ok(())
+    }
+
+    fn ledgers(&self) -> [&Ledger; 3] {
+        [&self.index.facts, &self.index.rows, &self.home.ledger]
+    }
+
+    /// Empties each store of which a shard has no progress: its first load did not end, or has not begun. To be called before
+    /// the first closed time, and by one process if there are several.
+    pub async fn clear_incomplete(&self) -> Result<(), StoreError> {
+        for ledger in self.ledgers() {
+            let cleared = ledger.clear_incomplete().await;
+            cleared.map_err(|fault| fault.store(ledger.store, "clear what a load has left"))?;
+        }
+        Ok(())
+    }
+}
