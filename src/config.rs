@@ -40,9 +40,9 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
-    /// Where the search index lies: local, in the data folder; or an Elasticsearch,
-    /// http(s)://[user:password@]host:port[/prefix], whose indices begin with the prefix [feedmill]. A password here is seen
-    /// in the list of processes; the variable and the file keep it to themselves
+    /// Where the search index lies: local, in the data folder; or an Elasticsearch, http(s)://user:password@host:port/prefix,
+    /// of which user, password and prefix may be left out: names of indices begin with the prefix, or with feedmill. A
+    /// password here is seen in the list of processes; the variable and the file keep it to themselves
     #[arg(long, env = "FEEDMILL_SEARCH", value_name = "WHERE", default_value = LOCAL, hide_env_values = true)]
     pub search: String,
 
@@ -346,7 +346,7 @@ pub struct Settings {
         long,
         env = "FEEDMILL_LOG",
         value_name = "FILTER",
-        default_value = "info,fjall=warn,lsm_tree=warn,refinery_core=warn"
+        default_value = "info,fjall=warn,lsm_tree=warn,refinery_core=warn,scylla=off"
     )]
     pub log: String,
 

@@ -92,7 +92,7 @@ impl Plain {
         for body in bodies {
             let answer =
                 self.ask(reqwest::Method::POST, &format!("{index}/_bulk?filter_path=errors"), Some(body)).await?;
-            ensure!(answer["errors"] == false, "a bulk had errors: {answer}");
+            ensure!(answer.get("errors") == Some(&Value::Bool(false)), "a bulk had errors: {answer}");
         }
         self.ask(reqwest::Method::POST, &format!("{index}/_refresh"), None).await?;
         let rate = documents.len() as f64 / began.elapsed().as_secs_f64();

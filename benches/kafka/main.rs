@@ -172,7 +172,7 @@ fn send(
                 }
                 next = again;
             }
-            if number % 256 == 0 {
+            if number.is_multiple_of(256) {
                 producer.poll(Duration::ZERO);
             }
         }

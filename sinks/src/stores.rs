@@ -21,6 +21,9 @@ pub trait IndexStore: RowSink<Fact> + RowSink<ViewRow> {
     /// every few seconds.
     fn durable(&self) -> Result<Option<Position>, StoreError>;
 
+    /// The process ends: a closed time that cannot be applied in a moment fails, and the next start goes on before it.
+    fn end(&self);
+
     /// Does what makes the next start quick; gives up after `limit`.
     fn write_out(&self, limit: Duration) -> Result<(), StoreError>;
 }
@@ -83,6 +86,8 @@ impl IndexStore for LocalIndex {
     fn durable(&self) -> Result<Option<Position>, StoreError> {
         LocalIndex::durable(self)
     }
+
+    fn end(&self) {}
 
     fn write_out(&self, limit: Duration) -> Result<(), StoreError> {
         LocalIndex::write_out(self, limit)

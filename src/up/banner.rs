@@ -48,7 +48,7 @@ pub fn print_capture(
         out,
         "
   Feedmill {version}, capture
-    health      http://{listen}/health
+    HTTP        http://{listen}/ (health, ready, metrics)
     PostgreSQL  {postgres}
     Kafka       {servers}, topics from {first} to {times}
     data        {data}

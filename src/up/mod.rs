@@ -269,6 +269,14 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         });
     }
     source::keep(&mut parts, source, &log, settings, &end);
+    {
+        let (index, end) = (Arc::clone(&index), end.clone());
+        parts.spawn(async move {
+            end.cancelled().await;
+            index.end();
+            Ok("the end of the stores")
+        });
+    }
     let house = House {
         data: settings.data.clone(),
         log: log.clone(),

@@ -69,7 +69,7 @@ fn every_setting_is_in_the_manual() {
     let help = String::from_utf8(output.stdout).unwrap();
     let flags: Vec<&str> = help
         .lines()
-        .filter_map(|line| line.trim().split(['<', '[', ' ']).find(|word| word.starts_with("--")))
+        .filter_map(|line| line.trim().split(['<', '[', ' ', ',']).find(|word| word.starts_with("--")))
         .filter(|flag| !["--help", "--version"].contains(flag))
         .collect();
     assert!(flags.len() > 40, "{flags:?}");

@@ -148,7 +148,7 @@ pub(super) fn change(value: &[u8]) -> Result<Change, serde_json::Error> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use feedmill_model::{
         Activity, Block, Follow, Like, Lsn, Mute, Popular, ReadMark, Retweet, Timestamp, Tweet, User,
     };
@@ -163,7 +163,7 @@ pub(super) mod tests {
     };
 
     /// A row of each relation, with what can be odd in it.
-    pub fn rows() -> [Row; 10] {
+    fn rows() -> [Row; 10] {
         [
             Row::User(Box::new(User {
                 id: i64::MAX,

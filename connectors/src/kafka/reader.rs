@@ -76,6 +76,8 @@ struct Pending {
 
 /// What comes of one partition.
 struct Queue {
+    /// Where the next record is at the earliest.
+    next: i64,
     /// What came before the partition had a queue.
     early: VecDeque<OwnedMessage>,
     queue: PartitionQueue<Said>,
@@ -117,7 +119,8 @@ impl BatchReader {
         for (topic, partition) in wanted {
             let queue = client.consumer.split_partition_queue(&topic, partition);
             let queue = queue.ok_or_else(|| client.silent(format!("read {topic}")))?;
-            queues.insert((topic, partition), Queue { early: VecDeque::new(), queue });
+            let next = starts.find_partition(&topic, partition).and_then(|start| start.offset().to_raw()).unwrap_or(0);
+            queues.insert((topic, partition), Queue { next, early: VecDeque::new(), queue });
         }
         let own = queues.remove(&(times, TIMES_PARTITION)).ok_or_else(|| client.silent("read the log"))?;
         let mut reader =
@@ -187,6 +190,10 @@ impl BatchReader {
         while let Some(touched) = pending.record.partitions.get(pending.partition) {
             // Those of rows, and of other shares, are none of ours.
             if let Some(queue) = self.partitions.get_mut(&(touched.topic.clone(), touched.partition)) {
+                if pending.records == 0 && queue.next > touched.offset {
+                    // Retention has passed it: nothing of it will come.
+                    return Err(incomplete(self.start, &pending.record, touched, 0));
+                }
                 loop {
                     let Next::Message(message) = queue.next(&self.client, deadline)? else { return Ok(false) };
                     let time = time_of(&message)?;
@@ -237,10 +244,14 @@ impl Queue {
     fn next(&mut self, client: &Client, deadline: Instant) -> Result<Next, KafkaError> {
         loop {
             if let Some(message) = self.early.pop_front() {
+                self.next = message.offset() + 1;
                 return Ok(Next::Message(message));
             }
             match self.queue.poll(deadline.saturating_duration_since(Instant::now())) {
-                Some(Ok(message)) => return Ok(Next::Message(message.detach())),
+                Some(Ok(message)) => {
+                    self.next = message.offset() + 1;
+                    return Ok(Next::Message(message.detach()));
+                }
                 Some(Err(error)) => check(client, &error, 0)?,
                 None if Instant::now() >= deadline => return Ok(Next::Nothing),
                 None => {}

@@ -171,27 +171,34 @@ fn table(prefix: &str, relation: Relation) -> String {
     format!("{prefix}.public.{}", relation.table())
 }
 
+/// A topic as it has to be.
+struct Wanted<'a> {
+    name: &'a str,
+    partitions: i32,
+    /// `delete` after the retention, or `compact`.
+    policy: &'a str,
+}
+
 /// Makes the topics that are not there, and checks those that are.
 pub fn prepare(log: &KafkaLog, options: &TopicOptions) -> Result<(), KafkaError> {
     let topics = Topics::of(log);
     let client = Client::new(&log.servers)?;
     let retention = options.retention.as_millis().to_string();
     let times = topics.times();
-    let kept = [("cleanup.policy", "delete"), ("retention.ms", retention.as_str())];
-    let compacted = [("cleanup.policy", "compact"), ("retention.ms", "-1")];
-    let wanted: Vec<(&str, i32, [(&str, &str); 2])> = topics
+    let wanted = |name, partitions, policy| Wanted { name, partitions, policy };
+    let wanted: Vec<Wanted<'_>> = topics
         .changes()
-        .map(|name| (name, options.partitions, kept))
-        .chain(topics.rows().map(|name| (name, options.partitions, compacted)))
-        .chain([(times.as_str(), 1, kept)])
+        .map(|name| wanted(name, options.partitions, "delete"))
+        .chain(topics.rows().map(|name| wanted(name, options.partitions, "compact")))
+        .chain([wanted(&times, 1, "delete")])
         .collect();
     let known = client.metadata()?;
-    let missing = wanted.iter().filter(|(name, ..)| partitions(&known, name).is_none());
+    let missing = wanted.iter().filter(|topic| partitions(&known, topic.name).is_none());
     let new: Vec<NewTopic<'_>> = missing
-        .map(|(name, partitions, [policy, retention])| {
-            NewTopic::new(name, *partitions, TopicReplication::Fixed(options.replication))
-                .set(policy.0, policy.1)
-                .set(retention.0, retention.1)
+        .map(|topic| {
+            NewTopic::new(topic.name, topic.partitions, TopicReplication::Fixed(options.replication))
+                .set("cleanup.policy", topic.policy)
+                .set("retention.ms", if topic.policy == "delete" { &retention } else { "-1" })
                 .set("message.timestamp.type", "CreateTime")
                 .set("max.message.bytes", RECORD_BYTES_MAX)
         })
@@ -218,7 +225,7 @@ pub fn prepare(log: &KafkaLog, options: &TopicOptions) -> Result<(), KafkaError>
         tracing::info!("made {} topics, from {} to {times}", new.len(), topics.name(0));
     }
     let deadline = Instant::now() + KNOWN_MAX;
-    for (name, expected, _) in &wanted {
+    for Wanted { name, partitions: expected, .. } in &wanted {
         let found = loop {
             match led(&client.metadata()?, name) {
                 Some(found) => break found,
@@ -287,14 +294,14 @@ pub(super) fn check_empty(log: &KafkaLog) -> Result<(), KafkaError> {
 fn check_settings(
     admin: &AdminClient<Said>,
     client: &Client,
-    wanted: &[(&str, i32, [(&str, &str); 2])],
+    wanted: &[Wanted<'_>],
     ask: &AdminOptions,
 ) -> Result<(), KafkaError> {
     let resources: Vec<ResourceSpecifier<'_>> =
-        wanted.iter().map(|(name, ..)| ResourceSpecifier::Topic(name)).collect();
+        wanted.iter().map(|topic| ResourceSpecifier::Topic(topic.name)).collect();
     let told = block_on(admin.describe_configs(&resources, ask));
     let told = told.map_err(|error| client.failed("ask for the settings of the topics", &error))?;
-    for ((name, _, [(_, policy), _]), told) in wanted.iter().zip(told) {
+    for (Wanted { name, policy, .. }, told) in wanted.iter().zip(told) {
         // Who may not ask is not kept from publishing.
         let Ok(told) = told else { continue };
         let settings: HashMap<&str, Option<&str>> =

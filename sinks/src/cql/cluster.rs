@@ -12,7 +12,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -24,12 +24,13 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::ExecutionError;
 use scylla::policies::load_balancing::DefaultPolicy;
-use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
+use scylla::policies::speculative_execution::{SimpleSpeculativeExecutionPolicy, SpeculativeExecutionPolicy};
 use scylla::response::query_result::{QueryResult, QueryRowsResult};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency as Level;
 use scylla::statement::batch::{Batch, BatchType};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::block_in_place;
 
 use super::fault::{self, CqlError, Fault, may_pass};
@@ -41,6 +42,11 @@ use super::window::{Answer, Window};
 /// Before the second attempt; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// For how long somebody waits for a page, if one attempt is not answered; and within which a failed one is tried again.
+const PAGE_MAX: Duration = Duration::from_secs(5);
+const PAGE_RETRY: Duration = Duration::from_secs(1);
+/// For how long a request is waited for when the process ends.
+const LAST_MAX: Duration = Duration::from_secs(1);
 /// A connection that says nothing for so long is looked after, and given up after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -55,6 +61,10 @@ pub(super) struct Cluster {
     pages: Statements,
     window: Window,
     retries: AtomicU64,
+    /// Whether the last request of the store was tried again.
+    is_away: AtomicBool,
+    /// Set when the process ends: nothing is tried again.
+    ends: watch::Sender<bool>,
 }
 
 impl Cluster {
@@ -73,10 +83,34 @@ impl Cluster {
         session.use_keyspace(&settings.keyspace, false).await.map_err(|error| engine(error.into()))?;
         let prepare = |level, profile| Statements::prepare(&session, level, profile);
         let own = prepare(level(settings.write_consistency), None).await.map_err(|error| engine(error.into()))?;
-        let impatient = settings.speculate_after.map(|after| speculating(&settings, after));
+        let impatient = Some(impatient(&settings));
         let pages = prepare(level(settings.read_consistency), impatient).await.map_err(|error| engine(error.into()))?;
         let window = Window::new(settings.concurrency);
-        Ok(Cluster { session, handle: Handle::current(), own, pages, window, retries: AtomicU64::new(0), settings })
+        Ok(Cluster {
+            session,
+            handle: Handle::current(),
+            own,
+            pages,
+            window,
+            retries: AtomicU64::new(0),
+            is_away: AtomicBool::new(false),
+            ends: watch::Sender::new(false),
+            settings,
+        })
+    }
+
+    /// The process ends: what is not answered in a moment fails, and is not tried again.
+    pub(super) fn end(&self) {
+        self.ends.send_replace(true);
+    }
+
+    /// Waits until that, and the moment after it.
+    async fn ended(&self) {
+        let mut ends = self.ends.subscribe();
+        if ends.wait_for(|ends| *ends).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LAST_MAX).await;
     }
 
     /// Requests that were tried again since the session was opened.
@@ -114,7 +148,7 @@ impl Cluster {
             self.window.leave(permit, answer);
             sent
         };
-        self.tried(sent).await.map(drop)
+        self.tried(self.settings.retry_for, sent).await.map(drop)
     }
 
     async fn send(&self, writes: &[Write]) -> Result<QueryResult, ExecutionError> {
@@ -133,39 +167,50 @@ impl Cluster {
 
     /// Reads with the consistency of writes: what is read so is as new as what was written.
     pub(super) async fn read(&self, what: Statement, values: impl SerializeRow) -> Result<QueryRowsResult, Fault> {
-        self.query(&self.own, what, values).await
+        self.query(&self.own, self.settings.retry_for, what, values).await
     }
 
     /// Reads a page.
     pub(super) async fn page(&self, what: Statement, values: impl SerializeRow) -> Result<QueryRowsResult, Fault> {
-        self.query(&self.pages, what, values).await
+        self.query(&self.pages, PAGE_RETRY, what, values).await
     }
 
     async fn query(
         &self,
         statements: &Statements,
+        retry_for: Duration,
         what: Statement,
         values: impl SerializeRow,
     ) -> Result<QueryRowsResult, Fault> {
         let Some(statement) = statements.get(what) else { return Err(Fault::Stopped) };
-        let found = self.tried(|| self.session.execute_unpaged(statement, &values)).await?;
+        let found = self.tried(retry_for, || self.session.execute_unpaged(statement, &values)).await?;
         found.into_rows_result().map_err(|_| Fault::Undecodable { of: "an answer" })
     }
 
     /// Runs a statement that has no values.
     pub(super) async fn run(&self, text: &str) -> Result<QueryResult, Fault> {
-        self.tried(|| self.session.query_unpaged(text, ())).await
+        self.tried(self.settings.retry_for, || self.session.query_unpaged(text, ())).await
     }
 
-    /// What an attempt gives, tried again for as long as the settings say if that can help.
+    /// What an attempt gives, tried again for a while if that can help.
     async fn tried<F: Future<Output = Result<QueryResult, ExecutionError>>>(
         &self,
+        retry_for: Duration,
         attempt: impl Fn() -> F,
     ) -> Result<QueryResult, Fault> {
         let (begun, mut pause) = (Instant::now(), PAUSE);
         loop {
-            let error = match attempt().await {
-                Ok(found) => return Ok(found),
+            let attempted = tokio::select! {
+                attempted = attempt() => attempted,
+                () = self.ended() => return Err(Fault::Stopped),
+            };
+            let error = match attempted {
+                Ok(found) => {
+                    if self.is_away.swap(false, Ordering::Relaxed) {
+                        tracing::info!("the CQL cluster answers again");
+                    }
+                    return Ok(found);
+                }
                 Err(error) => error,
             };
             let (servers, problem) = (self.settings.servers(), error.to_string());
@@ -173,15 +218,20 @@ impl Cluster {
                 return Err(Fault::Refused { servers, problem });
             }
             let waited = begun.elapsed();
-            if waited + pause > self.settings.retry_for {
+            if waited + pause > retry_for {
                 return Err(Fault::Unavailable { servers, waited, problem });
             }
-            if pause == PAUSE {
-                tracing::debug!("a request to the CQL cluster is tried again: {problem}");
+            if pause > PAUSE && !self.is_away.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "the CQL cluster at {servers} does not do what it is asked ({problem}); it is asked again"
+                );
             }
             self.retries.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("feedmill_cql_retries_total").increment(1);
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.ended() => return Err(Fault::Stopped),
+            }
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
@@ -248,10 +298,12 @@ fn profile(settings: &CqlSettings) -> ExecutionProfileBuilder {
         .load_balancing_policy(balancing.build())
 }
 
-/// Asks another node too when one does not answer for so long.
-fn speculating(settings: &CqlSettings, retry_interval: Duration) -> ExecutionProfileHandle {
-    let policy = SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval };
-    profile(settings).speculative_execution_policy(Some(Arc::new(policy))).build().into_handle()
+/// For pages, for which somebody waits: another node is asked too when one does not answer for as long as the settings say.
+fn impatient(settings: &CqlSettings) -> ExecutionProfileHandle {
+    let policy = |retry_interval| SimpleSpeculativeExecutionPolicy { max_retry_count: 1, retry_interval };
+    let policy = settings.speculate_after.map(|after| Arc::new(policy(after)) as Arc<dyn SpeculativeExecutionPolicy>);
+    let timeout = settings.timeout.min(PAGE_MAX);
+    profile(settings).request_timeout(Some(timeout)).speculative_execution_policy(policy).build().into_handle()
 }
 
 fn client(roots: RootCertStore) -> Result<ClientConfig, CqlError> {

@@ -83,7 +83,7 @@ pub(super) enum Fault {
     Unencodable(#[from] postcard::Error),
     #[error("{0}")]
     Local(String),
-    #[error("a task of the runtime was stopped")]
+    #[error("the process ends")]
     Stopped,
 }
 

@@ -279,6 +279,10 @@ impl IndexStore for CqlIndex {
         CqlIndex::durable(self)
     }
 
+    fn end(&self) {
+        self.cluster().end();
+    }
+
     /// What was acknowledged is where the next start finds it.
     fn write_out(&self, _: Duration) -> Result<(), StoreError> {
         Ok(())

@@ -9,12 +9,12 @@
 //!
 //! What it rests on, each part with its argument where it is:
 //!
-//! - Every write has the timestamp of its closed time, and says the same whenever it is made ([`cluster`]). So whatever comes
+//! - Every write has the timestamp of its closed time, and says the same whenever it is made (`cluster`). So whatever comes
 //!   twice, or late, changes nothing, and a replay of what a crash has cut short ends where it would have ended.
 //! - A row has at most one operation a closed time: of two with one timestamp a cluster keeps the delete, or else the greater
-//!   value ([`index`]).
-//! - Progress comes after the acknowledgement of everything that it tells of ([`ledger`]).
-//! - Partitions are bounded ([`spread`]).
+//!   value (`index`).
+//! - Progress comes after the acknowledgement of everything that it tells of (`ledger`).
+//! - Partitions are bounded (`spread`).
 //! - A shard is written by one process: sums and home timelines are changed by who knows what they are.
 
 mod cluster;

@@ -75,7 +75,7 @@ pub struct CqlSettings {
     pub speculate_after: Option<Duration>,
     /// Whether connections are encrypted.
     pub tls: Tls,
-    /// For how long a request that fails is tried again, before the store gives up.
+    /// For how long a request of the store that fails is tried again, before it gives up; one of a page is not for long.
     pub retry_for: Duration,
     /// For how long the answer to one attempt is waited for.
     pub timeout: Duration,
@@ -104,7 +104,7 @@ impl Default for CqlSettings {
             read_consistency: Consistency::LocalQuorum,
             speculate_after: None,
             tls: Tls::Off,
-            retry_for: Duration::from_secs(60),
+            retry_for: Duration::from_secs(600),
             timeout: Duration::from_secs(10),
             concurrency: 256,
             partition_rows: 8_192,

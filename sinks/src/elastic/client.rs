@@ -56,12 +56,22 @@ impl Failure {
     }
 }
 
+/// What lies in `answer` at a JSON pointer; null where nothing does.
+pub(super) fn at<'a>(answer: &'a Value, pointer: &str) -> &'a Value {
+    answer.pointer(pointer).unwrap_or(&Value::Null)
+}
+
+/// The hits of a search.
+pub(super) fn hits(answer: &Value) -> &[Value] {
+    at(answer, "/hits/hits").as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 /// What the server says went wrong.
 fn reason(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<Value>(body) {
-        Ok(told) => match (&told["error"]["type"], &told["error"]["reason"]) {
+        Ok(told) => match (at(&told, "/error/type"), at(&told, "/error/reason")) {
             (Value::String(kind), Value::String(reason)) => format!("{kind}: {reason}"),
-            _ => told["error"].to_string(),
+            _ => at(&told, "/error").to_string(),
         },
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };

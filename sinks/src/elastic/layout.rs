@@ -120,14 +120,15 @@ pub(super) fn tombstone(time: Time) -> Value {
 
 /// The document that was indexed; `None` for a deletion, and for what cannot be decoded.
 pub(super) fn document(source: &Value) -> Option<Document> {
-    let text = |name: &str| source["text"][name].as_str().map(str::to_owned);
-    match (source["tweet"].as_i64(), source["account"].as_i64()) {
+    let number = |name: &str| source.get(name)?.as_i64();
+    let text = |name: &str| source.get("text")?.get(name)?.as_str().map(str::to_owned);
+    match (number("tweet"), number("account")) {
         (Some(id), None) => Some(Document::Tweet {
             id,
-            user: source["author"].as_i64()?,
+            user: number("author")?,
             content: text("content")?,
-            media: source["media"].as_bool()?,
-            at: source["at"].as_i64()?,
+            media: source.get("media")?.as_bool()?,
+            at: number("at")?,
         }),
         (None, Some(id)) => Some(Document::Account { id, username: text("username")?, name: text("name")? }),
         _ => None,

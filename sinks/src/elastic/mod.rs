@@ -96,7 +96,7 @@ pub enum ElasticOpenError {
     )]
     Server {
         /// Where.
-        address: ElasticAddress,
+        address: String,
         /// What it said last.
         reason: String,
     },
@@ -180,7 +180,7 @@ async fn opened(
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(failure @ (Failure::Refused(_) | Failure::TooLarge(_)))) => {
                 return Err(ElasticOpenError::Server {
-                    address: settings.address.clone(),
+                    address: settings.address.to_string(),
                     reason: failure.to_string(),
                 });
             }
@@ -189,7 +189,7 @@ async fn opened(
         };
         if Instant::now() + OPEN_RETRY >= until {
             let Some(copy) = copy else {
-                return Err(ElasticOpenError::Server { address: settings.address.clone(), reason });
+                return Err(ElasticOpenError::Server { address: settings.address.to_string(), reason });
             };
             tracing::warn!("the search server does not answer ({reason}); search goes on when it does");
             return Ok(Opened { standing: copy.clone(), version: None });

@@ -7,7 +7,7 @@ use feedmill_model::{Phase, Position, Time};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::client::{Failure, Method};
+use super::client::{self, Failure, Method, at};
 use super::standing::Server;
 use super::{ElasticSearch, Rebuilding, Search, SearchSnapshot, layout};
 use crate::ReadError;
@@ -96,7 +96,7 @@ async fn hits(server: Server, mut body: Value) -> Result<Vec<Value>, Unread> {
     }
     let path = format!("{}/_search?allow_partial_search_results=false", server.names.alias());
     let mut found = server.client.ask_within(ANSWER_MAX, Method::Post, &path, &body).await?;
-    if found["timed_out"] == true {
+    if *at(&found, "/timed_out") == true {
         return Err(Unread::Late);
     }
     Ok(match found.pointer_mut("/hits/hits").map(Value::take) {
@@ -115,7 +115,7 @@ async fn latest(server: Server, query: Value, before: Option<i64>, limit: usize)
             body.insert("search_after".into(), json!([after]));
         }
         let found = hits(server.clone(), body).await?;
-        let next = found.iter().filter_map(|hit| hit["sort"][0].as_i64());
+        let next = found.iter().filter_map(|hit| at(hit, "/sort/0").as_i64());
         let len = ids.len();
         ids.extend(next);
         after = ids.last().copied();
@@ -129,8 +129,8 @@ async fn latest(server: Server, query: Value, before: Option<i64>, limit: usize)
 async fn best(server: Server, query: Value, limit: usize) -> Result<Vec<Hit>, Unread> {
     let found = hits(server, json!({ "query": query, "size": limit.clamp(1, HITS_MAX) })).await?;
     let one = |hit: &Value| {
-        let id = layout::id_of(hit["_id"].as_str()?)?;
-        Some(Hit { id, score: hit["_score"].as_f64().unwrap_or(0.0) as f32 })
+        let id = layout::id_of(at(hit, "/_id").as_str()?)?;
+        Some(Hit { id, score: at(hit, "/_score").as_f64().unwrap_or(0.0) as f32 })
     };
     Ok(found.iter().filter_map(one).collect())
 }
@@ -202,7 +202,7 @@ pub(super) fn snapshot(search: &ElasticSearch) -> Result<Box<dyn SearchSnapshot>
     let path = format!("{}/_pit?keep_alive={KEPT}", server.names.alias());
     let opened = handle.block_on(server.client.ask(Method::Post, &path, &Value::Null));
     let opened = opened.map_err(|error| failed(WHAT)(error.into()))?;
-    let id = opened["id"].as_str().unwrap_or_default().to_owned();
+    let id = at(&opened, "/id").as_str().unwrap_or_default().to_owned();
     Ok(Box::new(Kept { handle, server, id, time }))
 }
 
@@ -238,12 +238,12 @@ impl SearchSnapshot for Kept {
             }
             let asked = self.server.client.ask_within(SCANNED_MAX, Method::Post, "_search", &body);
             let found = self.handle.block_on(asked).map_err(|error| failed(WHAT)(error.into()))?;
-            let hits = found["hits"]["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let hits = client::hits(&found);
             let Some(last) = hits.last() else { return Ok(()) };
-            after = last["sort"].clone();
+            after = at(last, "/sort").clone();
             for hit in hits {
                 let undecodable = || ("a document that cannot be decoded".to_owned(), String::new());
-                let (key, value) = layout::document(&hit["_source"]).map_or_else(undecodable, printed);
+                let (key, value) = layout::document(at(hit, "/_source")).map_or_else(undecodable, printed);
                 each(key, value);
             }
         }

@@ -19,7 +19,7 @@ use feedmill_model::{Position, SHARDS};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::client::{Client, Failure, Method};
+use super::client::{Client, Failure, Method, at, hits};
 use super::layout;
 use crate::search::{Reached, read_reached, write_reached};
 
@@ -109,7 +109,7 @@ impl Standing {
 pub(super) type Version = (u64, u64);
 
 fn version(answer: &Value) -> Result<Version, Failure> {
-    let number = |name: &str| answer[name].as_u64();
+    let number = |name: &str| answer.get(name)?.as_u64();
     let both = number("_seq_no").zip(number("_primary_term"));
     both.ok_or_else(|| Failure::Passing("the answer has no version".to_owned()))
 }
@@ -143,7 +143,7 @@ impl Server {
         };
         let version = version(&answer)?;
         // What another version of us wrote has fields that we do not know, and no progress for us.
-        let standing = serde_json::from_value(answer["_source"].clone());
+        let standing = serde_json::from_value(at(&answer, "/_source").clone());
         let unknown = |_| Standing { format: 0, ..Standing::new("", String::new(), None) };
         Ok(Some((standing.unwrap_or_else(unknown), version)))
     }
@@ -234,9 +234,8 @@ impl Server {
             "query": { "bool": { "filter": [{ "term": { "kind": "refused" } }, { "term": { "index": index } }] } },
         });
         let found = self.client.ask(Method::Post, &format!("{progress}/_search"), &query).await?;
-        let hits = found["hits"]["hits"].as_array().into_iter().flatten();
-        let one = |hit: &Value| Some((hit["_source"]["id"].as_str()?.to_owned(), hit["_source"]["time"].as_u64()?));
-        Ok(hits.filter_map(one).collect())
+        let one = |hit: &Value| Some((at(hit, "/_source/id").as_str()?.to_owned(), at(hit, "/_source/time").as_u64()?));
+        Ok(hits(&found).iter().filter_map(one).collect())
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::ElasticSettings;
 use super::backlog::{Change, Piece};
 use super::bulk::{Item, Refused, deliver, send_once};
-use super::client::Method;
+use super::client::{Method, at, hits};
 use super::layout;
 use super::standing::{FolderCopy, REFUSED_MAX, Server, Serving, Standing, Version};
 use super::state::{Fault, Shared, insist};
@@ -381,11 +381,10 @@ impl Writer {
         let index = &self.standing.writing;
         let path = format!("{index}/_search");
         let found = insist(&self.shared, || self.server.client.ask(Method::Post, &path, &query)).await?;
-        let hits = found["hits"]["hits"].as_array().cloned().unwrap_or_default();
         let mut lines = Vec::new();
-        for hit in &hits {
+        for hit in hits(&found) {
             let action = json!({ "delete": {
-                "_id": hit["_id"], "if_seq_no": hit["_seq_no"], "if_primary_term": hit["_primary_term"],
+                "_id": at(hit, "/_id"), "if_seq_no": at(hit, "/_seq_no"), "if_primary_term": at(hit, "/_primary_term"),
             } });
             lines.extend_from_slice(format!("{action}\n").as_bytes());
         }
@@ -393,7 +392,7 @@ impl Writer {
             let swept = send_once(&self.shared, &self.server, index, lines).await?;
             metrics::counter!("feedmill_search_swept_total").increment(swept);
         }
-        Ok(hits.len())
+        Ok(hits(&found).len())
     }
 }
 

@@ -102,6 +102,37 @@ async fn c51_what_is_posted_is_found_after_every_kind_of_end_of_either_side() {
     system.verified().await;
 }
 
+/// What was in no commit, and what was, is found after it once.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn c43_a_process_that_dies_at_a_commit_of_search_goes_on() {
+    let address = format!("{}/dies{}", Elasticsearch::shared().url(), std::process::id());
+    let postgres = Postgres::new(&[]).await;
+    let mut system = System::start_on(&postgres, &["--search", &address]).await;
+    let ada = system.register("ada").await;
+    for point in ["search_commit_before", "search_commit_after"] {
+        assert!(system.interrupt().0.success());
+        system.failpoints = Some(format!("{point}=2*off->return"));
+        system.listen().await;
+        let mut posted = 0;
+        system
+            .until(&format!("it ends at {point}"), async |system| {
+                posted += 1;
+                let body = serde_json::json!({ "content": format!("{point} {posted}") });
+                // What is not answered may have been written.
+                system.post("/api/tweets", Some(&ada), body).await;
+                !system.is_running()
+            })
+            .await;
+        system.wait();
+        system.failpoints = None;
+        system.go().await;
+        let last = post(&system, &ada, &format!("after {point}")).await;
+        until_found(&system, &format!("after%20{point}"), &[&last]).await;
+        system.verified().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_is_told_at_the_first_start() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

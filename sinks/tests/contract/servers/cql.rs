@@ -319,7 +319,7 @@ fn a_copy_has_what_a_local_store_has() {
     assert_eq!(found.floors(time).unwrap(), expected.floors(time).unwrap());
     let counts = |views: &dyn StoreViews| {
         let mut counts = BTreeMap::new();
-        views.counts(Counter::Followers, &mut |of, count| drop(counts.insert(of, count))).unwrap();
+        views.counts(Counter::Followers, &mut |of, count| _ = counts.insert(of, count)).unwrap();
         counts
     };
     assert_eq!(counts(&views), counts(&local_views));

@@ -69,10 +69,10 @@ fn home(n: u64) -> feedmill_model::HomeClosed {
         }
         entries.push((viewer, packed(id(n)), 1));
         entries.push((viewer, packed(id(n + 1_000)), 1));
-        if n > 1 && n % 3 == 0 {
+        if n > 1 && n.is_multiple_of(3) {
             entries.push((viewer, packed(id(n - 1 + 1_000)), -1));
         }
-        records.extend((n % 4 == 0).then_some(hot(viewer, n as i64, 1)));
+        records.extend(n.is_multiple_of(4).then_some(hot(viewer, n as i64, 1)));
     }
     home_closed(START + n, records, &entries)
 }
