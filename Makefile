@@ -42,8 +42,8 @@ test-servers: export TMPDIR ?= $(shell .ci/scratch)
 test-servers: setup servers ## Run the tests that need those servers
 	$(CARGO) test $(TESTED) --workspace -- servers::
 
+# A test of the binary's own package has it built.
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)
-	# A test of the binary's own package has it built.
 	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) --workspace --test import --test end_to_end -- --nocapture c43_random
 
 fuzz: build ## Ask the API for all that its description allows and forbids (make fuzz REQUESTS=50000)
