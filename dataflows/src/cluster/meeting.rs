@@ -68,7 +68,8 @@ pub(super) fn meet(cluster: &Cluster, terms: &Terms) -> Result<Vec<Option<TcpStr
                 Err(Useless::Wrong(error)) => return Err(error),
             }
         }
-        while let Ok((socket, _)) = listener.accept() {
+        // Not for as long as somebody comes: the limit below is for all.
+        if let Ok((socket, _)) = listener.accept() {
             match answer(socket, process, cluster, terms) {
                 Ok((other, socket)) => {
                     if let Some(place) = met.get_mut(other) {
@@ -139,7 +140,6 @@ fn answer(
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(HELLO_TIME_MAX))?;
     socket.set_write_timeout(Some(HELLO_TIME_MAX))
 }
 
@@ -152,15 +152,30 @@ fn say(socket: &mut TcpStream, process: usize, terms: &Terms) -> io::Result<()> 
 
 fn hear(socket: &mut TcpStream) -> io::Result<Hello> {
     let (mut magic, mut length) = (MAGIC, [0; 4]);
-    socket.read_exact(&mut magic)?;
-    socket.read_exact(&mut length)?;
+    let deadline = Instant::now() + HELLO_TIME_MAX;
+    read_by(socket, deadline, &mut magic)?;
+    read_by(socket, deadline, &mut length)?;
     let length = u32::from_be_bytes(length) as usize;
     if magic != MAGIC || length > HELLO_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut hello = vec![0; length];
-    socket.read_exact(&mut hello)?;
+    read_by(socket, deadline, &mut hello)?;
     postcard::from_bytes(&hello).map_err(io::Error::other)
+}
+
+/// Fills `into` before the deadline, however slowly the bytes come.
+fn read_by(socket: &mut TcpStream, deadline: Instant, mut into: &mut [u8]) -> io::Result<()> {
+    while !into.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Fails when nothing is left.
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(into)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => into = into.split_at_mut(read).1,
+        }
+    }
+    Ok(())
 }
 
 fn agree(process: usize, host: &str, theirs: Terms, ours: &Terms) -> Result<(), Useless> {
