@@ -36,75 +36,40 @@ const EXPORTS: [&str; 8] = [
     "java.sql/java.sql",
 ];
 
-struct Node {
+/// A node of Apache Cassandra.
+pub type Cassandra = Server<Node>;
+
+/// Its ports.
+pub struct Node {
     cql: u16,
     storage: u16,
     storage_tls: u16,
 }
 
-/// A node of Apache Cassandra.
-pub struct Cassandra(Place);
-
-enum Place {
-    Own(Server<Node>),
-    /// Somebody else's.
-    Given(String),
-}
-
 impl Cassandra {
-    /// A node of the test's own.
-    pub fn start() -> Self {
-        let [cql, storage, storage_tls] = free_ports();
-        Cassandra(Place::Own(Server::start(Node { cql, storage, storage_tls })))
-    }
-
-    /// The node of all tests of the process, or the one that `FEEDMILL_TEST_CQL` names.
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Cassandra> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let given = std::env::var("FEEDMILL_TEST_CQL").ok();
-            given.map_or_else(Cassandra::start, |address| Cassandra(Place::Given(address)))
-        })
-    }
-
     /// Host and port.
     pub fn address(&self) -> String {
-        match &self.0 {
-            Place::Own(server) => format!("127.0.0.1:{}", server.kind.cql),
-            Place::Given(address) => address.clone(),
-        }
-    }
-
-    /// Ends it as a crash does.
-    pub fn kill(&self) {
-        self.own().kill();
-    }
-
-    /// Starts it on what it left.
-    pub fn start_again(&self) {
-        self.own().start_again();
-    }
-
-    /// It neither answers nor ends.
-    pub fn freeze(&self) {
-        self.own().freeze();
-    }
-
-    /// It goes on.
-    pub fn thaw(&self) {
-        self.own().thaw();
-    }
-
-    fn own(&self) -> &Server<Node> {
-        match &self.0 {
-            Place::Own(server) => server,
-            Place::Given(address) => panic!("the server at {address} is not the test's own"),
-        }
+        self.place()
     }
 }
 
 impl Kind for Node {
     const NAME: &'static str = "cassandra";
+    const GIVEN: &'static str = "FEEDMILL_TEST_CQL";
+
+    fn new() -> Self {
+        let [cql, storage, storage_tls] = free_ports();
+        Node { cql, storage, storage_tls }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.cql)
+    }
+
+    fn shared() -> &'static OnceLock<Server<Self>> {
+        static SHARED: OnceLock<Cassandra> = OnceLock::new();
+        &SHARED
+    }
 
     fn prepare(&self, _programs: &Path, folder: &Path) {
         let [cql, storage, storage_tls] = [self.cql, self.storage, self.storage_tls].map(|port| port.to_string());

@@ -17,69 +17,19 @@ use crate::server::{Kind, Server, fill, free_ports, java};
 const SOMEBODY: &str = "nobody";
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-struct Node {
+/// A node of Elasticsearch.
+pub type Elasticsearch = Server<Node>;
+
+/// Its ports.
+pub struct Node {
     http: u16,
     transport: u16,
 }
 
-/// A node of Elasticsearch.
-pub struct Elasticsearch(Place);
-
-enum Place {
-    Own(Server<Node>),
-    /// Somebody else's.
-    Given(String),
-}
-
 impl Elasticsearch {
-    /// A node of the test's own.
-    pub fn start() -> Self {
-        let [http, transport] = free_ports();
-        Elasticsearch(Place::Own(Server::start(Node { http, transport })))
-    }
-
-    /// The node of all tests of the process, or the one that `FEEDMILL_TEST_ELASTICSEARCH` names.
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Elasticsearch> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let given = std::env::var("FEEDMILL_TEST_ELASTICSEARCH").ok();
-            given.map_or_else(Elasticsearch::start, |url| Elasticsearch(Place::Given(url)))
-        })
-    }
-
     /// Where it is asked.
     pub fn url(&self) -> String {
-        match &self.0 {
-            Place::Own(server) => format!("http://127.0.0.1:{}", server.kind.http),
-            Place::Given(url) => url.clone(),
-        }
-    }
-
-    /// Ends it as a crash does.
-    pub fn kill(&self) {
-        self.own().kill();
-    }
-
-    /// Starts it on what it left.
-    pub fn start_again(&self) {
-        self.own().start_again();
-    }
-
-    /// It neither answers nor ends.
-    pub fn freeze(&self) {
-        self.own().freeze();
-    }
-
-    /// It goes on.
-    pub fn thaw(&self) {
-        self.own().thaw();
-    }
-
-    fn own(&self) -> &Server<Node> {
-        match &self.0 {
-            Place::Own(server) => server,
-            Place::Given(url) => panic!("the server at {url} is not the test's own"),
-        }
+        self.place()
     }
 }
 
@@ -90,6 +40,21 @@ fn somebody() -> Option<User> {
 
 impl Kind for Node {
     const NAME: &'static str = "elasticsearch";
+    const GIVEN: &'static str = "FEEDMILL_TEST_ELASTICSEARCH";
+
+    fn new() -> Self {
+        let [http, transport] = free_ports();
+        Node { http, transport }
+    }
+
+    fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http)
+    }
+
+    fn shared() -> &'static OnceLock<Server<Self>> {
+        static SHARED: OnceLock<Elasticsearch> = OnceLock::new();
+        &SHARED
+    }
 
     fn prepare(&self, _programs: &Path, folder: &Path) {
         let [http, transport] = [self.http, self.transport].map(|port| port.to_string());

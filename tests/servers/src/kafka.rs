@@ -9,69 +9,19 @@ use std::sync::OnceLock;
 
 use crate::server::{Kind, Server, fill, free_ports, java};
 
-struct Broker {
+/// A broker of Apache Kafka.
+pub type Kafka = Server<Broker>;
+
+/// Its ports.
+pub struct Broker {
     clients: u16,
     controller: u16,
 }
 
-/// A broker of Apache Kafka.
-pub struct Kafka(Place);
-
-enum Place {
-    Own(Server<Broker>),
-    /// Somebody else's.
-    Given(String),
-}
-
 impl Kafka {
-    /// A broker of the test's own.
-    pub fn start() -> Self {
-        let [clients, controller] = free_ports();
-        Kafka(Place::Own(Server::start(Broker { clients, controller })))
-    }
-
-    /// The broker of all tests of the process, or the one that `FEEDMILL_TEST_KAFKA` names.
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Kafka> = OnceLock::new();
-        SHARED.get_or_init(|| {
-            let given = std::env::var("FEEDMILL_TEST_KAFKA").ok();
-            given.map_or_else(Kafka::start, |address| Kafka(Place::Given(address)))
-        })
-    }
-
     /// Host and port by which clients find it.
     pub fn bootstrap(&self) -> String {
-        match &self.0 {
-            Place::Own(server) => format!("127.0.0.1:{}", server.kind.clients),
-            Place::Given(address) => address.clone(),
-        }
-    }
-
-    /// Ends it as a crash does.
-    pub fn kill(&self) {
-        self.own().kill();
-    }
-
-    /// Starts it on what it left.
-    pub fn start_again(&self) {
-        self.own().start_again();
-    }
-
-    /// It neither answers nor ends.
-    pub fn freeze(&self) {
-        self.own().freeze();
-    }
-
-    /// It goes on.
-    pub fn thaw(&self) {
-        self.own().thaw();
-    }
-
-    fn own(&self) -> &Server<Broker> {
-        match &self.0 {
-            Place::Own(server) => server,
-            Place::Given(address) => panic!("the server at {address} is not the test's own"),
-        }
+        self.place()
     }
 }
 
@@ -87,6 +37,21 @@ impl Broker {
 
 impl Kind for Broker {
     const NAME: &'static str = "kafka";
+    const GIVEN: &'static str = "FEEDMILL_TEST_KAFKA";
+
+    fn new() -> Self {
+        let [clients, controller] = free_ports();
+        Broker { clients, controller }
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.clients)
+    }
+
+    fn shared() -> &'static OnceLock<Server<Self>> {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        &SHARED
+    }
 
     fn prepare(&self, programs: &Path, folder: &Path) {
         let settings = folder.join("server.properties");

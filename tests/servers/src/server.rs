@@ -1,4 +1,4 @@
-//! A server of a test: its folder, its process, its guardian.
+//! A server of a test: its folder, its process, its guardian; or the address of somebody else's.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -29,10 +29,18 @@ fi
 rm -rf "$1"
 "#;
 
-/// How one kind of server is run.
-pub(crate) trait Kind: Send + Sync {
+/// How one kind of server is run, and found.
+pub trait Kind: Sized + Send + Sync + 'static {
     /// Its name, which is that of its folder of programs.
     const NAME: &'static str;
+    /// The variable that tells where one runs that is not ours.
+    const GIVEN: &'static str;
+
+    /// One on free ports.
+    fn new() -> Self;
+
+    /// Where clients find it.
+    fn address(&self) -> String;
 
     /// Writes what it needs into its folder; once.
     fn prepare(&self, programs: &Path, folder: &Path);
@@ -47,11 +55,23 @@ pub(crate) trait Kind: Send + Sync {
     fn process(&self, _folder: &Path) -> Option<Pid> {
         None
     }
+
+    /// Where the one of all tests of the process is.
+    fn shared() -> &'static OnceLock<Server<Self>>;
+}
+
+/// A server that a test uses: its own, or one that runs already.
+pub struct Server<K>(Place<K>);
+
+enum Place<K> {
+    Own(Own<K>),
+    /// Somebody else's.
+    Given(String),
 }
 
 /// A server that a test owns, or shares with the other tests of its process.
-pub(crate) struct Server<K> {
-    pub(crate) kind: K,
+struct Own<K> {
+    kind: K,
     folder: PathBuf,
     programs: PathBuf,
     running: Mutex<Option<Child>>,
@@ -86,8 +106,58 @@ pub(crate) fn java() -> PathBuf {
 }
 
 impl<K: Kind> Server<K> {
+    /// One of the test's own, which answers.
+    pub fn start() -> Self {
+        Server(Place::Own(Own::start(K::new())))
+    }
+
+    /// The one of all tests of the process, or the one that the kind's variable names.
+    pub fn shared() -> &'static Self {
+        K::shared().get_or_init(|| match std::env::var(K::GIVEN) {
+            Ok(address) => Server(Place::Given(address)),
+            Err(_) => Server::start(),
+        })
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&self) {
+        self.own().kill();
+    }
+
+    /// Starts it on what it left.
+    pub fn start_again(&self) {
+        self.own().start_again();
+    }
+
+    /// It neither answers nor ends.
+    pub fn freeze(&self) {
+        self.own().signal(Signal::SIGSTOP);
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) {
+        self.own().signal(Signal::SIGCONT);
+    }
+
+    /// Where clients find it.
+    pub(crate) fn place(&self) -> String {
+        match &self.0 {
+            Place::Own(own) => own.kind.address(),
+            Place::Given(address) => address.clone(),
+        }
+    }
+
+    fn own(&self) -> &Own<K> {
+        match &self.0 {
+            Place::Own(own) => own,
+            Place::Given(address) => panic!("the server at {address} is not the test's own"),
+        }
+    }
+}
+
+impl<K: Kind> Own<K> {
     /// Starts a new one, and waits until it answers.
-    pub(crate) fn start(kind: K) -> Self {
+    fn start(kind: K) -> Self {
         let programs = programs(K::NAME);
         let folder = tempfile::Builder::new().prefix("feedmill-server-").tempdir().unwrap().keep();
         // Some refuse to run as root, and are run as somebody else.
@@ -102,13 +172,13 @@ impl<K: Kind> Server<K> {
             .spawn()
             .unwrap();
         kind.prepare(&programs, &folder);
-        let server = Server { kind, folder, programs, running: Mutex::default(), guardian: Mutex::new(guardian) };
-        server.start_again();
-        server
+        let own = Own { kind, folder, programs, running: Mutex::default(), guardian: Mutex::new(guardian) };
+        own.start_again();
+        own
     }
 
     /// Starts it on what it left.
-    pub(crate) fn start_again(&self) {
+    fn start_again(&self) {
         let mut running = self.running();
         assert!(running.is_none(), "{} runs already", K::NAME);
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
@@ -128,21 +198,11 @@ impl<K: Kind> Server<K> {
     }
 
     /// Ends it as a crash does.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         let mut running = self.running();
         let mut child = running.take().expect("it runs");
         let _ = kill(self.pid(&child), Signal::SIGKILL);
         child.wait().unwrap();
-    }
-
-    /// It neither answers nor ends.
-    pub(crate) fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
-    }
-
-    /// It goes on.
-    pub(crate) fn thaw(&self) {
-        self.signal(Signal::SIGCONT);
     }
 
     fn signal(&self, signal: Signal) {
@@ -176,7 +236,7 @@ impl<K: Kind> Server<K> {
     }
 }
 
-impl<K> Drop for Server<K> {
+impl<K> Drop for Own<K> {
     fn drop(&mut self) {
         let mut guardian = self.guardian.lock().unwrap_or_else(PoisonError::into_inner);
         drop(guardian.stdin.take());
