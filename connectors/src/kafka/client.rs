@@ -1,15 +1,18 @@
 //! Clients of librdkafka: their configuration, and where goes what they say.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use feedmill_model::Time;
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError as Native;
+use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
+use rdkafka::message::OwnedMessage;
 use rdkafka::metadata::Metadata;
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::Servers;
 use super::error::{KafkaError, failed};
@@ -18,6 +21,12 @@ use super::error::{KafkaError, failed};
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// How long nothing may come of what is there to be read.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// For how long a broker that has nothing for a reader waits until it says so. Who reads on and on asks seldom; who reads up to
+/// an end, one partition after the other, waits for that answer each time.
+const ON_AND_ON_MS: &str = "100";
+const TO_AN_END_MS: &str = "5";
+/// How often it is looked whether a commit has reached a partition.
+const COMMITTED_POLL: Duration = Duration::from_millis(5);
 /// What is fetched ahead of each partition that has a queue of its own.
 const READ_AHEAD_KB: &str = "2048";
 
@@ -75,18 +84,82 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// One that keeps no offsets: those are in `times`, and in the stores.
+    /// For reading on and on.
     pub fn new(servers: &Servers) -> Result<Self, KafkaError> {
+        Client::waiting(servers, ON_AND_ON_MS)
+    }
+
+    /// For reading up to an end, by [`Self::read`].
+    pub fn to_an_end(servers: &Servers) -> Result<Self, KafkaError> {
+        Client::waiting(servers, TO_AN_END_MS)
+    }
+
+    /// One that keeps no offsets: those are in `times`, and in the stores.
+    fn waiting(servers: &Servers, wait_ms: &str) -> Result<Self, KafkaError> {
         let mut config = config(servers);
         config.set("group.id", "feedmill").set("enable.auto.commit", "false").set("enable.auto.offset.store", "false");
         config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
         config.set("auto.offset.reset", "error").set("queued.max.messages.kbytes", READ_AHEAD_KB);
         config.set("fetch.queue.backoff.ms", "10");
         // A quiet partition must not delay the others that the same broker has.
-        config.set("fetch.wait.max.ms", "100");
+        config.set("fetch.wait.max.ms", wait_ms);
         let created = config.create_with_context(Said::default());
         let consumer = created.map_err(|error| failed("make a client of Kafka", "", None, error.to_string()))?;
         Ok(Client { consumer: Arc::new(consumer), servers: servers.to_string() })
+    }
+
+    /// Reads a partition, and nothing else any more, from an offset up to its end. Fails with [`KafkaError::Gone`] when the
+    /// offset is not there any more; `asked` is the time that it is of.
+    pub fn read(
+        &self,
+        topic: &str,
+        partition: i32,
+        from: Offset,
+        asked: Time,
+        mut take: impl FnMut(OwnedMessage) -> Result<(), KafkaError>,
+    ) -> Result<(), KafkaError> {
+        let tried = || format!("read {topic}, partition {partition}");
+        let failed = |error: &Native| self.failed(tried(), error);
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, partition, from).map_err(|error| failed(&error))?;
+        self.consumer.assign(&assignment).map_err(|error| failed(&error))?;
+        let mut deadline = Instant::now() + SILENCE_MAX;
+        while Instant::now() < deadline {
+            match self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
+                Some(Ok(message)) => {
+                    take(message.detach())?;
+                    deadline = Instant::now() + SILENCE_MAX;
+                }
+                Some(Err(Native::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) => self.check(&error, asked)?,
+                None => {}
+            }
+        }
+        Err(self.silent(tried()))
+    }
+
+    /// Waits until the record at an offset is there for who reads what is committed. A commit reaches one partition after the
+    /// other, so that one may tell of it before another does.
+    pub fn wait_for(&self, topic: &str, partition: i32, offset: i64) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + SILENCE_MAX;
+        while self.watermarks(topic, partition)?.1 <= offset {
+            if Instant::now() >= deadline {
+                return Err(self.silent(format!("read {topic}, partition {partition}, up to what was committed")));
+            }
+            std::thread::sleep(COMMITTED_POLL);
+        }
+        Ok(())
+    }
+
+    /// What the library tells of while it goes on by itself is no error.
+    pub fn check(&self, error: &Native, asked: Time) -> Result<(), KafkaError> {
+        match error {
+            Native::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                Err(KafkaError::Gone { asked, found: "records that are needed were removed".to_owned() })
+            }
+            Native::MessageConsumptionFatal(_) => Err(self.failed("read the log", error)),
+            _ => Ok(()),
+        }
     }
 
     /// An error of ours.

@@ -9,42 +9,38 @@
 //!
 //! Why that is the state at T: a key that did not change after T has its row in the row topic, which compaction keeps, or has
 //! none. Of one that did, the row topic may have the later row alone, and the first change after T tells how it was. The changes
-//! are read after the rows, and up to the end of `times` at that moment, so whatever had replaced a row that was not seen is
-//! among them. That they are all there is checked as [`BatchReader`] does.
+//! are read after the rows, and up to their end, so whatever had replaced a row that was not seen is among them. That none of
+//! them is missing is known from `times`, which is read first, and tells how many there are at least. What `times` tells of is
+//! waited for in each partition, since a commit does not reach all of them at once.
 //!
 //! Both topics of a relation have as many partitions, and a key is in the same one of both. In memory are the rows of one
 //! partition, and as they were those that have changed since.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use feedmill_model::{Key, Relation, Row, Time};
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError as Native;
+use rdkafka::Offset;
 use rdkafka::message::{Message, OwnedMessage};
-use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Client, SILENCE_MAX, partitions};
+use super::client::{Client, partitions};
 use super::error::KafkaError;
-use super::reader::{BatchReader, Share, time_of};
-use super::times::{Times, unusable};
-use super::topics::{KafkaLog, Topics};
+use super::reader::{Share, follows, incomplete, starts, time_of};
+use super::times::{Times, Touched, decode, unusable};
+use super::topics::{KafkaLog, ROWS, TIMES_PARTITION, Topics};
 use super::{columns, envelope};
 
 /// Rows of a slice, at most.
 const SLICE_ROWS: usize = 8_192;
-/// How long to wait for a batch at a time.
-const WAIT: Duration = Duration::from_millis(500);
 
 /// Gives all rows of a share, in slices of bounded size.
 pub struct Hydration {
-    log: KafkaLog,
     client: Client,
-    times: Times,
     topics: Topics,
     time: Time,
-    /// Change topics, and their partitions, that are not read yet.
-    partitions: VecDeque<(String, i32)>,
+    /// Change topics, and their partitions, that are not read yet, with where they have the first change after the time.
+    partitions: VecDeque<(String, i32, Offset)>,
+    /// By topic and partition, up to which offset it has how many changes after the time, and the last of their times.
+    changed: BTreeMap<(String, i32), (Touched, Time)>,
     /// What comes next.
     slices: VecDeque<Vec<Row>>,
 }
@@ -53,53 +49,66 @@ impl Hydration {
     /// The rows as of `time`. Fails with [`KafkaError::Gone`], here or later, when the changes after it are not retained any
     /// more, and with [`KafkaError::Beyond`] when it was never published.
     pub fn begin(log: &KafkaLog, share: Share, time: Time) -> Result<Self, KafkaError> {
-        let times = Times::of(log)?;
-        let newest = times.newest()?.time;
+        let (topics, client) = (Topics::of(log), Client::to_an_end(&log.servers)?);
+        let of_log = Times::of(log)?;
+        let newest = of_log.newest()?.time;
         if time > newest {
             return Err(KafkaError::Beyond { asked: time, newest });
         }
-        let (topics, client) = (Topics::of(log), Client::new(&log.servers)?);
+        for Touched { topic, partition, offset, .. } in of_log.last_touched()? {
+            client.wait_for(&topic, partition, offset)?;
+        }
         let metadata = client.metadata()?;
         let counted = topics.changes().map(|topic| (topic, partitions(&metadata, topic).unwrap_or(0)));
         let wanted = share.partitions(counted).into_iter().map(|(topic, partition)| (topic.to_owned(), partition));
-        let mut partitions: Vec<(String, i32)> = wanted.collect();
+        let mut wanted: Vec<(String, i32)> = wanted.collect();
         // Few rows that decide over many come first.
-        partitions.sort_by_key(|(topic, _)| {
+        wanted.sort_by_key(|(topic, _)| {
             Relation::LOAD_ORDER.iter().position(|relation| topics.name(topics.numbers(*relation).0) == topic)
         });
-        Ok(Hydration {
-            log: log.clone(),
-            client,
-            times,
-            topics,
-            time,
-            partitions: partitions.into(),
-            slices: VecDeque::new(),
+        let times = (topics.times(), TIMES_PARTITION);
+        wanted.push(times.clone());
+        let starts = starts(&client, &wanted, time)?;
+        let start = |(topic, partition): (String, i32)| {
+            let found = starts.find_partition(&topic, partition);
+            (topic, partition, found.map_or(Offset::End, |found| found.offset()))
+        };
+        let mut partitions: VecDeque<_> = wanted.into_iter().map(start).collect();
+        let end = partitions.pop_back();
+        let mut hydration =
+            Hydration { client, topics, time, partitions, changed: BTreeMap::new(), slices: VecDeque::new() };
+        if let Some((_, _, from)) = end {
+            hydration.learn_changed(&times.0, from)?;
+        }
+        Ok(hydration)
+    }
+
+    /// Reads what was changed after the time, so far.
+    fn learn_changed(&mut self, times: &str, from: Offset) -> Result<(), KafkaError> {
+        let (mut after, changed) = (self.time, &mut self.changed);
+        self.client.read(times, TIMES_PARTITION, from, self.time, |message| {
+            let record = decode(&message)?;
+            if record.time <= after {
+                return Ok(());
+            }
+            follows(&record, after)?;
+            if record.last {
+                after = record.time;
+            }
+            for touched in record.partitions {
+                let place = (touched.topic.clone(), touched.partition);
+                let none = Touched { records: 0, ..touched.clone() };
+                let (all, time) = changed.entry(place).or_insert((none, record.time));
+                (all.offset, all.records, *time) = (touched.offset, all.records + touched.records, record.time);
+            }
+            Ok(())
         })
     }
 
     /// The rows of one partition, as slices.
-    fn load(&mut self, topic: String, partition: i32) -> Result<(), KafkaError> {
-        let mut rows = self.rows(&format!("{topic}{}", super::topics::ROWS), partition)?;
-        let end = self.times.last()?;
-        let mut changes = BatchReader::of_partitions(&self.log, vec![(topic, partition)], self.time)?;
-        let mut undone: HashMap<Key, Option<Row>> = HashMap::new();
-        let mut deadline = Instant::now() + SILENCE_MAX;
-        while end.as_ref().is_some_and(|end| !changes.has(end)) {
-            match changes.next(WAIT)? {
-                Some(batch) => {
-                    deadline = Instant::now() + SILENCE_MAX;
-                    for change in batch.changes {
-                        if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
-                            undone.entry(key).or_insert(change.old);
-                        }
-                    }
-                }
-                None if Instant::now() > deadline => return Err(self.client.silent("read the changes")),
-                None => {}
-            }
-        }
-        for (key, row) in undone {
+    fn load(&mut self, topic: String, partition: i32, from: Offset) -> Result<(), KafkaError> {
+        let mut rows = self.rows(&format!("{topic}{ROWS}"), partition)?;
+        for (key, row) in self.undone(&topic, partition, from)? {
             match row {
                 Some(row) => rows.insert(key, row),
                 None => rows.remove(&key),
@@ -118,38 +127,48 @@ impl Hydration {
 
     /// The last row of each key in a partition of a row topic, of those that are not newer than the time.
     fn rows(&self, topic: &str, partition: i32) -> Result<HashMap<Key, Row>, KafkaError> {
-        let tried = || format!("read {topic}, partition {partition}");
-        let failed = |error: &Native| self.client.failed(tried(), error);
-        let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(topic, partition, Offset::Beginning).map_err(|error| failed(&error))?;
-        self.client.consumer.assign(&assignment).map_err(|error| failed(&error))?;
         let mut rows = HashMap::new();
-        let mut deadline = Instant::now() + SILENCE_MAX;
-        while Instant::now() < deadline {
-            match self.client.consumer.poll(WAIT) {
-                Some(Ok(message)) => {
-                    deadline = Instant::now() + SILENCE_MAX;
-                    let message = message.detach();
-                    if time_of(&message)? > self.time {
-                        continue;
-                    }
-                    match message.payload() {
-                        Some(value) => {
-                            let row = envelope::change(value).map(|change| change.new);
-                            let row = row.map_err(|error| unusable(&message, error.to_string()))?;
-                            let row = row.ok_or_else(|| unusable(&message, "it has no row".to_owned()))?;
-                            rows.insert(row.key(), row);
-                        }
-                        None => drop(rows.remove(&self.key(&message)?)),
-                    }
-                }
-                Some(Err(Native::PartitionEOF(_))) => return Ok(rows),
-                Some(Err(error @ Native::MessageConsumptionFatal(_))) => return Err(failed(&error)),
-                // The library tries again by itself.
-                Some(Err(_)) | None => {}
+        self.client.read(topic, partition, Offset::Beginning, self.time, |message| {
+            if time_of(&message)? > self.time {
+                return Ok(());
             }
+            match message.payload() {
+                Some(value) => {
+                    let row = envelope::change(value).map(|change| change.new);
+                    let row = row.map_err(|error| unusable(&message, error.to_string()))?;
+                    let row = row.ok_or_else(|| unusable(&message, "it has no row".to_owned()))?;
+                    rows.insert(row.key(), row);
+                }
+                None => drop(rows.remove(&self.key(&message)?)),
+            }
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    /// As it was at the time: each row that a partition of a change topic has a change of after it.
+    fn undone(&self, topic: &str, partition: i32, from: Offset) -> Result<HashMap<Key, Option<Row>>, KafkaError> {
+        let (mut undone, mut records) = (HashMap::new(), 0);
+        let known = self.changed.get(&(topic.to_owned(), partition));
+        if let Some((known, _)) = known {
+            self.client.wait_for(topic, partition, known.offset)?;
         }
-        Err(self.client.silent(tried()))
+        self.client.read(topic, partition, from, self.time, |message| {
+            if time_of(&message)? <= self.time {
+                return Ok(());
+            }
+            records += u64::from(known.is_some_and(|(known, _)| message.offset() <= known.offset));
+            let change = envelope::change(message.payload().unwrap_or_default());
+            let change = change.map_err(|error| unusable(&message, error.to_string()))?;
+            if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
+                undone.entry(key).or_insert(change.old);
+            }
+            Ok(())
+        })?;
+        match known {
+            Some((known, time)) if known.records != records => Err(incomplete(self.time, *time, known, records)),
+            _ => Ok(undone),
+        }
     }
 
     /// The key of a tombstone.
@@ -168,8 +187,8 @@ impl Iterator for Hydration {
             if let Some(slice) = self.slices.pop_front() {
                 return Some(Ok(slice));
             }
-            let (topic, partition) = self.partitions.pop_front()?;
-            if let Err(error) = self.load(topic, partition) {
+            let (topic, partition, from) = self.partitions.pop_front()?;
+            if let Err(error) = self.load(topic, partition, from) {
                 self.partitions.clear();
                 return Some(Err(error));
             }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use feedmill_model::{Batch, Change, Time};
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
+use rdkafka::error::KafkaError as Native;
 use rdkafka::message::{Message, OwnedMessage, Timestamp};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -101,17 +101,8 @@ impl BatchReader {
         let metadata = client.metadata()?;
         let counted = topics.changes().map(|topic| (topic, partitions(&metadata, topic).unwrap_or(0)));
         let wanted = share.partitions(counted).into_iter().map(|(topic, partition)| (topic.to_owned(), partition));
-        Self::of_partitions(log, wanted.collect(), after)
-    }
-
-    /// The same of these partitions. `after` must not be beyond the log.
-    pub(super) fn of_partitions(
-        log: &KafkaLog,
-        mut wanted: Vec<(String, i32)>,
-        after: Time,
-    ) -> Result<Self, KafkaError> {
-        let client = Client::new(&log.servers)?;
-        let times = Topics::of(log).times();
+        let mut wanted: Vec<(String, i32)> = wanted.collect();
+        let times = topics.times();
         wanted.push((times.clone(), TIMES_PARTITION));
         let starts = starts(&client, &wanted, after)?;
         client.consumer.assign(&starts).map_err(|error| client.failed("read the log", &error))?;
@@ -159,12 +150,6 @@ impl BatchReader {
         self.record.as_ref()
     }
 
-    /// Whether everything up to a record of `times` was given.
-    pub(super) fn has(&self, record: &TimesRecord) -> bool {
-        let read = self.record.as_ref().map(|read| (read.time, read.done));
-        record.time <= self.after || read >= Some((record.time, record.done))
-    }
-
     /// The next record of `times` that is after what was given.
     fn begin(&mut self, deadline: Instant) -> Result<Option<Pending>, KafkaError> {
         loop {
@@ -173,14 +158,7 @@ impl BatchReader {
             if record.time <= self.after {
                 continue;
             }
-            // A record that is not the first of its time has the same predecessor.
-            let follows = record.previous.is_some_and(|previous| previous <= self.after) && !record.snapshot;
-            if !follows {
-                return Err(KafkaError::Gone {
-                    asked: self.after,
-                    found: format!("the first batch there is of time {}, and not the one that follows", record.time),
-                });
-            }
+            follows(&record, self.after)?;
             return Ok(Some(Pending { record, partition: 0, records: 0, changes: Vec::new() }));
         }
     }
@@ -192,7 +170,7 @@ impl BatchReader {
             if let Some(queue) = self.partitions.get_mut(&(touched.topic.clone(), touched.partition)) {
                 if pending.records == 0 && queue.next > touched.offset {
                     // Retention has passed it: nothing of it will come.
-                    return Err(incomplete(self.start, &pending.record, touched, 0));
+                    return Err(incomplete(self.start, pending.record.time, touched, 0));
                 }
                 loop {
                     let Next::Message(message) = queue.next(&self.client, deadline)? else { return Ok(false) };
@@ -200,7 +178,7 @@ impl BatchReader {
                     let is_skipped = time <= self.start && pending.records == 0;
                     if !is_skipped {
                         if time != pending.record.time || message.offset() > touched.offset {
-                            return Err(incomplete(self.start, &pending.record, touched, pending.records));
+                            return Err(incomplete(self.start, pending.record.time, touched, pending.records));
                         }
                         let change = envelope::change(message.payload().unwrap_or_default());
                         pending.changes.push(change.map_err(|error| unusable(&message, error.to_string()))?);
@@ -211,7 +189,7 @@ impl BatchReader {
                     }
                 }
                 if pending.records != touched.records {
-                    return Err(incomplete(self.start, &pending.record, touched, pending.records));
+                    return Err(incomplete(self.start, pending.record.time, touched, pending.records));
                 }
             }
             pending.partition += 1;
@@ -232,7 +210,7 @@ impl BatchReader {
                     let queue = self.partitions.get_mut(&place).unwrap_or(&mut self.times);
                     queue.early.push_back(message);
                 }
-                Some(Err(error)) => check(&self.client, &error, self.after)?,
+                Some(Err(error)) => self.client.check(&error, self.after)?,
                 None => nothing += 1,
             }
         }
@@ -252,7 +230,7 @@ impl Queue {
                     self.next = message.offset() + 1;
                     return Ok(Next::Message(message.detach()));
                 }
-                Some(Err(error)) => check(client, &error, 0)?,
+                Some(Err(error)) => client.check(&error, 0)?,
                 None if Instant::now() >= deadline => return Ok(Next::Nothing),
                 None => {}
             }
@@ -260,19 +238,18 @@ impl Queue {
     }
 }
 
-/// What the library tells of while it goes on by itself is no error.
-fn check(client: &Client, error: &Native, after: Time) -> Result<(), KafkaError> {
-    match error {
-        Native::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-            Err(KafkaError::Gone { asked: after, found: "records that are needed were removed".to_owned() })
-        }
-        Native::MessageConsumptionFatal(_) => Err(client.failed("read the log", error)),
-        _ => Ok(()),
+/// Whether a record is of the batch after the one of a time.
+pub(super) fn follows(record: &TimesRecord, after: Time) -> Result<(), KafkaError> {
+    // A record that is not the first of its time has the same predecessor.
+    if record.previous.is_some_and(|previous| previous <= after) && !record.snapshot {
+        return Ok(());
     }
+    let found = format!("the first batch there is of time {}, and not the one that follows", record.time);
+    Err(KafkaError::Gone { asked: after, found })
 }
 
 /// Where each partition has the first record after a time, or its end.
-fn starts(client: &Client, wanted: &[(String, i32)], after: Time) -> Result<TopicPartitionList, KafkaError> {
+pub(super) fn starts(client: &Client, wanted: &[(String, i32)], after: Time) -> Result<TopicPartitionList, KafkaError> {
     let failed = |error: Native| client.failed("look up where the log has a time", &error);
     let at = Offset::Offset(i64::try_from(after.saturating_add(1)).unwrap_or(i64::MAX));
     let mut ends = BTreeMap::new();
@@ -310,13 +287,13 @@ pub(super) fn time_of(message: &OwnedMessage) -> Result<Time, KafkaError> {
     }
 }
 
-/// Records that `times` tells of are not there.
-fn incomplete(start: Time, record: &TimesRecord, touched: &Touched, records: u64) -> KafkaError {
+/// Records that `times` tells of, up to those of `time`, are not there.
+pub(super) fn incomplete(start: Time, time: Time, touched: &Touched, records: u64) -> KafkaError {
     KafkaError::Gone {
         asked: start,
         found: format!(
-            "of the batch of time {} there are {records} records in {}, partition {}, where {} were published",
-            record.time, touched.topic, touched.partition, touched.records
+            "up to the batch of time {time} there are {records} records in {}, partition {}, where {} were published",
+            touched.topic, touched.partition, touched.records
         ),
     }
 }

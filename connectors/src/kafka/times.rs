@@ -1,15 +1,11 @@
 //! The topic `times`: one record closes each batch.
 
-use std::time::Instant;
-
 use feedmill_model::{Lsn, Position, SourceId, Time};
-use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError as Native;
+use rdkafka::Offset;
 use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
-use super::client::{Client, SILENCE_MAX};
+use super::client::Client;
 use super::error::KafkaError;
 use super::topics::{KafkaLog, TIMES_PARTITION, Topics};
 
@@ -114,7 +110,7 @@ pub struct Times {
 impl Times {
     /// Of this log.
     pub fn of(log: &KafkaLog) -> Result<Self, KafkaError> {
-        Ok(Times { client: Client::new(&log.servers)?, topic: Topics::of(log).times() })
+        Ok(Times { client: Client::to_an_end(&log.servers)?, topic: Topics::of(log).times() })
     }
 
     /// The last record, if there is any; fails if there were some, and all are gone.
@@ -127,6 +123,25 @@ impl Times {
         self.find(|record| record.last)?.ok_or_else(|| KafkaError::NotReady { topic: self.topic.clone() })
     }
 
+    /// What the last Kafka transaction has touched. Those before it are there in every partition: a transaction begins when
+    /// the one before has come to its end everywhere.
+    pub(super) fn last_touched(&self) -> Result<Vec<Touched>, KafkaError> {
+        let (low, high) = self.client.watermarks(&self.topic, TIMES_PARTITION)?;
+        let mut back = BACK;
+        loop {
+            let from = low.max(high.saturating_sub(back));
+            let mut records = self.read(from)?;
+            // The end of each takes an offset too.
+            let is_one = |[one, other]: &[(i64, TimesRecord); 2]| one.0 + 1 == other.0;
+            let end = records.array_windows().rposition(|two| !is_one(two)).map(|before| before + 1);
+            if end.is_some() || from == low {
+                let last = records.drain(end.unwrap_or(0)..);
+                return Ok(last.flat_map(|(_, record)| record.partitions).collect());
+            }
+            back = back.saturating_mul(BACK_FACTOR);
+        }
+    }
+
     /// The last record for which `wanted` holds.
     fn find(&self, wanted: impl Fn(&TimesRecord) -> bool) -> Result<Option<TimesRecord>, KafkaError> {
         let (low, high) = self.client.watermarks(&self.topic, TIMES_PARTITION)?;
@@ -134,8 +149,8 @@ impl Times {
         loop {
             let from = low.max(high.saturating_sub(back));
             let mut records = self.read(from)?;
-            if let Some(at) = records.iter().rposition(&wanted) {
-                return Ok(Some(records.swap_remove(at)));
+            if let Some(at) = records.iter().rposition(|(_, record)| wanted(record)) {
+                return Ok(Some(records.swap_remove(at).1));
             }
             if from == low {
                 let forgotten = low > 0 && records.is_empty();
@@ -145,30 +160,14 @@ impl Times {
         }
     }
 
-    /// All records from an offset on.
-    fn read(&self, from: i64) -> Result<Vec<TimesRecord>, KafkaError> {
-        let tried = || format!("read {}", self.topic);
-        let failed = |error: &Native| self.client.failed(tried(), error);
-        let mut assignment = TopicPartitionList::new();
-        let offset = Offset::Offset(from);
-        assignment.add_partition_offset(&self.topic, TIMES_PARTITION, offset).map_err(|error| failed(&error))?;
-        let consumer = &self.client.consumer;
-        consumer.assign(&assignment).map_err(|error| failed(&error))?;
+    /// All records from an offset on, each with its own.
+    fn read(&self, from: i64) -> Result<Vec<(i64, TimesRecord)>, KafkaError> {
         let mut records = Vec::new();
-        let mut deadline = Instant::now() + SILENCE_MAX;
-        while Instant::now() < deadline {
-            match consumer.poll(deadline.saturating_duration_since(Instant::now())) {
-                Some(Ok(message)) => {
-                    records.push(decode(&message)?);
-                    deadline = Instant::now() + SILENCE_MAX;
-                }
-                Some(Err(Native::PartitionEOF(_))) => return Ok(records),
-                Some(Err(error @ Native::MessageConsumptionFatal(_))) => return Err(failed(&error)),
-                // The library tries again by itself.
-                Some(Err(_)) | None => {}
-            }
-        }
-        Err(self.client.silent(tried()))
+        self.client.read(&self.topic, TIMES_PARTITION, Offset::Offset(from), 0, |message| {
+            records.push((message.offset(), decode(&message)?));
+            Ok(())
+        })?;
+        Ok(records)
     }
 }
 

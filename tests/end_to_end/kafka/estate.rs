@@ -151,13 +151,18 @@ fn compare(to: &KafkaLog, log: &Path) {
     let newest = Times::of(to).unwrap().newest().unwrap();
     let mut reader = log.reader(first).unwrap();
     let in_log = whole(newest.time, || (*reader.next(READ_MAX).unwrap().expect("it is there")).clone());
-    let in_kafka = batches(to, Share::ALL, first, newest.time);
+    // One reader has it all, and so have three, each its own. They wait for Kafka most of the time.
+    let (in_kafka, shares) = std::thread::scope(|scope| {
+        let all = scope.spawn(|| batches(to, Share::ALL, first, newest.time));
+        let share = |index| scope.spawn(move || batches(to, Share { index, of: 3 }, first, newest.time));
+        let shares = (0..3).map(share).collect::<Vec<_>>().into_iter().map(|share| share.join().unwrap());
+        let shares = shares.collect::<Vec<Vec<Whole>>>();
+        (all.join().unwrap(), shares)
+    });
     assert_eq!(in_kafka.len(), in_log.len());
     for (in_kafka, in_log) in in_kafka.iter().zip(&in_log) {
         assert_eq!(in_kafka, in_log);
     }
-    // Three readers have it all, each its own.
-    let shares: Vec<Vec<Whole>> = (0..3).map(|index| batches(to, Share { index, of: 3 }, first, newest.time)).collect();
     for (number, in_log) in in_log.iter().enumerate() {
         let mut changes = BTreeMap::new();
         for share in &shares {
@@ -177,13 +182,19 @@ fn compare(to: &KafkaLog, log: &Path) {
     assert_eq!(closing, in_log.len() + 1);
     // The rows as of the beginning, of the end, and of what lies between.
     let asked = [first, in_log[in_log.len() / 3].position.time, in_log[in_log.len() / 2].position.time, newest.time];
-    for (number, time) in asked.into_iter().enumerate() {
+    let states = std::thread::scope(|scope| {
+        let state = |(number, time)| {
+            scope.spawn(move || match number {
+                1 => (0..3).flat_map(|index| rows(to, Share { index, of: 3 }, time)).collect(),
+                _ => rows(to, Share::ALL, time),
+            })
+        };
+        let states = asked.into_iter().enumerate().map(state).collect::<Vec<_>>();
+        states.into_iter().map(|state| state.join().unwrap()).collect::<Vec<BTreeMap<Key, Row>>>()
+    });
+    for (time, in_kafka) in asked.into_iter().zip(states) {
         let in_log: BTreeMap<Key, Row> =
             log.state_at(time).unwrap().flat_map(Result::unwrap).map(|row| (row.key(), row)).collect();
-        let in_kafka = match number {
-            1 => (0..3).flat_map(|index| rows(to, Share { index, of: 3 }, time)).collect(),
-            _ => rows(to, Share::ALL, time),
-        };
         assert_eq!(in_kafka, in_log, "the rows as of time {time}");
     }
 }

@@ -27,6 +27,8 @@ pub fn consumer(servers: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", servers).set("group.id", "plain").set("enable.auto.commit", "false");
     config.set("isolation.level", "read_committed").set("enable.partition.eof", "true");
+    // What is read is read to its end, of which the broker tells after so long.
+    config.set("fetch.wait.max.ms", "5");
     config.create().unwrap()
 }
 
