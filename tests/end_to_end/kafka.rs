@@ -124,7 +124,7 @@ mod servers {
     #[tokio::test(flavor = "multi_thread")]
     async fn four_topics_of_subjects_hold_the_same() {
         // Its topics have no prefix.
-        let kafka = Kafka::start();
+        let kafka = Kafka::mortal();
         let mut estate = Estate::start(&kafka, Layout::Subjects, &[]).await;
         let mut writer = Writer::new(&estate.postgres);
         writer.run(PEOPLE).await;
@@ -178,7 +178,7 @@ mod servers {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn c51_a_broker_that_is_killed_and_one_that_does_not_answer_lose_and_repeat_nothing() {
-        let kafka = Kafka::start();
+        let kafka = Kafka::mortal();
         let mut estate = Estate::start(&kafka, Layout::Tables, &[]).await;
         let mut writer = Writer::new(&estate.postgres);
         writer.run(PEOPLE).await;
@@ -372,7 +372,7 @@ mod servers {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn rows_as_of_a_time_survive_compaction() {
-        let kafka = Kafka::start();
+        let kafka = Kafka::mortal();
         let mut estate = Estate::start(&kafka, Layout::Tables, &[]).await;
         let topics = Topics::of(&estate.to);
         let rows: Vec<&str> = topics.rows().collect();

@@ -34,7 +34,7 @@ fn documents_of(printed: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c51_what_is_posted_is_found_after_every_kind_of_end_of_either_side() {
-    let server = Elasticsearch::start();
+    let server = Elasticsearch::mortal();
     let address = format!("{}/feeds", server.url());
     let postgres = Postgres::new(&[]).await;
     let mut system =
@@ -106,7 +106,8 @@ async fn c51_what_is_posted_is_found_after_every_kind_of_end_of_either_side() {
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]
 async fn c43_a_process_that_dies_at_a_commit_of_search_goes_on() {
-    let address = format!("{}/dies{}", Elasticsearch::shared().url(), std::process::id());
+    let server = Elasticsearch::mortal();
+    let address = format!("{}/dies", server.url());
     let postgres = Postgres::new(&[]).await;
     let mut system = System::start_on(&postgres, &["--search", &address]).await;
     let ada = system.register("ada").await;

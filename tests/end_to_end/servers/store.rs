@@ -44,7 +44,7 @@ async fn start(node: &Cassandra, keyspace: &str) -> System {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cql_cluster_holds_equals_its_sql_whatever_dies() {
-    let node = Cassandra::start();
+    let node = Cassandra::mortal();
     let mut system = start(&node, "whole").await;
     let mut scene = Scene::new(&system).await;
     scene.go_on(&system, 6).await;

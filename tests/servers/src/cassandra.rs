@@ -4,9 +4,8 @@ use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
-use crate::server::{Kind, Server, fill, free_ports, java};
+use crate::server::{Kind, Server, Shared, fill, free_ports, java};
 
 /// What Cassandra opens of Java's own modules.
 const OPENS: [&str; 14] = [
@@ -66,8 +65,8 @@ impl Kind for Node {
         format!("127.0.0.1:{}", self.cql)
     }
 
-    fn shared() -> &'static OnceLock<Server<Self>> {
-        static SHARED: OnceLock<Cassandra> = OnceLock::new();
+    fn shared() -> &'static Shared<Self> {
+        static SHARED: Shared<Node> = Shared::new();
         &SHARED
     }
 

@@ -6,12 +6,11 @@ use std::net::TcpStream;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::unistd::{Pid, User, geteuid};
 
-use crate::server::{Kind, Server, fill, free_ports, java};
+use crate::server::{Kind, Server, Shared, fill, free_ports, java};
 
 /// As whom it runs where the tests run as root, which it refuses.
 const SOMEBODY: &str = "nobody";
@@ -51,8 +50,8 @@ impl Kind for Node {
         format!("http://127.0.0.1:{}", self.http)
     }
 
-    fn shared() -> &'static OnceLock<Server<Self>> {
-        static SHARED: OnceLock<Elasticsearch> = OnceLock::new();
+    fn shared() -> &'static Shared<Self> {
+        static SHARED: Shared<Node> = Shared::new();
         &SHARED
     }
 

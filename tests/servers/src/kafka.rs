@@ -5,9 +5,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
-use crate::server::{Kind, Server, fill, free_ports, java};
+use crate::server::{Kind, Server, Shared, fill, free_ports, java};
 
 /// A broker of Apache Kafka.
 pub type Kafka = Server<Broker>;
@@ -48,8 +47,8 @@ impl Kind for Broker {
         format!("127.0.0.1:{}", self.clients)
     }
 
-    fn shared() -> &'static OnceLock<Server<Self>> {
-        static SHARED: OnceLock<Kafka> = OnceLock::new();
+    fn shared() -> &'static Shared<Self> {
+        static SHARED: Shared<Broker> = Shared::new();
         &SHARED
     }
 

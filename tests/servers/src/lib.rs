@@ -10,7 +10,7 @@
 //! that is killed leaves no server behind.
 //!
 //! Where the address of a server is given (`FEEDMILL_TEST_CQL`, `FEEDMILL_TEST_KAFKA`, `FEEDMILL_TEST_ELASTICSEARCH`), tests
-//! that need no more than one that runs take it; those that kill it or make it slow start their own.
+//! that need no more than one that runs take it; those that kill it or make it slow take turns with one that is ours.
 
 #![allow(
     clippy::unwrap_used,

@@ -3,6 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
+use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -56,8 +57,33 @@ pub trait Kind: Sized + Send + Sync + 'static {
         None
     }
 
-    /// Where the one of all tests of the process is.
-    fn shared() -> &'static OnceLock<Server<Self>>;
+    /// Where those are that the tests of the process share.
+    fn shared() -> &'static Shared<Self>;
+}
+
+/// Servers that the tests of a process share: starting one takes longer than most tests do.
+pub struct Shared<K> {
+    /// It lasts as long as the process.
+    lasting: OnceLock<Server<K>>,
+    /// It is killed, by one test after the other.
+    mortal: Mutex<Option<Server<K>>>,
+}
+
+impl<K> Shared<K> {
+    pub(crate) const fn new() -> Self {
+        Shared { lasting: OnceLock::new(), mortal: Mutex::new(None) }
+    }
+}
+
+/// A server for one test at a time, which may kill it.
+pub struct Mortal<K: 'static>(MutexGuard<'static, Option<Server<K>>>);
+
+impl<K> Deref for Mortal<K> {
+    type Target = Server<K>;
+
+    fn deref(&self) -> &Server<K> {
+        self.0.as_ref().expect("it was started")
+    }
 }
 
 /// A server that a test uses: its own, or one that runs already.
@@ -113,10 +139,22 @@ impl<K: Kind> Server<K> {
 
     /// The one of all tests of the process, or the one that the kind's variable names.
     pub fn shared() -> &'static Self {
-        K::shared().get_or_init(|| match std::env::var(K::GIVEN) {
+        K::shared().lasting.get_or_init(|| match std::env::var(K::GIVEN) {
             Ok(address) => Server(Place::Given(address)),
             Err(_) => Server::start(),
         })
+    }
+
+    /// The one of the tests of the process that kill it, or make it slow: they take turns. It runs, with what others have left.
+    pub fn mortal() -> Mortal<K> {
+        let mut server = K::shared().mortal.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*server {
+            None => *server = Some(Server::start()),
+            // A test that failed has left it as it was at that moment.
+            Some(server) if server.own().running().is_none() => server.start_again(),
+            Some(server) => server.thaw(),
+        }
+        Mortal(server)
     }
 
     /// Ends it as a crash does.

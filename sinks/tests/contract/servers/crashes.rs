@@ -19,7 +19,7 @@ const TIMES: i64 = 24;
 
 #[test]
 fn c43_c45_a_node_that_is_killed_in_the_middle_loses_nothing_that_progress_tells_of() {
-    let node = Cassandra::start();
+    let node = Cassandra::mortal();
     let settings = settings(node.address());
     let told = AtomicI64::new(0);
     for killed_after in [TIMES / 3, 2 * TIMES / 3] {
@@ -61,7 +61,7 @@ fn c43_c45_a_node_that_is_killed_in_the_middle_loses_nothing_that_progress_tells
 
 #[test]
 fn c51_a_node_that_does_not_answer_holds_up_who_writes_and_is_written_when_it_goes_on() {
-    let node = Cassandra::start();
+    let node = Cassandra::mortal();
     let settings = CqlSettings { timeout: Duration::from_secs(1), ..settings(node.address()) };
     let stores = open_for_cases(&settings);
     apply(&stores, 1);
@@ -85,7 +85,7 @@ fn c51_a_node_that_does_not_answer_holds_up_who_writes_and_is_written_when_it_go
 
 #[test]
 fn a_server_that_is_away_is_an_error_that_says_what_to_do() {
-    let node = Cassandra::start();
+    let node = Cassandra::mortal();
     let settings =
         CqlSettings { retry_for: Duration::from_secs(2), timeout: Duration::from_secs(1), ..settings(node.address()) };
     let stores = open(&settings, &Default::default());

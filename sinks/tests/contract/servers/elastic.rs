@@ -122,7 +122,7 @@ fn apply(search: &dyn SearchStore, time: Time, ops: Vec<Op<Document>>) {
 
 #[test]
 fn c45_progress_never_passes_a_document_that_is_not_durable() {
-    let server = Elasticsearch::start();
+    let server = Elasticsearch::mortal();
     let place = Elastic::on(&server);
     let mut search = search::Subject::open(&place);
     apply(&*search, 1, vec![]);
@@ -210,7 +210,7 @@ fn c49_a_conflict_of_versions_is_a_success_and_a_refusal_for_now_is_tried_again(
 
 #[test]
 fn c50_a_late_older_version_does_not_bring_back_what_was_deleted_when_the_server_has_forgotten() {
-    let server = Elasticsearch::start();
+    let server = Elasticsearch::mortal();
     let place = Elastic::on(&server);
     let search = search::Subject::open(&place);
     apply(&*search, 1, put([tweet(1, 7, "word")]));
@@ -280,7 +280,7 @@ fn c50_tombstones_go_when_no_replay_reaches_behind_them() {
 
 #[test]
 fn c51_a_server_that_is_away_holds_nobody_up_and_has_it_all_afterwards() {
-    let server = Elasticsearch::start();
+    let server = Elasticsearch::mortal();
     let place = Elastic::on(&server);
     let settings = || ElasticSettings { queued_operations: 1_000, ..place.settings() };
     let search = place.open_with(settings());
