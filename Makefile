@@ -38,6 +38,7 @@ servers: ## Fetch the servers that test-servers needs: Cassandra, Kafka, Elastic
 	@sh .ci/setup servers
 	@sh .ci/servers
 
+test-servers: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 test-servers: export TMPDIR ?= $(shell .ci/scratch)
 test-servers: setup servers ## Run the tests that need those servers
 	$(CARGO) test $(TESTED) --workspace -- servers::

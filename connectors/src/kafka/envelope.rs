@@ -14,9 +14,12 @@ use std::borrow::Cow;
 
 use feedmill_model::{Change, Key, Position, Relation, Row};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::columns::{self, Columns, KeyColumns};
+
+/// A part of a value as it is written, for the values that have it in common.
+pub(super) type Written = Box<RawValue>;
 
 /// What the records of a batch have in common.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +32,8 @@ pub(super) struct Of<'a> {
 #[derive(Serialize)]
 struct Envelope<'a> {
     before: Option<Columns<'a>>,
-    after: Option<Columns<'a>>,
-    source: Source<'a>,
+    after: Option<&'a RawValue>,
+    source: &'a RawValue,
     op: &'static str,
     ts_ms: u64,
     transaction: Option<Transaction<'a>>,
@@ -61,8 +64,9 @@ pub(super) struct Transaction<'a> {
 }
 
 impl<'a> Of<'a> {
-    fn source(&self, relation: Relation, snapshot: bool) -> Source<'a> {
-        Source {
+    /// What the values of a relation's changes, or of its rows, have in common.
+    pub fn source(&self, relation: Relation, snapshot: bool) -> Result<Written, serde_json::Error> {
+        to_raw_value(&Source {
             version: env!("CARGO_PKG_VERSION"),
             connector: "postgresql",
             name: self.prefix,
@@ -74,15 +78,16 @@ impl<'a> Of<'a> {
             transaction_id: None,
             lsn: self.position.lsn.0,
             xmin: None,
-        }
+        })
     }
 
-    /// Appends the value of a change.
+    /// Appends the value of a change, of which `after` is the new row.
     pub fn append_change(
         &self,
         bytes: &mut Vec<u8>,
         change: &Change,
-        relation: Relation,
+        after: Option<&RawValue>,
+        source: &RawValue,
         transaction: Transaction<'_>,
     ) -> Result<(), serde_json::Error> {
         let op = match (&change.old, &change.new) {
@@ -92,8 +97,8 @@ impl<'a> Of<'a> {
         };
         let envelope = Envelope {
             before: change.old.as_ref().map(Columns),
-            after: change.new.as_ref().map(Columns),
-            source: self.source(relation, false),
+            after,
+            source,
             op,
             ts_ms: self.position.time,
             transaction: Some(transaction),
@@ -102,17 +107,16 @@ impl<'a> Of<'a> {
     }
 
     /// Appends the value of a row as it is.
-    pub fn append_row(&self, bytes: &mut Vec<u8>, row: &Row, snapshot: bool) -> Result<(), serde_json::Error> {
-        let envelope = Envelope {
-            before: None,
-            after: Some(Columns(row)),
-            source: self.source(row.relation(), snapshot),
-            op: "r",
-            ts_ms: self.position.time,
-            transaction: None,
-        };
+    pub fn append_row(&self, bytes: &mut Vec<u8>, row: &RawValue, source: &RawValue) -> Result<(), serde_json::Error> {
+        let envelope =
+            Envelope { before: None, after: Some(row), source, op: "r", ts_ms: self.position.time, transaction: None };
         columns::append(bytes, &envelope)
     }
+}
+
+/// A row, for the values that have it.
+pub(super) fn row(row: &Row) -> Result<Written, serde_json::Error> {
+    to_raw_value(&Columns(row))
 }
 
 /// Appends a key; `table` names it in a topic of several tables.
@@ -198,7 +202,9 @@ mod tests {
     fn encoded(change: &Change, relation: Relation) -> Vec<u8> {
         let mut bytes = Vec::new();
         let transaction = Transaction { id: "1:0/1", total_order: 5, data_collection_order: 2 };
-        OF.append_change(&mut bytes, change, relation, transaction).expect("it can be written");
+        let after = change.new.as_ref().map(|row| super::row(row).expect("it can be written"));
+        let source = OF.source(relation, false).expect("it can be written");
+        OF.append_change(&mut bytes, change, after.as_deref(), &source, transaction).expect("it can be written");
         bytes
     }
 
@@ -214,7 +220,9 @@ mod tests {
                 assert_eq!(super::change(&value).expect("it is read"), change);
             }
             let mut value = Vec::new();
-            OF.append_row(&mut value, &row, true).expect("it can be written");
+            let source = OF.source(row.relation(), true).expect("it can be written");
+            let written = super::row(&row).expect("it can be written");
+            OF.append_row(&mut value, &written, &source).expect("it can be written");
             assert_eq!(super::change(&value).expect("it is read"), Change { old: None, new: Some(row) });
         }
     }

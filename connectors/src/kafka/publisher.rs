@@ -11,7 +11,8 @@
 //!
 //! One transaction is under way at a time. Nothing waits longer than [`DELIVERY_MAX`] for brokers.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use feedmill_model::{Change, Position, Relation, Row, SourceId, Time, failpoint};
@@ -21,9 +22,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use serde_json::value::RawValue;
 
 use super::client::{self, Said};
-use super::envelope::{self, Of, Transaction};
+use super::envelope::{self, Of, Transaction, Written};
 use super::error::{KafkaError, failed, is_fenced};
 use super::times::{Times, TimesRecord, Touched};
 use super::topics::{KafkaLog, RECORD_BYTES_MAX, TIMES_PARTITION, TopicOptions, Topics, check_empty};
@@ -99,7 +101,8 @@ impl Publisher {
         config.set("transactional.id", topics.transactional_id()).set("transaction.timeout.ms", "60000");
         config.set("compression.type", options.compression.codec()).set("partitioner", "murmur2_random");
         config.set("message.max.bytes", RECORD_BYTES_MAX).set("queue.buffering.max.kbytes", QUEUE_KB);
-        config.set("linger.ms", "5");
+        // Each transaction waits for it twice; more gains nothing, since what comes while brokers are busy is sent together.
+        config.set("linger.ms", "1");
         let producer = config.create_with_context(Deliveries::default());
         let producer: BaseProducer<Deliveries> =
             producer.map_err(|error| failed("make a client", &servers, None, error.to_string()))?;
@@ -193,11 +196,14 @@ impl Publisher {
         let mut sender = Sender { publisher: self, time: part.position.time, number, key: Vec::new(), sent: 0 };
         let mut value = Vec::with_capacity(1_024);
         let unwritable = |error: serde_json::Error| self.unwritable(&error);
+        // Half of a small value says where it comes from, as all of its relation do.
+        let mut sources: HashMap<Relation, Written> = HashMap::new();
         match part.content {
             Content::Rows(rows) => {
                 for row in rows {
+                    let source = written(&mut sources, of, row.relation(), true).map_err(unwritable)?;
                     value.clear();
-                    of.append_row(&mut value, row, true).map_err(unwritable)?;
+                    of.append_row(&mut value, &envelope::row(row).map_err(unwritable)?, source).map_err(unwritable)?;
                     sender.key(&row.key())?;
                     sender.send(self.topics.numbers(row.relation()).1, Some(&value))?;
                 }
@@ -213,14 +219,16 @@ impl Publisher {
                     let data_collection_order = count(orders, relation);
                     let transaction = Transaction { id: &id, total_order, data_collection_order };
                     let (changes, rows) = self.topics.numbers(relation);
+                    let source = written(&mut sources, of, relation, false).map_err(unwritable)?;
+                    let after = change.new.as_ref().map(envelope::row).transpose().map_err(unwritable)?;
                     value.clear();
-                    of.append_change(&mut value, change, relation, transaction).map_err(unwritable)?;
+                    of.append_change(&mut value, change, after.as_deref(), source, transaction).map_err(unwritable)?;
                     sender.key(&row.key())?;
                     sender.send(changes, Some(&value))?;
-                    value.clear();
-                    match &change.new {
+                    match &after {
                         Some(row) => {
-                            of.append_row(&mut value, row, false).map_err(unwritable)?;
+                            value.clear();
+                            of.append_row(&mut value, row, source).map_err(unwritable)?;
                             sender.send(rows, Some(&value))?;
                         }
                         None => sender.send(rows, None)?,
@@ -256,11 +264,14 @@ impl Publisher {
         &self,
         mut record: BaseRecord<'_, K, [u8], usize>,
     ) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + DELIVERY_MAX;
+        // A clock is not asked for each record.
+        let mut since = None;
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((Native::MessageProduction(Code::QueueFull), again)) if Instant::now() < deadline => {
+                Err((Native::MessageProduction(Code::QueueFull), again))
+                    if since.get_or_insert_with(Instant::now).elapsed() < DELIVERY_MAX =>
+                {
                     record = again;
                     self.producer.poll(POLL);
                     self.check()?;
@@ -378,6 +389,19 @@ impl Sender<'_> {
 
 fn relation_of(change: &Change) -> Option<Relation> {
     change.new.as_ref().or(change.old.as_ref()).map(Row::relation)
+}
+
+/// What the values of a relation have in common, written once.
+fn written<'a>(
+    sources: &'a mut HashMap<Relation, Written>,
+    of: Of<'_>,
+    relation: Relation,
+    snapshot: bool,
+) -> Result<&'a RawValue, serde_json::Error> {
+    match sources.entry(relation) {
+        Entry::Occupied(source) => Ok(source.into_mut()),
+        Entry::Vacant(place) => Ok(place.insert(of.source(relation, snapshot)?)),
+    }
 }
 
 /// Counts one more of a relation, and says which one it is.

@@ -1,18 +1,17 @@
-//! Documents a second into Elasticsearch, beside a plain loop of bulks with the same documents.
+//! Documents a second into Elasticsearch.
 //!
 //! ```text
 //!   tweets of words ─┬─ closed times ─► ElasticSearch, until all are durable and found ─┐
-//!                    └─ lines, made before ─► _bulk, a thousand a request, one after the other, and a refresh ─┴─► ratio
+//!                    └─ lines, made before ─► _bulk, a thousand a request, and a refresh ─┴─► documents a second
 //! ```
 //!
-//! Both go to one server, in turns, into indices of their own with the same fields and settings. The plain loop is given its
-//! lines ready made; ours folds and cuts the words, encodes, and writes progress.
+//! Both have the same fields and settings. The plain loop is given its lines ready made; ours folds and cuts the words,
+//! encodes, and writes progress.
 
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Parser;
 use feedmill_model::{Closed, Document, Keyed, Lsn, Op, Position, RowSink};
 use feedmill_sinks::search::SearchStore;
 use feedmill_sinks::{ElasticSearch, ElasticSettings};
@@ -21,32 +20,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// What to measure.
-#[derive(Parser)]
-struct Args {
-    /// Documents a turn
-    #[arg(long, default_value_t = 100_000)]
-    documents: u64,
-    /// Turns of each
-    #[arg(long, default_value_t = 3)]
-    turns: u64,
-    /// Different words
-    #[arg(long, default_value_t = 50_000)]
-    words: u32,
-    #[arg(long, hide = true)]
-    bench: bool,
-}
+use super::{Args, pairs};
 
 /// Documents of a closed time, and of a request of the plain loop.
 const AT_ONCE: usize = 1_000;
+/// Different words.
+const WORDS: u32 = 50_000;
 /// Words of a tweet.
 const LENGTH: std::ops::Range<usize> = 5..20;
 
-fn tweets(args: &Args, turn: u64) -> Vec<Document> {
-    let mut random = ChaCha8Rng::seed_from_u64(turn);
+fn tweets(args: &Args, number: u32) -> Vec<Document> {
+    let mut random = ChaCha8Rng::seed_from_u64(number.into());
     let one = |n: u64| {
         let count = random.random_range(LENGTH);
-        let words: Vec<String> = (0..count).map(|_| format!("word{}", random.random_range(0..args.words))).collect();
+        let words: Vec<String> = (0..count).map(|_| format!("word{}", random.random_range(0..WORDS))).collect();
         let (id, user) = ((n + 1).cast_signed(), random.random_range(0..100_000));
         Document::Tweet { id, user, content: words.join(" "), media: false, at: id * 1_000 }
     };
@@ -117,24 +104,16 @@ fn measured(settings: ElasticSettings, documents: &[Document]) -> anyhow::Result
     Ok(rate)
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+/// Measures pairs.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let server = Elasticsearch::shared();
     let settings = ElasticSettings::new(format!("{}/benchdocs", server.url()).parse()?);
     let plain = Plain { http: reqwest::Client::builder().no_proxy().build()?, url: server.url() };
-    let (mut ours, mut theirs) = (0.0, 0.0);
-    for turn in 0..args.turns {
-        let documents = tweets(&args, turn);
-        let stored = measured(settings.clone(), &documents)?;
+    let ours = |number| measured(settings.clone(), &tweets(args, number));
+    pairs(args, "documents into Elasticsearch", ours, |number| {
         // Of the template that the store has made.
-        let looped = runtime.block_on(plain.measured(&format!("benchdocs-search-gplain{turn}"), &documents))?;
-        println!("turn {turn}: store {stored:.0} documents/s, plain loop {looped:.0} documents/s");
-        // The first warms the server up.
-        if turn > 0 || args.turns == 1 {
-            (ours, theirs) = (ours + 1.0 / stored, theirs + 1.0 / looped);
-        }
-    }
-    println!("ratio {:.2}", theirs / ours);
-    Ok(())
+        let index = format!("benchdocs-search-gplain{number}");
+        runtime.block_on(plain.measured(&index, &tweets(args, number)))
+    })
 }

@@ -1,4 +1,4 @@
-//! How fast the change log is published, beside a plain loop of the crate that sends the same records.
+//! Messages a second into Kafka.
 //!
 //! ```text
 //!   batches ─► Publisher ─────────────────────────────► topics: envelopes are written, offsets known, `times` closed
@@ -6,18 +6,13 @@
 //!                 └──► BaseProducer::send, commit ────► other topics: nothing but that
 //! ```
 //!
-//! Both commit as many records at a time; rounds alternate, and the ratio is that of each pair. The plain loop is given records
-//! that are JSON already, once with the crate's commit as it is, and once drained first. The broker is started here.
-//!
-//! ```text
-//!   make servers && cargo bench --bench kafka
-//! ```
+//! Both commit as many records at a time. The plain loop drains what it has sent before it commits, since the crate's commit
+//! waits for 100 ms where it finds something to wait for; what it does without that is told too.
 
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use feedmill_connectors::kafka::{
-    BatchReader, Compression, Content, KafkaLog, Layout, Origin, Part, Publisher, Share, TopicOptions, Topics, prepare,
+    Compression, Content, KafkaLog, Layout, Origin, Part, Publisher, TopicOptions, Topics, prepare,
 };
 use feedmill_model::{Change, Like, Lsn, Position, Row, SourceId, Tweet};
 use feedmill_test_servers::Kafka;
@@ -28,26 +23,12 @@ use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// What is measured.
-#[derive(Parser, Clone, Debug)]
-struct Args {
-    /// Batches
-    #[arg(long, default_value_t = 160)]
-    batches: u64,
-    /// Changes of a batch
-    #[arg(long, default_value_t = 1_000)]
-    changes: i64,
-    /// Batches of a Kafka transaction
-    #[arg(long, default_value_t = 16)]
-    together: usize,
-    /// How often both are measured
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Given by `cargo bench`
-    #[arg(long, hide = true)]
-    bench: bool,
-}
+use super::{Args, pairs};
 
+/// Changes of a batch.
+const CHANGES: i64 = 1_000;
+/// Batches of a Kafka transaction, as many as the publisher takes together.
+const TOGETHER: usize = 16;
 /// 2026-01-01, in milliseconds since 1970.
 const START: u64 = 1_767_225_600_000;
 const OPTIONS: TopicOptions = TopicOptions {
@@ -73,11 +54,11 @@ fn batches(args: &Args) -> Vec<(Position, Vec<Change>)> {
         Change { old: None, new: Some(row) }
     };
     let batch = |number: u64| {
-        let first = i64::try_from(number).unwrap_or(0) * args.changes;
+        let first = i64::try_from(number).unwrap_or(0) * CHANGES;
         let position = Position { time: START + number, lsn: Lsn(number << 16) };
-        (position, (first..first + args.changes).map(change).collect())
+        (position, (first..first + CHANGES).map(change).collect())
     };
-    (1..=args.batches).map(batch).collect()
+    (1..=u64::try_from(args.changes / CHANGES).unwrap_or(0)).map(batch).collect()
 }
 
 /// The log with this prefix, its topics made.
@@ -89,14 +70,14 @@ fn log(kafka: &Kafka, prefix: &str) -> anyhow::Result<KafkaLog> {
 }
 
 /// Publishes; gives how long it took.
-fn publish(to: &KafkaLog, batches: &[(Position, Vec<Change>)], together: usize) -> anyhow::Result<Duration> {
+fn publish(to: &KafkaLog, batches: &[(Position, Vec<Change>)]) -> anyhow::Result<Duration> {
     let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
     let origin = Origin { source: &source, history: 0, database: "social" };
     let mut publisher = Publisher::open(to, &OPTIONS)?;
     let first = Position { time: START, lsn: Lsn(0) };
     publisher.publish(origin, &[Part { position: first, floor: None, content: Content::Rows(&[]), last: true }])?;
     let began = Instant::now();
-    for batches in batches.chunks(together) {
+    for batches in batches.chunks(TOGETHER) {
         let parts: Vec<Part<'_>> = batches
             .iter()
             .map(|(position, changes)| Part {
@@ -151,7 +132,7 @@ fn send(
 ) -> anyhow::Result<Duration> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", log.servers.to_string()).set("transactional.id", &log.prefix);
-    config.set("compression.type", "lz4").set("partitioner", "murmur2_random").set("linger.ms", "5");
+    config.set("compression.type", "lz4").set("partitioner", "murmur2_random").set("linger.ms", "1");
     let producer: BaseProducer = config.create()?;
     producer.init_transactions(LIMIT)?;
     let names: Vec<String> = records.iter().map(|record| record.topic().replacen(from, &log.prefix, 1)).collect();
@@ -184,44 +165,22 @@ fn send(
     Ok(began.elapsed())
 }
 
-/// Reads all batches; gives how long it took.
-fn read(log: &KafkaLog, until: u64) -> anyhow::Result<Duration> {
-    let mut reader = BatchReader::open(log, Share::ALL, START)?;
-    let began = Instant::now();
-    while reader.next(LIMIT)?.is_some_and(|batch| batch.position.time < until) {}
-    Ok(began.elapsed())
-}
-
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    let kafka = Kafka::start();
-    let batches = batches(&args);
-    let mut ratios = Vec::new();
-    for round in 0..args.rounds {
-        let own = log(&kafka, &format!("own{round}"))?;
-        let published = publish(&own, &batches, args.together)?;
-        let records = records(&own)?;
-        let at_once = records.len() / batches.len() * args.together;
-        let plain = log(&kafka, &format!("plain{round}"))?;
-        let plainly = send(&plain, &own.prefix, &records, at_once, false)?;
-        let plain = log(&kafka, &format!("drained{round}"))?;
-        let drained = send(&plain, &own.prefix, &records, at_once, true)?;
-        let was_read = read(&own, START + args.batches)?;
-        let speed = |took: Duration| records.len() as f64 / took.as_secs_f64();
-        let ratio = speed(published) / speed(drained);
-        println!(
-            "{} records, {at_once} a transaction: published {:.0}/s; plain loop {:.0}/s, drained before its commit {:.0}/s; \
-             ratio {:.2} and {ratio:.2}; {:.0} changes/s read as batches",
-            records.len(),
-            speed(published),
-            speed(plainly),
-            speed(drained),
-            speed(published) / speed(plainly),
-            records.len() as f64 / 2.0 / was_read.as_secs_f64(),
-        );
-        ratios.push(ratio);
-    }
-    ratios.sort_by(f64::total_cmp);
-    println!("ratio {:.2} (median of {})", ratios.get(ratios.len() / 2).copied().unwrap_or(0.0), ratios.len());
+/// Measures pairs.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let kafka = Kafka::shared();
+    let batches = batches(args);
+    // What a plain loop sends was published before.
+    let first = log(kafka, "first")?;
+    publish(&first, &batches)?;
+    let records = records(&first)?;
+    let at_once = records.len() / batches.len().max(1) * TOGETHER;
+    let rate = |took: Duration| records.len() as f64 / took.as_secs_f64();
+    let plainly = |number: u32, drained: bool| -> anyhow::Result<f64> {
+        let to = log(kafka, &format!("plain{number}{}", if drained { "" } else { "undrained" }))?;
+        Ok(rate(send(&to, &first.prefix, &records, at_once, drained)?))
+    };
+    let ours = |number| Ok(rate(publish(&log(kafka, &format!("own{number}"))?, &batches)?));
+    pairs(args, "messages into Kafka", ours, |number| plainly(number, true))?;
+    println!("messages into Kafka: {:.0}/s by a plain loop that does not drain", plainly(0, false)?);
     Ok(())
 }
