@@ -151,7 +151,7 @@ impl<K: Kind> Server<K> {
         match &*server {
             None => *server = Some(Server::start()),
             // A test that failed has left it as it was at that moment.
-            Some(server) if server.own().running().is_none() => server.start_again(),
+            Some(server) if !server.own().is_running() => server.start_again(),
             Some(server) => server.thaw(),
         }
         Mortal(server)
@@ -255,6 +255,13 @@ impl<K: Kind> Own<K> {
     fn guard(&self, pid: u32) {
         let mut guardian = self.guardian.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(guardian.stdin.as_mut().unwrap(), "{pid}").unwrap();
+    }
+
+    /// Whether it runs; one that has ended by itself is let go of.
+    fn is_running(&self) -> bool {
+        let mut running = self.running();
+        running.take_if(|child| child.try_wait().unwrap().is_some());
+        running.is_some()
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Child>> {
