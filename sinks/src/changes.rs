@@ -7,11 +7,14 @@
 //! It is told after it can be read, so whoever takes a change and then reads finds it, or something later. Ids that are
 //! told twice before they are taken stand there once. Where nobody listens nothing is kept, and where more is told than is
 //! taken it becomes "anything may have changed": so what is told is never less than what has changed, and is bounded.
+//!
+//! Where another process writes nobody names what has changed. Who follows it tells that there may be something whenever it has
+//! moved, after it can be read.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use feedmill_model::{Closed, Counter, Fact, Op, Time, ViewRow};
+use feedmill_model::{Closed, Counter, Fact, Op, Time, ViewRow, floor_of};
 use parking_lot::{Mutex, RwLock};
 
 /// Ids that wait to be taken, at most.
@@ -34,6 +37,8 @@ enum Change {
 pub struct Changed {
     /// Anything may have, beside what is named.
     pub anything: bool,
+    /// Anything may have that another process wrote, beside what heads of home timelines tell.
+    pub unnamed: bool,
     /// Users whose own entries have.
     pub timelines: HashSet<i64>,
     /// Users whose notifications or read mark have.
@@ -61,7 +66,7 @@ impl Changed {
     fn bound(&mut self) {
         let sets = [&self.timelines, &self.notifications, &self.tweets, &self.viewers, &self.authors];
         if sets.iter().map(|ids| ids.len()).sum::<usize>() > WAITING_MAX {
-            *self = Changed { anything: true, ..Changed::default() };
+            *self = Changed { anything: true, unnamed: self.unnamed, ..Changed::default() };
         }
     }
 }
@@ -109,6 +114,17 @@ impl Changes {
     pub fn newest_entry(&self, time: Time) -> Option<i64> {
         let newest = self.newest.lock();
         newest.by_time.range(..=time).map(|(_, id)| *id).chain(newest.before).max()
+    }
+
+    /// All that was committed up to `ms`, in milliseconds since 1970, is in closed times up to `time`: what an entry made later
+    /// than that would say too.
+    pub fn committed(&self, time: Time, ms: Time) {
+        self.newest.lock().add(time, floor_of(ms));
+    }
+
+    /// Another process has written something.
+    pub(crate) fn tell_unnamed(&self) {
+        self.each(|heard| heard.unnamed = true);
     }
 
     /// Anything may have changed.

@@ -6,11 +6,14 @@
 //!   reader ── reached(phase, lsn) ──► wanted ──► capture asks PostgreSQL for a keepalive
 //! ```
 //!
+//! A process that only reads what others write is told by `found` instead, of each phase for itself, and knows nothing of what
+//! they have begun.
+//!
 //! A reader that holds a token waits for the position of the phase that it reads last needed; since phases follow one
 //! another, a time that home has reached is in facts and rows too.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use feedmill_model::{Applied, Lsn, Phase, Position, Time};
 use parking_lot::Mutex;
@@ -18,11 +21,17 @@ use tokio::sync::watch;
 
 /// For how long batches are remembered that every store has applied: a commit of search, and some more.
 const REMEMBERED_MS: Time = 5_000;
+/// By how much the clock of whoever mints times may run ahead of ours, where that is another process.
+const CLOCK_AHEAD_MS: Time = 1_000;
 
 /// Positions that the stores have reached, by phase.
 #[derive(Debug)]
 pub struct Progress {
     batches: Mutex<VecDeque<Position>>,
+    /// Others write the stores.
+    follows: bool,
+    /// Positions of times before it are of another history.
+    history: Mutex<Time>,
     reached: watch::Sender<[Position; 4]>,
     wanted: watch::Sender<Lsn>,
 }
@@ -30,7 +39,31 @@ pub struct Progress {
 impl Progress {
     /// Facts, rows, home timelines and search start where they are: at these positions, whose `lsn` is 0 where there is nothing.
     pub fn new(reached: [Position; 4]) -> Self {
-        Progress { batches: Mutex::default(), reached: watch::Sender::new(reached), wanted: watch::Sender::new(Lsn(0)) }
+        Progress {
+            batches: Mutex::default(),
+            follows: false,
+            history: Mutex::default(),
+            reached: watch::Sender::new(reached),
+            wanted: watch::Sender::new(Lsn(0)),
+        }
+    }
+
+    /// Others write the stores: nothing is known yet of how far they are.
+    pub fn following() -> Self {
+        Progress { follows: true, ..Progress::new([Position::default(); 4]) }
+    }
+
+    /// The stores of `phase` were found to be at `position`, which is what a read from now on has at least. It may be less than
+    /// before where they are built again. Tells whether that is another position.
+    pub fn found(&self, phase: Phase, mut position: Position) -> bool {
+        let history = self.history.lock();
+        if position.time < *history {
+            position.lsn = Lsn(0);
+        }
+        self.reached.send_if_modified(|reached| {
+            let Some(reached) = reached.get_mut(phase as usize) else { return false };
+            std::mem::replace(reached, position) != position
+        })
     }
 
     /// A batch is about to be handed to the dataflows.
@@ -97,6 +130,10 @@ impl Progress {
 
     /// The last time of which a store may have something: whatever was read before this call is of it or of an earlier one.
     pub fn begun(&self) -> Time {
+        if self.follows {
+            let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            return u64::try_from(now.as_millis()).unwrap_or(u64::MAX).saturating_add(CLOCK_AHEAD_MS);
+        }
         let handed_over = self.batches.lock().back().map_or(0, |position| position.time);
         self.reached.borrow().iter().map(|position| position.time).fold(handed_over, Time::max)
     }
@@ -128,6 +165,7 @@ impl Progress {
     /// Positions in the source's log before the time `since` are of another history: they lie before all that come, and
     /// nobody waits for one any more.
     pub fn begin_history(&self, since: Time) {
+        *self.history.lock() = since;
         let mut batches = self.batches.lock();
         let before = |position: &mut Position| {
             if position.time < since {
@@ -137,6 +175,13 @@ impl Progress {
         batches.iter_mut().for_each(before);
         self.reached.send_modify(|reached| reached.iter_mut().for_each(before));
         self.wanted.send_replace(Lsn(0));
+    }
+
+    /// Whether somebody has waited for more than facts, rows and home timelines have.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let wanted = *self.wanted.borrow();
+        let [facts, rows, home, _] = *self.reached.borrow();
+        [facts, rows, home].iter().any(|position| position.lsn < wanted)
     }
 
     /// Changes whenever a store has reached a new position: facts, rows, home, search.
@@ -226,5 +271,23 @@ mod tests {
         progress.covers(at(25, 250));
         progress.applied(Applied { facts: 26, rows: 26, home: 26, search: 26 });
         assert_eq!(reached(), [at(25, 250), at(30, 300), at(25, 250), at(25, 250)]);
+    }
+
+    #[tokio::test]
+    async fn what_others_write_is_as_far_as_it_is_found_to_be() {
+        let progress = Progress::following();
+        assert!(progress.begun() > 1_700_000_000_000, "they may have begun anything up to now");
+        assert!(progress.found(Phase::Rows, at(20, 200)) && !progress.found(Phase::Rows, at(20, 200)));
+        assert!(progress.reached(Phase::Rows, Lsn(200), Duration::ZERO).await);
+        assert!(!progress.reached(Phase::Facts, Lsn(200), Duration::ZERO).await);
+        // It is built again, and then of another history.
+        assert!(progress.found(Phase::Rows, at(10, 100)));
+        assert_eq!(progress.position(Phase::Rows), at(10, 100));
+        progress.begin_history(30);
+        assert_eq!(progress.position(Phase::Rows), at(10, 0));
+        progress.found(Phase::Rows, at(29, 290));
+        assert!(!progress.reached(Phase::Rows, Lsn(1), Duration::ZERO).await);
+        progress.found(Phase::Rows, at(30, 5));
+        assert!(progress.reached(Phase::Rows, Lsn(5), Duration::ZERO).await);
     }
 }

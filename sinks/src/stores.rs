@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use feedmill_model::{Counter, Fact, HomeSink, Position, RowSink, StoreError, Time, ViewRow};
+use feedmill_model::{Counter, Fact, HomeSink, Position, RowSink, SourceId, StoreError, Time, ViewRow};
 
 use crate::{FrozenViews, LocalHome, LocalIndex, LocalViews, ReadError, Saved, Views};
 
@@ -20,6 +20,12 @@ pub trait IndexStore: RowSink<Fact> + RowSink<ViewRow> {
     /// shard of facts or rows has, `None` while one has none: the change log must keep what came after it. To be called
     /// every few seconds.
     fn durable(&self) -> Result<Option<Position>, StoreError>;
+
+    /// Positions are of `source` from the time `since` on; those before are of another history. Who reads in other processes is
+    /// told so.
+    fn begin_history(&self, _source: &SourceId, _since: Time) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// The process ends: a closed time that cannot be applied in a moment fails, and the next start goes on before it.
     fn end(&self);

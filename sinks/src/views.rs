@@ -150,6 +150,8 @@ pub struct HomeHead {
     pub stamp: u64,
     /// One of the accounts asked about is among the hot ones.
     pub takes: bool,
+    /// There are hot ones, whose entries are not in the record.
+    pub hot: bool,
     /// The record is complete above this id; what lies below is merged.
     pub floor: i64,
 }

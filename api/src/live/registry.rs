@@ -335,7 +335,7 @@ mod tests {
         let places: Vec<Place> = viewers.iter().map(|viewer| Place::take(&live, *viewer, "sse").unwrap()).collect();
         let told = || places.iter().filter(|place| place.flags().home).count();
         let tell = |stamp, floor| {
-            let head = HomeHead { stamp, takes: false, floor };
+            let head = HomeHead { stamp, takes: false, hot: false, floor };
             live.registry.tell(&viewers, &[Some(head); 100], &Changed::default());
         };
         tell(1, i64::MAX);

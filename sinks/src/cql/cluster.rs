@@ -75,6 +75,19 @@ impl Cluster {
         if !is_made(&session, &settings).await {
             schema::make(&session, &settings).await?;
         }
+        Cluster::with(session, settings).await
+    }
+
+    /// Connects, and makes nothing.
+    pub(super) async fn open_made(settings: CqlSettings) -> Result<Self, CqlError> {
+        let session = connect(&settings).await?;
+        if !is_made(&session, &settings).await {
+            return Err(CqlError::Empty { servers: settings.servers(), keyspace: settings.keyspace });
+        }
+        Cluster::with(session, settings).await
+    }
+
+    async fn with(session: Session, settings: CqlSettings) -> Result<Self, CqlError> {
         let engine = |source: ExecutionError| CqlError::Engine {
             tried: "prepare the statements",
             keyspace: settings.keyspace.clone(),
@@ -111,6 +124,14 @@ impl Cluster {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(LAST_MAX).await;
+    }
+
+    /// Waits for so long, unless the process ends.
+    pub(super) async fn pause(&self, pause: Duration) -> Result<(), Fault> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.ended() => Err(Fault::Stopped),
+        }
     }
 
     /// Requests that were tried again since the session was opened.

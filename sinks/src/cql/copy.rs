@@ -10,18 +10,16 @@
 //! the first on.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use feedmill_model::{Closed, Counter, Fact, Keyed, Op, Position, RowSink, StoreError, View, ViewRow, shard_of};
+use feedmill_model::{Closed, Counter, Fact, Keyed, Op, Parameters, Position, RowSink, StoreError, View, ViewRow, shard_of};
 use futures::TryStreamExt;
 use scylla::deserialize::row::DeserializeRow;
 
 use super::cluster::Cluster;
 use super::fault::Fault;
-use super::home::CqlHome;
-use super::ledger::{of_shard, progress_rows};
+use super::ledger::of_shard;
 use super::place::{counter, fact_of, row_of, whole_row};
-use super::read::{HOME, bound};
+use super::read::{Homes, bound};
 use super::record::{StoredRecord, add};
 use super::spread::{FULL, List, MARK, Part};
 use crate::local::{Copying, Folder};
@@ -151,14 +149,15 @@ impl Copy<'_> {
 
 /// Copies everything into the folder `dir`.
 pub(super) async fn freeze(
-    home: &CqlHome,
+    cluster: &Cluster,
+    homes: Homes,
+    parameters: &Parameters,
     position: Position,
     dir: &Path,
     bytes_max: u64,
 ) -> Result<FrozenViews, StoreError> {
     let failed = |fault: Fault| fault.store("CQL", "copy what it holds");
     let io = |error: std::io::Error| failed(Fault::Local(error.to_string()));
-    let cluster = &home.ledger.cluster;
     let folder = Folder::anew(dir.join(format!("cql-copy-{}", std::process::id()))).map_err(io)?;
     let index = LocalIndex::open(folder.path()).map_err(|error| failed(Fault::Local(error.to_string())))?;
     let mut copy = Copy { index: &index, bytes_left: bytes_max };
@@ -166,25 +165,26 @@ pub(super) async fn freeze(
     copy.lists::<Fact>(cluster, "facts", fact).await.map_err(failed)?;
     copy.lists::<ViewRow>(cluster, "lists", whole_row).await.map_err(failed)?;
     copy.rows(cluster).await.map_err(failed)?;
-    let home = homes(home, cluster, position, dir, copy.bytes_left).await?;
+    let home = copy_homes(cluster, homes, parameters, position, dir, copy.bytes_left).await?;
     Ok(FrozenViews::of(&index, home, position, Some(folder)))
 }
 
-async fn homes(
-    home: &CqlHome,
-    cluster: &Arc<Cluster>,
+async fn copy_homes(
+    cluster: &Cluster,
+    homes: Homes,
+    parameters: &Parameters,
     position: Position,
     dir: &Path,
     bytes_max: u64,
 ) -> Result<crate::HomeCopy, StoreError> {
     let failed = |fault: Fault| fault.store("CQL", "copy home timelines");
-    let progress = progress_rows(cluster, HOME, home.ledger.generation()).await.map_err(failed)?;
-    let mut copying = Copying::begin(dir, bytes_max, home.parameters.clone())?;
+    let progress = homes.rows(cluster).await.map_err(failed)?;
+    let mut copying = Copying::begin(dir, bytes_max, parameters.clone())?;
     let (mut records, mut of) = (Vec::new(), None::<(i64, StoredRecord)>);
     let mut finish = |of: Option<(i64, StoredRecord)>, is_last: bool| {
         if let Some((viewer, stored)) = of
             && let Some((own, _)) = stored.record
-            && let Some(bound) = bound(of_shard(&progress, shard_of(viewer)), &home.parameters)
+            && let Some(bound) = bound(of_shard(&progress, shard_of(viewer)), parameters)
         {
             let floor = own.max(bound);
             let entries = stored.entries.into_iter().take_while(|entry| entry.id() > floor).collect();

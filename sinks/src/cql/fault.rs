@@ -51,6 +51,43 @@ pub enum CqlError {
         /// Ours.
         expected: String,
     },
+    /// Another source has taken over the keyspace.
+    #[error(
+        "the keyspace holds what was derived from {found} now, and held what was from {expected}: start this process again, with \
+         the right --database-url and --store"
+    )]
+    Replaced {
+        /// Its source.
+        found: String,
+        /// What it was.
+        expected: String,
+    },
+    /// Nobody has filled the keyspace.
+    #[error(
+        "the keyspace {keyspace} at {servers} has nothing to read yet: start what fills it, `feedmill up` or `feedmill run` with \
+         the same --store"
+    )]
+    Empty {
+        /// The nodes.
+        servers: String,
+        /// The keyspace.
+        keyspace: String,
+    },
+    /// It is filled with other settings than it is to be read with.
+    #[error(
+        "the keyspace {keyspace} at {servers} is filled with --fanout-days {found}, and this process has {expected}: give it the \
+         same"
+    )]
+    FanoutDays {
+        /// The nodes.
+        servers: String,
+        /// The keyspace.
+        keyspace: String,
+        /// Of who fills it.
+        found: String,
+        /// Ours.
+        expected: u32,
+    },
     /// TLS cannot be set up.
     #[error("TLS to the CQL cluster cannot be set up: {0}")]
     Tls(String),
@@ -65,6 +102,13 @@ pub enum CqlError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl CqlError {
+    /// Whether it may pass by itself: the cluster is away, or somebody may yet fill the keyspace.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, CqlError::Connect { .. } | CqlError::Empty { .. } | CqlError::Engine { .. })
+    }
 }
 
 /// What goes wrong with a request or a row.
@@ -83,6 +127,8 @@ pub(super) enum Fault {
     Unencodable(#[from] postcard::Error),
     #[error("{0}")]
     Local(String),
+    #[error("how far the stores are could not be read for {0:?}: check that the CQL cluster answers")]
+    Unfollowed(Duration),
     #[error("the process ends")]
     Stopped,
 }

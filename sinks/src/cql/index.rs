@@ -17,7 +17,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use feedmill_model::{Closed, Counter, Fact, Op, Position, RowSink, Shard, StoreError, Time, View, ViewRow, failpoint};
+use feedmill_model::{
+    Closed, Counter, Fact, Op, Position, RowSink, Shard, SourceId, StoreError, Time, View, ViewRow, failpoint,
+};
 use quick_cache::sync::Cache;
 
 use super::cluster::Cluster;
@@ -25,6 +27,7 @@ use super::fault::Fault;
 use super::ledger::{Due, Ledger};
 use super::place::{Place, count_key, counter, fact, place, place_by_reply};
 use super::spread::{Laid, Listed, timestamp};
+use super::state::State;
 use super::statement::{Statement, Write};
 use crate::{Changes, IndexStore, layout};
 
@@ -277,6 +280,11 @@ impl IndexStore for CqlIndex {
 
     fn durable(&self) -> Result<Option<Position>, StoreError> {
         CqlIndex::durable(self)
+    }
+
+    fn begin_history(&self, source: &SourceId, since: Time) -> Result<(), StoreError> {
+        let told = self.cluster().wait(State::new(self.cluster()).begin_history(source, since));
+        told.map_err(|fault| fault.store("facts and rows", "say of which source they are"))
     }
 
     fn end(&self) {

@@ -10,27 +10,35 @@
 //! its rows are the same, with the same timestamps, and change nothing; sums carry the time that they have.
 //!
 //! As in the local store progress is a row for each set of shards that comes together, and a closed time without rows
-//! writes it at most once a second of stream time. A shard's progress is the greatest of the rows with its bit.
+//! writes it at most once a second of stream time; but who reads in another process knows only what is written, so what was
+//! not is written beside, every [`TELL_EVERY`]. A shard's progress is the greatest of the rows with its bit.
 //!
 //! Deletes of a cluster hide what is written later with an earlier timestamp, and a store that is built again begins with
 //! early times: so its tables are truncated, and its progress is that of another *generation*, a part of its key. The
-//! generation goes up first.
+//! generation goes up first, and then nothing is truncated for [`LEASE`]: who reads in another process looks at the generation
+//! more often than that, and throws away what it read without having looked for so long.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use feedmill_model::{Lsn, Position, SHARDS, Shard, Time, failpoint};
 use parking_lot::{Mutex, MutexGuard};
+use scylla::response::query_result::QueryRowsResult;
 
 use super::cluster::Cluster;
 use super::fault::Fault;
 use super::spread::{FULL, Full, ONLY, Table, timestamp};
-use super::state::State;
+use super::state::{Generation, State};
 use super::statement::{Statement, Write};
 
 /// Stream time after which progress is written though no row was.
 const IDLE_MS: Time = 1_000;
+/// How often what was not written is, for who reads in other processes.
+pub(super) const TELL_EVERY: Duration = Duration::from_millis(50);
+/// For how long who reads may go on with a generation that it has seen.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
 
 /// What is known about a shard.
 #[derive(Debug, Default)]
@@ -93,7 +101,7 @@ impl Ledger {
             store,
             tables,
             lists,
-            generation: AtomicI64::new(State::new(cluster).generation(store).await?),
+            generation: AtomicI64::new(State::new(cluster).generation(store).await?.number),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             sets: Mutex::default(),
             missing: AtomicU64::new(0),
@@ -115,7 +123,7 @@ impl Ledger {
 
     /// The rows of progress.
     async fn rows(&self) -> Result<Vec<ProgressRow>, Fault> {
-        progress_rows(&self.cluster, self.store, self.generation.load(Ordering::Acquire)).await
+        progress_rows(&self.cluster, self.store, self.generation()).await
     }
 
     /// Reads which parts of lists are full.
@@ -147,18 +155,20 @@ impl Ledger {
         if self.is_complete() {
             return Ok(());
         }
-        self.begin_anew().await
+        self.begin_anew(0).await
     }
 
     /// Begins the store anew; it is not read before all shards have the closed time `due`.
     pub(super) async fn rebuild(&self, due: Time) -> Result<(), Fault> {
         self.due.store(due, Ordering::Release);
         self.missing.store(u64::MAX, Ordering::Release);
-        self.begin_anew().await
+        self.begin_anew(due).await
     }
 
-    async fn begin_anew(&self) -> Result<(), Fault> {
-        let mut used = !self.rows().await?.is_empty();
+    async fn begin_anew(&self, due: Time) -> Result<(), Fault> {
+        let rows = self.rows().await?;
+        let is_read = rows.iter().filter(|row| row.position.is_some()).fold(0, |all, row| all | row.shards) == u64::MAX;
+        let mut used = !rows.is_empty();
         let mut tables = Vec::new();
         for table in self.tables {
             let text = format!("SELECT * FROM {table} LIMIT 1");
@@ -168,16 +178,20 @@ impl Ledger {
             }
         }
         used |= !tables.is_empty();
-        if used {
+        // What was not written of the old generation must not become progress of the new one.
+        self.sets.lock().clear();
+        if used || due > 0 {
             // A crash from here on finds a store without progress, which is cleared.
-            let next = self.generation.load(Ordering::Acquire) + 1;
-            State::new(&self.cluster).set_generation(self.store, next).await?;
-            self.generation.store(next, Ordering::Release);
+            let number = self.generation() + i64::from(used);
+            State::new(&self.cluster).set_generation(self.store, Generation { number, due }).await?;
+            self.generation.store(number, Ordering::Release);
+            if is_read {
+                self.cluster.pause(LEASE).await?;
+            }
             for table in tables {
                 self.cluster.run(&format!("TRUNCATE {table}")).await?;
             }
         }
-        self.sets.lock().clear();
         self.shards.iter().for_each(|shard| *shard.lock() = Progressed::default());
         Ok(())
     }
@@ -243,7 +257,7 @@ impl Ledger {
         let written = has_rows || !self.sets.lock().get(&shards).is_some_and(idle);
         if written {
             failpoint!("sink_progress_before");
-            self.write(shards, position).await?;
+            self.write(self.generation(), shards, position).await?;
             failpoint!("sink_progress_after");
         }
         due.iter_mut().flatten().for_each(|shard| shard.reached = Some(position));
@@ -261,14 +275,14 @@ impl Ledger {
 
     /// Writes the progress that was not written yet, and returns that of each shard.
     pub(super) async fn record_idle(&self) -> Result<Vec<Option<Position>>, Fault> {
-        // What is applied meanwhile is not passed: the positions are those before.
-        let progress = self.progress();
+        // What is applied meanwhile is not passed: the positions are those before. Nor is what begins anew meanwhile.
+        let (generation, progress) = (self.generation(), self.progress());
         let behind = |(set, reached): (&u64, &Reached)| {
             (reached.applied.time > reached.written.time).then_some((*set, reached.applied))
         };
         let behind: Vec<(u64, Position)> = self.sets.lock().iter().filter_map(behind).collect();
         for (set, position) in behind {
-            self.write(set, position).await?;
+            self.write(generation, set, position).await?;
             if let Some(reached) = self.sets.lock().get_mut(&set)
                 && reached.written.time < position.time
             {
@@ -278,10 +292,10 @@ impl Ledger {
         Ok(progress)
     }
 
-    async fn write(&self, shards: u64, position: Position) -> Result<(), Fault> {
+    async fn write(&self, generation: i64, shards: u64, position: Position) -> Result<(), Fault> {
         let progress = Write::Progress {
             store: self.store,
-            generation: self.generation(),
+            generation,
             shards: shards as i64,
             time: position.time as i64,
             lsn: position.lsn.0 as i64,
@@ -318,7 +332,11 @@ pub(super) async fn progress_rows(
     store: &'static str,
     generation: i64,
 ) -> Result<Vec<ProgressRow>, Fault> {
-    let found = cluster.read(Statement::ProgressRead, (store, generation)).await?;
+    progress_in(&cluster.read(Statement::ProgressRead, (store, generation)).await?)
+}
+
+/// The rows of progress in an answer.
+pub(super) fn progress_in(found: &QueryRowsResult) -> Result<Vec<ProgressRow>, Fault> {
     let undecodable = || Fault::Undecodable { of: "progress" };
     let rows = found.rows::<(i64, Option<i64>, Option<i64>, Option<i64>)>().map_err(|_| undecodable())?;
     let row = |row: Result<_, _>| {
@@ -328,6 +346,12 @@ pub(super) async fn progress_rows(
         Ok(ProgressRow { shards: shards as u64, position, floor })
     };
     rows.map(row).collect()
+}
+
+/// The least closed time that shards have by these rows; `None` while one has none.
+pub(super) fn least(rows: &[ProgressRow]) -> Option<Position> {
+    let positions: Option<Vec<Position>> = (0..SHARDS as Shard).map(|shard| of_shard(rows, shard).0).collect();
+    positions?.into_iter().min_by_key(|position| position.time)
 }
 
 /// What rows of progress say of a shard: its position, and its floor.

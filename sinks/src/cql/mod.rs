@@ -5,6 +5,7 @@
 //!   CqlHome ────────────────┴─► spread: which part of a list ─► cluster ─► batches of one partition ─► nodes
 //!           ledger: progress, when all is acknowledged ────────────┘            │
 //!   CqlViews ◄── read, lists: pages ◄───────────────────────────────────────────┘
+//!   CqlReader: CqlViews ◄── follow: how far the stores are that other processes write
 //! ```
 //!
 //! What it rests on, each part with its argument where it is:
@@ -17,15 +18,18 @@
 //! - Partitions are bounded (`spread`).
 //! - A shard is written by one process: sums and home timelines are changed by who knows what they are.
 
+mod cache;
 mod cluster;
 mod copy;
 mod fault;
+mod follow;
 mod home;
 mod index;
 mod ledger;
 mod lists;
 mod place;
 mod read;
+mod reader;
 mod record;
 mod schema;
 mod settings;
@@ -35,17 +39,20 @@ mod statement;
 mod views;
 mod window;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use feedmill_model::{Parameters, SourceId, StoreError};
+use futures::future::join_all;
 
+pub use self::cache::CacheAges;
 use self::cluster::Cluster;
 pub use self::fault::CqlError;
 use self::fault::Fault;
 pub use self::home::CqlHome;
 pub use self::index::CqlIndex;
-use self::ledger::Ledger;
+use self::ledger::{Ledger, TELL_EVERY};
 use self::read::HOME;
+pub use self::reader::CqlReader;
 pub use self::settings::{Consistency, CqlSettings, ParseCqlError, Tls};
 use self::spread::Table;
 use self::state::State;
@@ -72,13 +79,16 @@ impl CqlStores {
         let cluster = Arc::new(Cluster::open(settings).await?);
         State::new(&cluster).check(source).await?;
         let opened = async {
+            State::new(&cluster).keep_for(parameters.fanout_days).await?;
             let facts = Ledger::open(&cluster, "facts", &["facts"], Some(Table::Facts)).await?;
             let rows = Ledger::open(&cluster, "rows", &["rows", "lists"], Some(Table::Lists)).await?;
             let home = Ledger::open(&cluster, HOME, &["home"], None).await?;
             Ok((CqlIndex::new(facts, rows), CqlHome::new(home, parameters)))
         };
         let (index, home) = opened.await.map_err(failed)?;
-        Ok(CqlStores { index: Arc::new(index), home: Arc::new(home) })
+        let stores = CqlStores { index: Arc::new(index), home: Arc::new(home) };
+        tokio::spawn(tell(Arc::downgrade(&stores.index), Arc::downgrade(&stores.home)));
+        Ok(stores)
     }
 
     /// Requests that were tried again since the stores were opened.
@@ -106,5 +116,17 @@ impl CqlStores {
             cleared.map_err(|fault| fault.store(ledger.store, "clear what a load has left"))?;
         }
         Ok(())
+    }
+}
+
+/// Writes progress that was not written, for who reads in other processes, until the stores are gone.
+async fn tell(index: Weak<CqlIndex>, home: Weak<CqlHome>) {
+    loop {
+        tokio::time::sleep(TELL_EVERY).await;
+        let (Some(index), Some(home)) = (index.upgrade(), home.upgrade()) else { return };
+        let told = join_all([&index.facts, &index.rows, &home.ledger].map(Ledger::record_idle)).await;
+        if let Some(error) = told.into_iter().find_map(Result::err) {
+            tracing::debug!(%error, "progress could not be told to who reads");
+        }
     }
 }

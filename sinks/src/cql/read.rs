@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use feedmill_model::{
-    Counter, EntryId, Notice, Parameters, Position, TrendWindow, Tweet, User, View, ViewRow, shard_of,
+    Counter, Notice, Parameters, Position, Time, TrendWindow, Tweet, User, View, ViewRow, shard_of,
 };
 use futures::future::try_join;
 
+use super::cache::{Caches, Piece};
 use super::cluster::Cluster;
 use super::fault::Fault;
-use super::ledger::{of_shard, progress_rows};
+use super::ledger::{ProgressRow, of_shard, progress_rows};
 use super::lists::{END, Lists};
 use super::place::{Kind, counter, is_accepted, key_in, name, of_one, of_two, other, whole};
 use super::record::stored;
@@ -25,6 +26,26 @@ use crate::{
 /// Reads the tables.
 pub(super) struct Reader {
     pub(super) cluster: Arc<Cluster>,
+    /// What was read lately, where that can be known to be as new as what is read.
+    pub(super) caches: Option<Caches>,
+}
+
+/// How far home timelines are.
+#[derive(Clone, Debug)]
+pub(super) enum Homes {
+    /// As the progress of a generation says it now.
+    Asked(i64),
+    /// As it was found before the read began: what it serves is not newer.
+    Known(Arc<[ProgressRow]>),
+}
+
+impl Homes {
+    pub(super) async fn rows(self, cluster: &Cluster) -> Result<Arc<[ProgressRow]>, Fault> {
+        match self {
+            Homes::Asked(generation) => Ok(progress_rows(cluster, HOME, generation).await?.into()),
+            Homes::Known(rows) => Ok(rows),
+        }
+    }
 }
 
 /// What a partition of the table `rows` has of a user or a tweet.
@@ -93,14 +114,22 @@ impl Reader {
         value.map(|value| decoded(View::Username, layout::id(&value))).transpose()
     }
 
-    pub(super) async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, Fault> {
+    async fn profile(&self, id: i64) -> Result<Option<Arc<Profile>>, Fault> {
+        let own = self.own_rows(View::Profile, id).await?;
+        let Some(row) = &own.row else { return Ok(None) };
+        let user: User = decoded(View::Profile, postcard::from_bytes(row).ok())?;
+        let [followers, following, tweets] =
+            [Counter::Followers, Counter::Following, Counter::Tweets].map(|counter| own.count(counter));
+        Ok(Some(Arc::new(Profile { user, followers, following, tweets })))
+    }
+
+    /// Profiles at `time`, which rows have now.
+    pub(super) async fn profiles(&self, ids: &[i64], time: Time) -> Result<Vec<Option<Arc<Profile>>>, Fault> {
         let profile = |id: i64| async move {
-            let own = self.own_rows(View::Profile, id).await?;
-            let Some(row) = &own.row else { return Ok(None) };
-            let user: User = decoded(View::Profile, postcard::from_bytes(row).ok())?;
-            let [followers, following, tweets] =
-                [Counter::Followers, Counter::Following, Counter::Tweets].map(|counter| own.count(counter));
-            Ok(Some(Arc::new(Profile { user, followers, following, tweets })))
+            match &self.caches {
+                Some(caches) => caches.profiles.get(time, id, || self.profile(id)).await,
+                None => self.profile(id).await,
+            }
         };
         self.cluster.each(ids.iter().copied(), profile).await
     }
@@ -167,13 +196,15 @@ impl Reader {
         self.page(List::Retweeters, tweet, range, limit, decode).await
     }
 
-    pub(super) async fn timeline(
-        &self,
-        user: i64,
-        replies: bool,
-        before: Option<EntryId>,
-        limit: usize,
-    ) -> Result<Vec<TimelineItem>, Fault> {
+    /// A piece of a timeline at `time`, which rows have now.
+    pub(super) async fn timeline(&self, piece: Piece, time: Time) -> Result<Vec<TimelineItem>, Fault> {
+        let Some(caches) = &self.caches else { return self.timeline_now(piece).await };
+        let read = || async { self.timeline_now(piece).await.map(|items| Some(items.into())) };
+        let found = caches.timelines.get(time, piece, read).await?;
+        Ok(found.map(|items| items.to_vec()).unwrap_or_default())
+    }
+
+    async fn timeline_now(&self, Piece { user, replies, before, limit }: Piece) -> Result<Vec<TimelineItem>, Fault> {
         let list = if replies { List::Replies } else { List::Timeline };
         let before = before.map(|before| layout::timeline_key(user, replies, before));
         let range = (layout::timeline_prefix(user, replies), before);
@@ -316,11 +347,11 @@ impl Reader {
     pub(super) async fn home(
         &self,
         viewer: i64,
-        generation: i64,
+        homes: Homes,
         parameters: &Parameters,
     ) -> Result<Option<HomeRecord>, Fault> {
         let record = self.cluster.page(Statement::RecordRead, (viewer,));
-        let (found, progress) = try_join(record, progress_rows(&self.cluster, HOME, generation)).await?;
+        let (found, progress) = try_join(record, homes.rows(&self.cluster)).await?;
         let stored = stored(&found)?;
         let (Some((own, _)), Some(bound)) = (stored.record, bound(of_shard(&progress, shard_of(viewer)), parameters))
         else {
@@ -335,18 +366,18 @@ impl Reader {
         &self,
         viewers: &[i64],
         authors: &[i64],
-        generation: i64,
+        homes: Homes,
         parameters: &Parameters,
     ) -> Result<Vec<Option<HomeHead>>, Fault> {
         let records = self.cluster.each(viewers.iter().copied(), |viewer| async move {
             stored(&self.cluster.page(Statement::HomeHead, (viewer, ENTRY)).await?)
         });
-        let (records, progress) = try_join(records, progress_rows(&self.cluster, HOME, generation)).await?;
+        let (records, progress) = try_join(records, homes.rows(&self.cluster)).await?;
         let head = |(viewer, stored): (&i64, super::record::StoredRecord)| {
             let (own, time) = stored.record?;
             let bound = bound(of_shard(&progress, shard_of(*viewer)), parameters)?;
             let takes = stored.hot.iter().any(|author| authors.binary_search(author).is_ok());
-            Some(HomeHead { stamp: time, takes, floor: own.max(bound) })
+            Some(HomeHead { stamp: time, takes, hot: !stored.hot.is_empty(), floor: own.max(bound) })
         };
         Ok(viewers.iter().zip(records).map(head).collect())
     }

@@ -43,11 +43,12 @@ pub(super) enum Statement {
     HomeKeys,
     HomeNewest,
     ProgressRead,
+    StateRead,
 }
 
 impl Statement {
     /// All of them, each at its number, with their texts.
-    const ALL: [(Statement, &'static str); 24] = [
+    const ALL: [(Statement, &'static str); 25] = [
         (Self::FactPut, "INSERT INTO facts (kind, owner, part, key, value) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"),
         (Self::FactDelete, "DELETE FROM facts USING TIMESTAMP ? WHERE kind = ? AND owner = ? AND part = ? AND key = ?"),
         (Self::ListPut, "INSERT INTO lists (kind, owner, part, key, value) VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ?"),
@@ -84,6 +85,7 @@ impl Statement {
         (Self::HomeKeys, "SELECT id FROM home WHERE viewer = ? AND kind = ? AND id IN ?"),
         (Self::HomeNewest, "SELECT id FROM home WHERE viewer = ? AND kind = ? AND id > ? LIMIT ?"),
         (Self::ProgressRead, "SELECT shards, time, lsn, floor FROM progress WHERE store = ? AND generation = ?"),
+        (Self::StateRead, "SELECT name, value FROM state WHERE name IN ?"),
     ];
 
     pub(super) const fn put(table: Table) -> Self {

@@ -7,14 +7,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use feedmill_model::{Counter, EntryId, Notice, Phase, StoreError, TrendWindow};
+use feedmill_model::{Counter, EntryId, Notice, Parameters, Phase, StoreError, Time, TrendWindow};
 
+use super::cache::{CacheAges, Caches, Piece};
+use super::cluster::Cluster;
 use super::copy::{counts, freeze};
 use super::fault::Fault;
+use super::follow::{Begun, Followed, Following};
 use super::home::CqlHome;
 use super::index::CqlIndex;
 use super::place::Kind;
-use super::read::Reader;
+use super::read::{Homes, Reader};
 use crate::{
     Changes, CountedTweet, Edge, FrozenViews, HomeHead, HomeRecord, List, Profile, Progress, ReadError, Rebuilding,
     Relationship, Reply, StoreViews, TimelineItem, TrendingTag, TrendingTweet, Views,
@@ -23,17 +26,57 @@ use crate::{
 /// The stores of a CQL cluster, read.
 #[derive(Clone)]
 pub struct CqlViews {
-    index: Arc<CqlIndex>,
-    home: Arc<CqlHome>,
+    stores: Stores,
     progress: Arc<Progress>,
     reader: Arc<Reader>,
+}
+
+/// Who knows how far the stores are.
+#[derive(Clone)]
+enum Stores {
+    /// This process writes them.
+    Written(Arc<CqlIndex>, Arc<CqlHome>),
+    /// Others do.
+    Followed(Arc<Following>),
 }
 
 impl CqlViews {
     /// Reads these stores; `progress` says how far they are.
     pub fn new(index: Arc<CqlIndex>, home: Arc<CqlHome>, progress: Arc<Progress>) -> Self {
-        let reader = Arc::new(Reader { cluster: Arc::clone(&index.rows.cluster) });
-        CqlViews { index, home, progress, reader }
+        let reader = Arc::new(Reader { cluster: Arc::clone(&index.rows.cluster), caches: None });
+        CqlViews { stores: Stores::Written(index, home), progress, reader }
+    }
+
+    /// Reads what others write.
+    pub(super) fn following(cluster: Arc<Cluster>, following: Arc<Following>, ages: CacheAges) -> Self {
+        let progress = Arc::clone(&following.followed.progress);
+        let reader = Arc::new(Reader { cluster, caches: Some(Caches::new(ages)) });
+        CqlViews { stores: Stores::Followed(following), progress, reader }
+    }
+
+    fn followed(&self) -> Option<&Followed> {
+        match &self.stores {
+            Stores::Written(..) => None,
+            Stores::Followed(following) => Some(&following.followed),
+        }
+    }
+
+    /// A read of what belongs to `phase` begins.
+    fn begin(&self, phase: Phase, what: &'static str) -> Result<Option<Begun>, ReadError> {
+        let (index, home) = match &self.stores {
+            Stores::Written(index, home) => (index, home),
+            Stores::Followed(following) => return following.followed.begin_read(phase, what).map(Some),
+        };
+        let ledger = match phase {
+            Phase::Facts => &index.facts,
+            Phase::Rows | Phase::Search => &index.rows,
+            Phase::Home => &home.ledger,
+        };
+        // While home timelines are built again there are no records, and who reads merges.
+        if phase != Phase::Home && !ledger.is_readable() {
+            return Err(ReadError { store: "CQL", what, source: Box::new(Rebuilding(phase)) });
+        }
+        Ok(None)
     }
 
     /// Runs a read of what belongs to `phase`.
@@ -47,17 +90,28 @@ impl CqlViews {
         T: Send + 'static,
         F: Future<Output = Result<T, Fault>> + Send + 'static,
     {
-        let ledger = match phase {
-            Phase::Facts => &self.index.facts,
-            Phase::Rows | Phase::Search => &self.index.rows,
-            Phase::Home => &self.home.ledger,
-        };
-        // While home timelines are built again there are no records, and who reads merges.
-        if phase != Phase::Home && !ledger.is_readable() {
-            return Err(ReadError { store: "CQL", what, source: Box::new(Rebuilding(phase)) });
-        }
+        let begun = self.begin(phase, what)?;
         let task = self.reader.cluster.handle.spawn(read(Arc::clone(&self.reader)));
-        task.await.map_err(|_| Fault::Stopped).and_then(|found| found).map_err(|fault| fault.read(what))
+        let found = task.await.map_err(|_| Fault::Stopped).and_then(|found| found).map_err(|fault| fault.read(what))?;
+        if let (Some(followed), Some(begun)) = (self.followed(), begun) {
+            followed.end_read(begun, what)?;
+        }
+        Ok(found)
+    }
+
+    /// How far home timelines are, and the settings that they have.
+    fn homes(&self) -> (Homes, Parameters) {
+        match &self.stores {
+            Stores::Written(_, home) => (Homes::Asked(home.ledger.generation()), home.parameters.clone()),
+            Stores::Followed(following) => {
+                (Homes::Known(following.followed.homes()), following.followed.parameters.clone())
+            }
+        }
+    }
+
+    /// The time that rows have now.
+    fn rows_time(&self) -> Time {
+        self.progress.position(Phase::Rows).time
     }
 }
 
@@ -69,8 +123,8 @@ impl Views for CqlViews {
     }
 
     async fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
-        let ids = ids.to_vec();
-        self.read(Phase::Rows, "profiles", |reader| async move { reader.profiles(&ids).await }).await
+        let (ids, time) = (ids.to_vec(), self.rows_time());
+        self.read(Phase::Rows, "profiles", |reader| async move { reader.profiles(&ids, time).await }).await
     }
 
     async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
@@ -95,7 +149,8 @@ impl Views for CqlViews {
         before: Option<EntryId>,
         limit: usize,
     ) -> Result<Vec<TimelineItem>, ReadError> {
-        let read = |reader: Arc<Reader>| async move { reader.timeline(user, replies, before, limit).await };
+        let (piece, time) = (Piece { user, replies, before, limit }, self.rows_time());
+        let read = move |reader: Arc<Reader>| async move { reader.timeline(piece, time).await };
         self.read(Phase::Rows, "a user timeline", read).await
     }
 
@@ -160,15 +215,15 @@ impl Views for CqlViews {
     }
 
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
-        let (generation, parameters) = (self.home.ledger.generation(), self.home.parameters.clone());
-        let read = |reader: Arc<Reader>| async move { reader.home(viewer, generation, &parameters).await };
+        let (homes, parameters) = self.homes();
+        let read = |reader: Arc<Reader>| async move { reader.home(viewer, homes, &parameters).await };
         self.read(Phase::Home, "a home timeline", read).await
     }
 
     async fn heads(&self, viewers: &[i64], authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
-        let (generation, parameters) = (self.home.ledger.generation(), self.home.parameters.clone());
+        let (homes, parameters) = self.homes();
         let (viewers, authors) = (viewers.to_vec(), authors.to_vec());
-        let read = |reader: Arc<Reader>| async move { reader.heads(&viewers, &authors, generation, &parameters).await };
+        let read = |reader: Arc<Reader>| async move { reader.heads(&viewers, &authors, homes, &parameters).await };
         self.read(Phase::Home, "heads of home timelines", read).await
     }
 
@@ -194,7 +249,10 @@ impl Views for CqlViews {
     }
 
     fn changes(&self) -> &Changes {
-        &self.index.changes
+        match &self.stores {
+            Stores::Written(index, _) => &index.changes,
+            Stores::Followed(following) => &following.followed.changes,
+        }
     }
 
     fn progress(&self) -> &Progress {
@@ -205,14 +263,14 @@ impl Views for CqlViews {
 impl StoreViews for CqlViews {
     fn counts(&self, counter: Counter, each: &mut dyn FnMut(i64, i64)) -> Result<(), ReadError> {
         let what = "all counts";
-        if !self.index.rows.is_readable() {
-            return Err(ReadError { store: "CQL", what, source: Box::new(Rebuilding(Phase::Rows)) });
-        }
+        self.begin(Phase::Rows, what)?;
         let cluster = &self.reader.cluster;
         cluster.wait(counts(cluster, counter, each)).map_err(|fault| fault.read(what))
     }
 
     fn freeze(&self, dir: &Path, bytes_max: u64) -> Result<FrozenViews, StoreError> {
-        self.reader.cluster.wait(freeze(&self.home, self.progress.position(Phase::Home), dir, bytes_max))
+        let (homes, parameters) = self.homes();
+        let (cluster, position) = (&self.reader.cluster, self.progress.position(Phase::Home));
+        cluster.wait(freeze(cluster, homes, &parameters, position, dir, bytes_max))
     }
 }

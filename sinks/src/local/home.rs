@@ -319,7 +319,7 @@ impl LocalHome {
                 let head = |viewer: &i64| {
                     let (record, floor) = records.as_ref()?.read(*viewer, &self.parameters)?;
                     let takes = share(authors, record.hot());
-                    Some(HomeHead { stamp: record.stamp(), takes, floor })
+                    Some(HomeHead { stamp: record.stamp(), takes, hot: !record.hot().is_empty(), floor })
                 };
                 heads.extend(viewers.iter().map(head));
             }
