@@ -15,7 +15,7 @@ use clap::{ArgMatches, Args};
 use feedmill_api::RateLimits;
 use feedmill_connectors::postgres::Source;
 use feedmill_model::Parameters;
-use feedmill_sinks::cql::CqlSettings;
+use feedmill_sinks::cql::{CacheAges, CqlSettings};
 use feedmill_sinks::{ElasticAddress, ElasticSettings};
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
@@ -59,6 +59,11 @@ pub struct Settings {
     /// --database-url
     #[arg(long, env = "FEEDMILL_STORE", value_name = "URL", hide_env_values = true)]
     pub store: Option<String>,
+
+    /// File with the keys that sign tokens, which all instances of an API share; by default `keys` in the data folder, where it
+    /// is made. `feedmill serve` must be given one
+    #[arg(long, env = "FEEDMILL_KEYS", value_name = "FILE")]
+    pub keys: Option<PathBuf>,
 
     /// Address to serve HTTP on
     #[arg(long, env = "FEEDMILL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -123,6 +128,20 @@ pub struct Settings {
     /// Minutes for which an access token holds; then its session is refreshed
     #[arg(long, env = "FEEDMILL_ACCESS_MINUTES", value_name = "MINUTES", default_value_t = 15)]
     pub access_minutes: u64,
+
+    /// Seconds for which `feedmill serve` goes on to answer when it is told to stop, while /ready says 503: as long as a load
+    /// balancer takes to notice
+    #[arg(long, env = "FEEDMILL_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 5)]
+    pub drain_seconds: u64,
+
+    /// Seconds for which `feedmill serve` may take the row and the counts of an account from memory, while no store moves on; 0
+    /// for not at all
+    #[arg(long, env = "FEEDMILL_PROFILE_CACHE_SECONDS", value_name = "SECONDS", default_value_t = 60)]
+    pub profile_cache_seconds: u64,
+
+    /// The same of timelines of accounts
+    #[arg(long, env = "FEEDMILL_TIMELINE_CACHE_SECONDS", value_name = "SECONDS", default_value_t = 10)]
+    pub timeline_cache_seconds: u64,
 
     /// Days for which one stays signed in without refreshing the session
     #[arg(long, env = "FEEDMILL_SESSION_DAYS", value_name = "DAYS", default_value_t = 30)]
@@ -605,6 +624,19 @@ impl Settings {
     pub fn cluster(&self) -> anyhow::Result<Option<CqlSettings>> {
         let parsed = self.store.as_deref().map(str::parse::<CqlSettings>).transpose();
         parsed.context("--store cannot be used")
+    }
+
+    /// The file of the keys that sign tokens.
+    pub fn key_file(&self) -> PathBuf {
+        self.keys.clone().unwrap_or_else(|| self.data.join("keys"))
+    }
+
+    /// How old what is held of accounts and timelines may be.
+    pub fn cache_ages(&self) -> CacheAges {
+        CacheAges {
+            profiles: Duration::from_secs(self.profile_cache_seconds),
+            timelines: Duration::from_secs(self.timeline_cache_seconds),
+        }
     }
 
     /// [`Self::access_minutes`].

@@ -10,6 +10,7 @@ mod log;
 mod quarantine;
 mod replay;
 mod resync;
+mod serve;
 mod status;
 mod up;
 mod validate;
@@ -44,6 +45,11 @@ enum Command {
     },
     /// Capture what PostgreSQL commits and publish it to Kafka, for views that are derived elsewhere
     Capture {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Serve the API from a CQL cluster and Elasticsearch that others fill; any number of processes side by side
+    Serve {
         #[command(flatten)]
         settings: Settings,
     },
@@ -147,6 +153,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let outcome = match cli.command {
         Command::Up { settings } => runtime.block_on(up::run(resolve(settings)?)).map(done),
         Command::Capture { settings } => runtime.block_on(capture::run(resolve(settings)?)).map(done),
+        Command::Serve { settings } => runtime.block_on(serve::run(resolve(settings)?)).map(done),
         Command::Import { settings, args } => {
             let source = up::running_source(&resolve(settings)?)?;
             runtime.block_on(import::run(args, source)).map(done)

@@ -17,6 +17,11 @@ pub trait Health: Send + Sync {
     /// Whether PostgreSQL may be written to. Until then every request below `/api` that is no read is told to come again.
     fn writable(&self) -> bool;
 
+    /// Whether the process was told to end, and answers for a while so that whoever sends requests to it can send them elsewhere.
+    fn leaving(&self) -> bool {
+        false
+    }
+
     /// What is being built again from the change log, and how far that is, while a read of the views has to wait for it.
     /// Asked at each read.
     fn rebuilding(&self) -> Option<String>;

@@ -15,7 +15,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -60,8 +60,8 @@ pub enum KeysError {
     },
     /// Others can read the file.
     #[error(
-        "the key file {} can be read by others (mode {mode:o}); run `chmod 600` on it, or delete it to have a new one, \
-         which signs everybody out",
+        "the key file {} can be read by others (mode {mode:o}); run `chmod 600` on it (640 if another user owns it, as of a \
+         mounted secret)",
         path.display()
     )]
     Exposed {
@@ -69,6 +69,16 @@ pub enum KeysError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// There is no file, and whoever shares it with others makes it.
+    #[error(
+        "there is no key file {}: all instances share one, which is made by `(umask 077; echo \"$(date +%FT%T) $(head -c 32 \
+         /dev/urandom | basenc --base64url | tr -d =)\" > FILE)`, or is the file `keys` in the folder of a `feedmill up`",
+        path.display()
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
     },
     /// A line is not a key. What it holds is secret, so it is not repeated.
     #[error(
@@ -158,6 +168,14 @@ impl Keys {
     pub fn load_or_create(path: &Path) -> Result<Self, KeysError> {
         if !path.exists() {
             create(path).map_err(|source| KeysError::Create { path: path.to_owned(), source })?;
+        }
+        Keys::load(path)
+    }
+
+    /// Reads the keys in a file that is there.
+    pub fn load(path: &Path) -> Result<Self, KeysError> {
+        if !path.exists() {
+            return Err(KeysError::Missing { path: path.to_owned() });
         }
         let read = read(path)?;
         let mut validation = Validation::new(Algorithm::HS256);
@@ -263,8 +281,11 @@ fn written(path: &Path) -> io::Result<Written> {
 fn read(path: &Path) -> Result<Read, KeysError> {
     let failed = |source| KeysError::Read { path: path.to_owned(), source };
     let written = written(path).map_err(failed)?;
-    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    let mode = metadata.permissions().mode() & 0o777;
+    // What is mounted belongs to somebody else, and to a group that we are of.
+    let forbidden = if metadata.uid() == nix::unistd::geteuid().as_raw() { 0o077 } else { 0o037 };
+    if mode & forbidden != 0 {
         return Err(KeysError::Exposed { path: path.to_owned(), mode });
     }
     let text = std::fs::read_to_string(path).map_err(failed)?;

@@ -50,4 +50,4 @@ pub use health::{Alarm, Health, LogSize, Report, Slot, Stage, StageState, Stands
 pub use keys::{Keys, KeysError};
 pub use limits::RateLimits;
 pub use routes::{app, app_with_stored_timeline, starting, without_api};
-pub use state::{Settings, State};
+pub use state::{Looks, Settings, State};

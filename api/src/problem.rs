@@ -80,6 +80,8 @@ pub enum Kind {
     NotYetVisible,
     /// The system is starting.
     Starting,
+    /// The process ends, and others take over.
+    Stopping,
     /// Views that are needed are being built again.
     Rebuilding,
     /// PostgreSQL cannot be reached, or is overloaded.
@@ -156,6 +158,7 @@ impl Kind {
             Kind::Oneself => (Is::UNPROCESSABLE_ENTITY, "oneself", "Nobody does this to themselves"),
             Kind::NotYetVisible => (Is::SERVICE_UNAVAILABLE, "not-yet-visible", "The write is not visible yet"),
             Kind::Starting => (Is::SERVICE_UNAVAILABLE, "starting", "The system is starting"),
+            Kind::Stopping => (Is::SERVICE_UNAVAILABLE, "stopping", "The process is stopping"),
             Kind::Rebuilding => (Is::SERVICE_UNAVAILABLE, "rebuilding", "Views are being built again"),
             Kind::DatabaseUnavailable => {
                 (Is::SERVICE_UNAVAILABLE, "database-unavailable", "The database cannot take this now")

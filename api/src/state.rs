@@ -69,6 +69,35 @@ pub struct Settings {
     pub stream_heartbeat: Duration,
     /// How long the client of a stream may take nothing of what is sent.
     pub stream_stall: Duration,
+    /// How what is new for streams is looked for.
+    pub stream_looks: Looks,
+}
+
+/// How what is new for streams is looked for: often where reading is cheap, seldom where it asks another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looks {
+    /// Between two looks at the heads of all timelines, at least.
+    pub every: Duration,
+    /// That takes at most one part in so many of the time.
+    pub part: u32,
+    /// Clients that read what is new for them at a time.
+    pub readers: usize,
+}
+
+impl Looks {
+    /// Where the views are in this process: rounds take a part of a core, and readers no more than half of the cores.
+    pub fn local() -> Self {
+        Looks { every: Duration::from_millis(20), part: 25, readers: (cores() / 2).max(1) }
+    }
+
+    /// Where reading is to wait for another server.
+    pub fn remote() -> Self {
+        Looks { every: Duration::from_secs(1), part: 1, readers: cores() * 4 }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Default for Settings {
@@ -80,7 +109,7 @@ impl Default for Settings {
             page_default: 20,
             page_max: 100,
             body_bytes_max: 64 * 1024,
-            passwords_at_once: std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+            passwords_at_once: (cores() / 2).max(1),
             passwords_waiting_max: 100,
             access: Duration::from_secs(15 * 60),
             session: Duration::from_secs(30 * 24 * 60 * 60),
@@ -94,6 +123,7 @@ impl Default for Settings {
             streams_per_user_max: 10,
             stream_heartbeat: Duration::from_secs(15),
             stream_stall: Duration::from_secs(10),
+            stream_looks: Looks::local(),
         }
     }
 }
@@ -160,7 +190,7 @@ impl State {
         let streams = StreamLimits { streams: self.settings.streams_max, of_user: self.settings.streams_per_user_max };
         let revoked = Arc::new(Revoked::new(self.settings.access));
         Arc::new(Context {
-            live: Live::start(Arc::clone(&self.views), streams, self.shutdown),
+            live: Live::start(Arc::clone(&self.views), streams, self.settings.stream_looks, self.shutdown),
             tickets: Tickets::new(self.keys.clone()),
             views: self.views,
             search: self.search,

@@ -13,7 +13,7 @@ mod stores;
 mod views;
 
 pub use changes::{Changed, Changes, Listener};
-pub use elastic::{ElasticAddress, ElasticOpenError, ElasticSearch, ElasticSettings, ParseAddressError};
+pub use elastic::{ElasticAddress, ElasticOpenError, ElasticReader, ElasticSearch, ElasticSettings, ParseAddressError};
 pub use local::{
     FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalSearch, LocalViews, OpenError, Saved, SearchOpenError,
 };

@@ -54,8 +54,8 @@ impl Progress {
     }
 
     /// The stores of `phase` were found to be at `position`, which is what a read from now on has at least. It may be less than
-    /// before where they are built again. Tells whether that is another position.
-    pub fn found(&self, phase: Phase, mut position: Position) -> bool {
+    /// before where they are built again.
+    pub fn found(&self, phase: Phase, mut position: Position) {
         let history = self.history.lock();
         if position.time < *history {
             position.lsn = Lsn(0);
@@ -63,7 +63,12 @@ impl Progress {
         self.reached.send_if_modified(|reached| {
             let Some(reached) = reached.get_mut(phase as usize) else { return false };
             std::mem::replace(reached, position) != position
-        })
+        });
+    }
+
+    /// Whether others write the stores: then it is not known what they are applying.
+    pub(crate) const fn follows(&self) -> bool {
+        self.follows
     }
 
     /// A batch is about to be handed to the dataflows.
@@ -277,11 +282,11 @@ mod tests {
     async fn what_others_write_is_as_far_as_it_is_found_to_be() {
         let progress = Progress::following();
         assert!(progress.begun() > 1_700_000_000_000, "they may have begun anything up to now");
-        assert!(progress.found(Phase::Rows, at(20, 200)) && !progress.found(Phase::Rows, at(20, 200)));
+        progress.found(Phase::Rows, at(20, 200));
         assert!(progress.reached(Phase::Rows, Lsn(200), Duration::ZERO).await);
         assert!(!progress.reached(Phase::Facts, Lsn(200), Duration::ZERO).await);
         // It is built again, and then of another history.
-        assert!(progress.found(Phase::Rows, at(10, 100)));
+        progress.found(Phase::Rows, at(10, 100));
         assert_eq!(progress.position(Phase::Rows), at(10, 100));
         progress.begin_history(30);
         assert_eq!(progress.position(Phase::Rows), at(10, 0));

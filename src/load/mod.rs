@@ -43,7 +43,6 @@ use self::large::{Large, LargeOf, Written};
 use self::outcome::{Errors, Latencies, Outcome};
 use self::post::Poster;
 use crate::config::Settings;
-use crate::up::key_file;
 
 /// Requests that may wait for their answers: those of so many seconds at the wanted rate. What comes on top is an error.
 const WAITING_S: f64 = 5.0;
@@ -157,7 +156,7 @@ pub async fn run(args: LoadArgs, source: Source, settings: &Settings) -> anyhow:
         followers_max: settings.hot_followers - 1,
         seed: args.seed,
     })?;
-    let key = args.jwt_key.clone().unwrap_or_else(|| key_file(&settings.data));
+    let key = args.jwt_key.clone().unwrap_or_else(|| settings.key_file());
     ensure!(
         key.exists(),
         "there is no key file {}: load signs in as its users with the keys of the running system; name its folder with \

@@ -6,6 +6,7 @@ use feedmill_connectors::kafka::{KafkaLog, Topics};
 use feedmill_connectors::postgres::Cluster;
 
 use crate::config::Settings;
+use crate::serve::Place;
 
 /// Says on standard output what runs where.
 pub fn print(settings: &Settings, listen: SocketAddr, cluster: Option<&Cluster>) -> anyhow::Result<()> {
@@ -61,6 +62,32 @@ pub fn print_capture(
         first = Topics::of(to).changes().next().unwrap_or_default(),
         times = Topics::of(to).times(),
         data = settings.data.display(),
+    )?;
+    Ok(out.flush()?)
+}
+
+/// The same of a process that serves what others derived.
+pub fn print_serve(settings: &Settings, listen: SocketAddr, place: &Place) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "
+  Feedmill {version}, serve
+    API         http://{listen}/
+    PostgreSQL  {postgres}
+    CQL         {store}
+    search      {search}
+    data        {data}
+
+  Ctrl-C stops it within {drain} s and what requests under way take; twice, at once.
+",
+        version = env!("CARGO_PKG_VERSION"),
+        postgres = place.source,
+        store = place.store,
+        search = place.search.address,
+        data = settings.data.display(),
+        drain = settings.drain_seconds,
     )?;
     Ok(out.flush()?)
 }

@@ -102,6 +102,11 @@ impl Bounds {
             drain: DRAIN_MAX,
         }
     }
+
+    /// The same, where requests that are under way at the end may take `limit`.
+    pub fn draining(self, limit: Duration) -> Self {
+        Bounds { drain: limit, ..self }
+    }
 }
 
 /// Listens where the settings say, and raises the number of files that may be open to what they need.

@@ -33,7 +33,7 @@ pub mod source;
 pub mod stations;
 pub mod stores;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -128,14 +128,10 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         anyhow::Ok(feedmill_api::app(feedmill_api::State {
             views: Arc::clone(views) as _,
             search: Arc::clone(search) as _,
-            pool: feedmill_api::pool(
-                source,
-                "feedmill-api",
-                feedmill_api::PoolLimits { size: settings.pool_size, ..feedmill_api::PoolLimits::default() },
-            )?,
+            pool: pool(source, settings.pool_size)?,
             replica: replica.as_ref().map(|replica| replica_pool(replica, settings.pool_size)).transpose()?,
             source: identity,
-            keys: feedmill_api::Keys::load_or_create(&key_file(&settings.data))?,
+            keys: feedmill_api::Keys::load_or_create(&settings.key_file())?,
             parameters: parameters.clone(),
             settings: settings.api()?,
             metrics: metrics.clone(),
@@ -189,7 +185,8 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     };
     // Its tokens are of the source, which a first copy has found, or a resync.
     let (identity, is_identity) = watch::channel(ready.identity);
-    front.send_replace(Some(app(&views, &stores.search, is_identity)?));
+    front.send_replace(Some(app(&views, &stores.search, is_identity.clone())?));
+    parts.spawn(stores::tell_history(Arc::clone(&stores.index), log.clone(), is_identity, end.clone()));
     stations.allow_writes();
     let mut load = stores.start(&log)?;
     progress.begin_history(log.history());
@@ -307,8 +304,13 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     outcome.and(saved)
 }
 
+/// Connections to the database for the API.
+pub fn pool(source: &Source, size: usize) -> anyhow::Result<feedmill_api::Pool> {
+    Ok(feedmill_api::pool(source, "feedmill-api", feedmill_api::PoolLimits { size, ..Default::default() })?)
+}
+
 /// Connections to the replica. The primary takes over from one that does not answer, so it is not waited for long.
-fn replica_pool(replica: &Source, size: usize) -> anyhow::Result<feedmill_api::Pool> {
+pub fn replica_pool(replica: &Source, size: usize) -> anyhow::Result<feedmill_api::Pool> {
     let limit = Duration::from_millis(250);
     let limits = feedmill_api::PoolLimits { size, wait: limit, create: 2 * limit, recycle: limit };
     feedmill_api::pool(replica, "feedmill-replica", limits).context("could not make connections to the replica")
@@ -330,9 +332,4 @@ impl Served {
         let views = stores.views(&progress);
         Ok(Served { stores, progress, views })
     }
-}
-
-/// The file of the keys that sign tokens.
-pub fn key_file(data: &Path) -> PathBuf {
-    data.join("keys")
 }

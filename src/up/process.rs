@@ -77,17 +77,27 @@ fn on_signal(shutdown: CancellationToken) -> anyhow::Result<()> {
 
 /// Waits for shutdown or for the first part that ends by itself, then ends the others. The first error counts.
 pub async fn supervise(parts: &mut Parts, shutdown: &CancellationToken, end: &CancellationToken) -> anyhow::Result<()> {
+    supervise_for(parts, shutdown, end, PARTS_END_MAX).await
+}
+
+/// The same, where parts may take `limit` to end.
+pub async fn supervise_for(
+    parts: &mut Parts,
+    shutdown: &CancellationToken,
+    end: &CancellationToken,
+    limit: Duration,
+) -> anyhow::Result<()> {
     let mut outcome = Ok(());
     let late = async {
         end.cancelled().await;
-        tokio::time::sleep(PARTS_END_MAX).await;
+        tokio::time::sleep(limit).await;
     };
     tokio::pin!(late);
     loop {
         let part = tokio::select! {
             part = parts.join_next() => part,
             () = &mut late => {
-                tracing::warn!("{} parts did not end within {PARTS_END_MAX:?}; the next start goes on from what is durable", parts.len());
+                tracing::warn!("{} parts did not end within {limit:?}; the next start goes on from what is durable", parts.len());
                 return outcome;
             }
             () = shutdown.cancelled(), if !end.is_cancelled() => {

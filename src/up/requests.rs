@@ -18,6 +18,10 @@ const STARTS: &str = "the system starts; `feedmill status` says how far it is";
 /// Why something is never answered by a process that has no views.
 const NO_VIEWS: &str = "`feedmill capture` runs on this folder, which has no views: ask a process that serves them";
 
+/// Why something is never answered by a process that writes no store.
+const NO_STORES: &str =
+    "`feedmill serve` runs on this folder, which writes nothing but PostgreSQL: ask a process that writes the stores";
+
 /// Who answers what. Some of it is there only after a part of the start.
 pub struct Requests {
     stations: Arc<Stations>,
@@ -75,6 +79,15 @@ impl Requests {
         match self.stations.role() {
             Role::Everything => STARTS,
             Role::Capture => NO_VIEWS,
+            Role::Serve => NO_STORES,
+        }
+    }
+
+    /// Why there is no change log here to be asked.
+    fn no_log(&self) -> &'static str {
+        match self.stations.role() {
+            Role::Serve => NO_STORES,
+            Role::Everything | Role::Capture => STARTS,
         }
     }
 
@@ -85,7 +98,7 @@ impl Requests {
                 answers.send(Answer::Status(Box::new(report))).await.context("whoever asked has gone away")
             }
             Request::Quarantine(ask) => {
-                let log = self.log.get().context(STARTS)?;
+                let log = self.log.get().context(self.no_log())?;
                 crate::quarantine::answer(log, ask, answers).await
             }
             Request::Verify { sample } => {
@@ -93,7 +106,7 @@ impl Requests {
                 verifier.run(sample, answers).await
             }
             Request::Resync { tables } => {
-                let resyncer = self.resyncer.get().context(STARTS)?;
+                let resyncer = self.resyncer.get().context(self.no_log())?;
                 resyncer.answer(&tables, answers).await
             }
             Request::Replay { views } => {

@@ -53,6 +53,8 @@ pub enum Role {
     Everything,
     /// It publishes it.
     Capture,
+    /// It serves what others derived from it.
+    Serve,
 }
 
 /// Where everything stands.
@@ -85,6 +87,7 @@ pub struct Stations {
     readable: AtomicBool,
     writable: AtomicBool,
     serving: AtomicBool,
+    leaving: AtomicBool,
 }
 
 impl Stations {
@@ -118,6 +121,7 @@ impl Stations {
             readable: AtomicBool::new(false),
             writable: AtomicBool::new(false),
             serving: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -202,6 +206,11 @@ impl Stations {
         *self.replaying.write() = stores.to_vec();
     }
 
+    /// `stores` are being built again by those who write them; none if there are none.
+    pub fn rebuilt_by_others(&self, stores: Vec<Phase>) {
+        *self.replaying.write() = stores;
+    }
+
     /// Whether stores are being built again.
     pub fn is_replaying(&self) -> bool {
         !self.replaying.read().is_empty()
@@ -268,19 +277,25 @@ impl Stations {
         }
     }
 
+    /// The process was told to end.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
     /// The way of a commit, in its order.
     fn way(&self) -> Vec<&Station> {
         let Stations { postgresql, stream, log, dataflows, facts, rows, home, search, kafka, .. } = self;
         match self.role {
             Role::Everything => vec![postgresql, stream, log, dataflows, facts, rows, home, search],
             Role::Capture => vec![postgresql, stream, log, kafka],
+            Role::Serve => vec![postgresql, facts, rows, home, search],
         }
     }
 
     /// What others read: home timelines, which are the last of all views, or the topics.
     fn served(&self) -> &Station {
         match self.role {
-            Role::Everything => &self.home,
+            Role::Everything | Role::Serve => &self.home,
             Role::Capture => &self.kafka,
         }
     }
@@ -288,11 +303,12 @@ impl Stations {
     /// What takes long and ends: the steps of a start, and a replay once one was asked for.
     fn works(&self) -> impl Iterator<Item = &Work> {
         let replay = Some(&self.replay).filter(|replay| replay.has_begun());
-        let second = match self.role {
-            Role::Everything => &self.load,
-            Role::Capture => &self.publish,
+        let begin = match self.role {
+            Role::Everything => vec![&self.copy, &self.load, &self.catch_up],
+            Role::Capture => vec![&self.copy, &self.publish, &self.catch_up],
+            Role::Serve => vec![&self.load],
         };
-        [&self.copy, second, &self.catch_up].into_iter().chain(replay)
+        begin.into_iter().chain(replay)
     }
 
     /// Reads everything, remembers where it was for the speeds, and tells.
@@ -352,6 +368,10 @@ impl Health for Stations {
 
     fn writable(&self) -> bool {
         self.writable.load(Ordering::Relaxed)
+    }
+
+    fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     fn rebuilding(&self) -> Option<String> {

@@ -22,7 +22,9 @@ use feedmill_sinks::search::SearchStore;
 use feedmill_sinks::{
     ElasticSearch, HomeStore, IndexStore, LocalHome, LocalIndex, LocalSearch, LocalViews, Progress, StoreViews,
 };
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{SearchPlace, Settings};
 
@@ -239,6 +241,26 @@ impl Stores {
         }
         let least = reached.iter().flatten().map(|(least, _)| *least).min_by_key(|least| least.time);
         Ok(least.unwrap_or(newest))
+    }
+}
+
+/// Tells the store of which history its positions are, for who reads it in another process: now, and whenever that changes.
+pub async fn tell_history(
+    index: Arc<dyn IndexStore>,
+    log: Log,
+    mut identity: watch::Receiver<SourceId>,
+    end: CancellationToken,
+) -> anyhow::Result<&'static str> {
+    loop {
+        let (index, source, since) = (Arc::clone(&index), identity.borrow_and_update().clone(), log.history());
+        spawn_blocking(move || index.begin_history(&source, since)).await??;
+        tokio::select! {
+            changed = identity.changed() => if changed.is_err() { end.cancelled().await },
+            () = end.cancelled() => {}
+        }
+        if end.is_cancelled() {
+            return Ok("the history of the stores");
+        }
     }
 }
 

@@ -1,18 +1,16 @@
 //! The one task that says who has to be looked at again.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use feedmill_sinks::{Changed, Views};
 use tokio_util::sync::CancellationToken;
 
-use super::{End, HUB_SHARE, Live};
-
-/// Between two rounds, at least: an event waits half of it in the mean.
-const ROUND_MIN: Duration = Duration::from_millis(20);
+use super::{End, Live};
+use crate::state::Looks;
 
 /// Rounds, one whenever the views have moved, until `shutdown`, or until nobody can come any more.
-pub(super) async fn run(views: Arc<dyn Views>, live: Weak<Live>, shutdown: CancellationToken) {
+pub(super) async fn run(views: Arc<dyn Views>, live: Weak<Live>, looks: Looks, shutdown: CancellationToken) {
     let listener = views.changes().listen();
     let mut moved = views.progress().watch();
     // What could not be told yet.
@@ -34,7 +32,7 @@ pub(super) async fn run(views: Arc<dyn Views>, live: Weak<Live>, shutdown: Cance
         metrics::histogram!("feedmill_stream_round_seconds").record(took);
         drop(live);
         tokio::select! {
-            () = tokio::time::sleep(ROUND_MIN.max(took * HUB_SHARE)) => {}
+            () = tokio::time::sleep(looks.every.max(took * looks.part)) => {}
             () = shutdown.cancelled() => {}
         }
     }

@@ -33,8 +33,14 @@
 //! that is being written; what happens meanwhile are flags. A client that takes nothing for `stream_stall` is dropped. What
 //! lies in the kernel is bounded by the listener (`TCP_NOTSENT_LOWAT`).
 //!
-//! Why it leaves others their share: a hub's round takes at most one part in [`HUB_SHARE`] of a core, so with very many
-//! clients rounds become fewer instead of dearer, and all clients together read with at most half of the cores.
+//! Why it leaves others their share: a hub's round takes at most one part in so many of a core, so with very many
+//! clients rounds become fewer instead of dearer, and all clients together read with at most half of the cores ([`Looks`]).
+//!
+//! Where the stores are another process's, nobody names what has changed. The hub then looks at the heads once a second at most,
+//! after the stores have moved, and what heads do not tell each client looks at itself, as often: timelines of hot accounts,
+//! notifications, what is not read, rights, and counts. How far the commits are that were applied is told by their position in the
+//! source's log, and when that was the end of it ([`Changes::committed`](feedmill_sinks::Changes::committed)): an entry that is yet
+//! to come was committed later, so the floor stays behind it as it does behind the newest entry.
 
 mod client;
 mod event;
@@ -59,12 +65,10 @@ use self::registry::{Place, Registry};
 pub(crate) use self::socket::serve as serve_socket;
 pub(crate) use self::sse::serve as serve_events;
 pub(crate) use self::ticket::{TICKET_S, Tickets};
+use crate::state::Looks;
 
 /// Tweets on screen of which a client is told the counts, at most.
 pub(crate) const WATCHED_MAX: usize = 100;
-
-/// The hub works at most one part in this of the time of a core.
-const HUB_SHARE: u32 = 25;
 
 /// All streams of this process.
 pub(crate) struct Live {
@@ -75,10 +79,9 @@ pub(crate) struct Live {
 
 impl Live {
     /// Streams of these views until `shutdown`; must be called in a tokio runtime.
-    pub fn start(views: Arc<dyn Views>, limits: Limits, shutdown: CancellationToken) -> Arc<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
-        let live = Arc::new(Live { registry: Registry::new(limits), reads: Semaphore::new(cores) });
-        tokio::spawn(hub::run(views, Arc::downgrade(&live), shutdown));
+    pub fn start(views: Arc<dyn Views>, limits: Limits, looks: Looks, shutdown: CancellationToken) -> Arc<Self> {
+        let live = Arc::new(Live { registry: Registry::new(limits), reads: Semaphore::new(looks.readers) });
+        tokio::spawn(hub::run(views, Arc::downgrade(&live), looks, shutdown));
         live
     }
 

@@ -166,7 +166,8 @@ impl Registry {
         for (viewer, head) in viewers.iter().zip(heads) {
             let Some(looker) = seats.viewers.get_mut(viewer) else { continue };
             let stamp = head.map(|head| head.stamp);
-            looker.moved |= head.is_some_and(|head| head.takes) || stamp != looker.stamp;
+            let takes = |head: HomeHead| head.takes || (head.hot && changed.unnamed);
+            looker.moved |= head.is_some_and(takes) || stamp != looker.stamp;
             looker.stamp = stamp;
             match head {
                 Some(head) if head.floor <= floor && looker.moved => looker.tell_home(),
@@ -179,6 +180,12 @@ impl Registry {
             let all = seats.viewers.values().flat_map(|looker| &looker.seats);
             all.for_each(|seat| seat.tell(|flags| flags.add(Flags::all())));
             return;
+        }
+        if changed.unnamed {
+            let all = seats.viewers.values().flat_map(|looker| &looker.seats);
+            // The timeline is told by its head, and an account that is deleted loses its sessions.
+            let unnamed = || Flags { home: false, account: false, ..Flags::all() };
+            all.for_each(|seat| seat.tell(|flags| flags.add(unnamed())));
         }
         let of = |user: &i64| seats.viewers.get(user).into_iter().flat_map(|looker| &looker.seats);
         for seat in changed.notifications.iter().flat_map(of) {
@@ -326,6 +333,24 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+
+    #[test]
+    fn what_nobody_names_is_looked_at_by_all_and_timelines_where_heads_do_not_tell() {
+        let registry = Registry::new(Limits { streams: 10, of_user: 1 });
+        let live = Arc::new(Live { registry, reads: Semaphore::new(1) });
+        let viewers = [1, 2];
+        let places = viewers.map(|viewer| Place::take(&live, viewer, "sse").unwrap());
+        let heads = [false, true].map(|hot| Some(HomeHead { stamp: 1, takes: false, hot, floor: 0 }));
+        let unnamed = Changed { unnamed: true, ..Changed::default() };
+        live.registry.tell(&viewers, &heads, &unnamed);
+        places.iter().for_each(|place| drop(place.flags()));
+        live.registry.tell(&viewers, &heads, &Changed::default());
+        assert!(places.iter().all(|place| place.flags() == Flags::default()));
+        live.registry.tell(&viewers, &heads, &unnamed);
+        let expected = Flags { home: false, account: false, ..Flags::all() };
+        assert_eq!(places[0].flags(), expected);
+        assert_eq!(places[1].flags(), Flags { home: true, ..expected }, "hot accounts are not in the record");
+    }
 
     #[test]
     fn of_timelines_that_are_merged_only_so_many_are_looked_at_in_a_while() {

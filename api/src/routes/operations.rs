@@ -78,7 +78,8 @@ pub(crate) async fn health(State(operations): State<Operations>) -> Json<Report>
 }
 
 /// The views have everything that was committed before the start; until then 503, while they may be read
-/// already, as of their age; and 503 while facts or rows are being built again. Either says how far each step is.
+/// already, as of their age; and 503 while facts or rows are being built again, and once the process is told to end. Each says how
+/// far each step is. Of `feedmill serve` it is 200 once the stores can be read and PostgreSQL takes writes.
 #[utoipa::path(
     get, path = "/ready", tag = "operations",
     responses((status = 200, description = "It serves.", body = ReadyBody), Failed), security(()),
@@ -86,6 +87,9 @@ pub(crate) async fn health(State(operations): State<Operations>) -> Json<Report>
 pub(crate) async fn ready(State(operations): State<Operations>) -> Response {
     let report = operations.health.report();
     let steps = json!(report.steps);
+    if operations.health.leaving() {
+        return Kind::Stopping.because("The process was told to end.").with("stages", steps).into_response();
+    }
     if let Some(told) = operations.health.rebuilding() {
         return Kind::Rebuilding.because(told).with("stages", steps).into_response();
     }

@@ -11,7 +11,9 @@
 
 use std::path::Path;
 
-use feedmill_model::{Closed, Counter, Fact, Keyed, Op, Parameters, Position, RowSink, StoreError, View, ViewRow, shard_of};
+use feedmill_model::{
+    Closed, Counter, Fact, Keyed, Op, Parameters, Position, RowSink, StoreError, View, ViewRow, shard_of,
+};
 use futures::TryStreamExt;
 use scylla::deserialize::row::DeserializeRow;
 

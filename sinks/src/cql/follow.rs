@@ -182,12 +182,10 @@ impl Followed {
         let found = |position: Option<Position>| position.unwrap_or_default();
         let merged = found(facts).time.min(found(rows).time);
         let home = home.unwrap_or(Position { time: merged, lsn: Lsn(0) });
-        let mut moved = false;
+        // Whoever is woken by the progress knows that something may have changed.
+        self.changes.tell_unnamed();
         for (phase, position) in PHASES.into_iter().zip([found(facts), found(rows), home]) {
-            moved |= self.progress.found(phase, position);
-        }
-        if moved {
-            self.changes.tell_unnamed();
+            self.progress.found(phase, position);
         }
     }
 

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use feedmill_model::{
-    Counter, Notice, Parameters, Position, Time, TrendWindow, Tweet, User, View, ViewRow, shard_of,
-};
+use feedmill_model::{Counter, Notice, Parameters, Position, Time, TrendWindow, Tweet, User, View, ViewRow, shard_of};
 use futures::future::try_join;
 
 use super::cache::{Caches, Piece};

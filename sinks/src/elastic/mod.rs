@@ -24,6 +24,7 @@ mod address;
 mod backlog;
 mod bulk;
 mod client;
+mod follow;
 mod layout;
 mod read;
 mod standing;
@@ -44,10 +45,11 @@ use self::client::{Client, Failure};
 use self::standing::{FolderCopy, Names, Server, Standing, Version, new_owner};
 use self::state::{Fault, Shared, State};
 use self::writer::Writer;
-use crate::search::{Reached, Search, SearchSnapshot, SearchStore, least, reaches};
+use crate::search::{Reached, Search, SearchIndex, SearchSnapshot, SearchStore, least, reaches};
 use crate::{ReadError, Rebuilding};
 
 pub use address::{ElasticAddress, ElasticSettings, ParseAddressError};
+pub use follow::ElasticReader;
 
 /// Changes of a closed time that wait together.
 const PIECE: usize = 512;
@@ -337,19 +339,21 @@ impl SearchStore for ElasticSearch {
         }
     }
 
+    fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl SearchIndex for ElasticSearch {
     fn found(&self) -> Option<Position> {
         *self.shared.found.borrow()
     }
 
     fn snapshot(&self) -> Result<Box<dyn SearchSnapshot>, ReadError> {
-        read::snapshot(self)
+        self.index()?.snapshot()
     }
 
     fn waits(&self) -> Option<String> {
         self.shared.waiting()
-    }
-
-    fn refused(&self) -> u64 {
-        self.shared.refused.load(Ordering::Relaxed)
     }
 }

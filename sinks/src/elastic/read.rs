@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use feedmill_model::{Phase, Position, Time};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::client::{self, Failure, Method, at};
 use super::standing::Server;
@@ -135,12 +136,19 @@ async fn best(server: Server, query: Value, limit: usize) -> Result<Vec<Hit>, Un
     Ok(found.iter().filter_map(one).collect())
 }
 
-impl ElasticSearch {
-    fn handle(&self) -> Result<&Handle, ReadError> {
-        match &self.runtime {
-            Some(runtime) if self.shared.found.borrow().is_some() => Ok(runtime.handle()),
-            _ => Err(rebuilding()),
-        }
+/// The index as it is asked, whoever writes it.
+#[derive(Clone)]
+pub(super) struct Index {
+    pub server: Server,
+    /// The threads to which the connections belong.
+    pub handle: Handle,
+    /// What is found; `None` while nothing can be read.
+    pub found: watch::Receiver<Option<Position>>,
+}
+
+impl Index {
+    fn check(&self) -> Result<(), ReadError> {
+        if self.found.borrow().is_some() { Ok(()) } else { Err(rebuilding()) }
     }
 
     /// On the threads to which the connections belong.
@@ -149,15 +157,28 @@ impl ElasticSearch {
         what: &'static str,
         asked: impl Future<Output = Result<T, Unread>> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let found = self.handle()?.spawn(asked).await;
+        self.check()?;
+        let found = self.handle.spawn(asked).await;
         found.map_err(|_| failed(what)(Unread::Ended))?.map_err(failed(what))
+    }
+
+    /// What is found now, kept by the server until it is dropped. Blocks.
+    pub fn snapshot(&self) -> Result<Box<dyn SearchSnapshot>, ReadError> {
+        const WHAT: &str = "a snapshot of search";
+        self.check()?;
+        let (server, time) = (self.server.clone(), self.time());
+        let path = format!("{}/_pit?keep_alive={KEPT}", server.names.alias());
+        let opened = self.handle.block_on(server.client.ask(Method::Post, &path, &Value::Null));
+        let opened = opened.map_err(|error| failed(WHAT)(error.into()))?;
+        let id = at(&opened, "/id").as_str().unwrap_or_default().to_owned();
+        Ok(Box::new(Kept { handle: self.handle.clone(), server, id, time }))
     }
 }
 
 #[async_trait]
-impl Search for ElasticSearch {
+impl Search for Index {
     async fn latest(&self, query: &Query, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
-        self.handle()?;
+        self.check()?;
         let Some(query) = tweets(query) else { return Ok(Vec::new()) };
         self.there("the newest tweets that fit", latest(self.server.clone(), query, before, limit)).await
     }
@@ -176,13 +197,47 @@ impl Search for ElasticSearch {
     }
 
     fn time(&self) -> Time {
+        self.found.borrow().map_or(0, |found| found.time)
+    }
+
+    async fn reached(&self, time: Time, limit: Duration) -> bool {
+        let mut found = self.found.clone();
+        let has = |found: &Option<Position>| found.is_some_and(|found| found.time >= time);
+        matches!(tokio::time::timeout(limit, found.wait_for(has)).await, Ok(Ok(_)))
+    }
+}
+
+impl ElasticSearch {
+    /// The index, as long as this lives.
+    pub(super) fn index(&self) -> Result<Index, ReadError> {
+        let handle = self.runtime.as_ref().ok_or_else(rebuilding)?.handle().clone();
+        Ok(Index { server: self.server.clone(), handle, found: self.shared.found.subscribe() })
+    }
+}
+
+#[async_trait]
+impl Search for ElasticSearch {
+    async fn latest(&self, query: &Query, before: Option<i64>, limit: usize) -> Result<Vec<i64>, ReadError> {
+        self.index()?.latest(query, before, limit).await
+    }
+
+    async fn relevant(&self, query: &Query, limit: usize) -> Result<Vec<Hit>, ReadError> {
+        self.index()?.relevant(query, limit).await
+    }
+
+    async fn accounts(&self, query: &AccountQuery, limit: usize) -> Result<Vec<Hit>, ReadError> {
+        self.index()?.accounts(query, limit).await
+    }
+
+    fn time(&self) -> Time {
         self.shared.found.borrow().map_or(0, |found| found.time)
     }
 
     async fn reached(&self, time: Time, limit: Duration) -> bool {
-        let mut found = self.shared.found.subscribe();
-        let has = |found: &Option<Position>| found.is_some_and(|found| found.time >= time);
-        matches!(tokio::time::timeout(limit, found.wait_for(has)).await, Ok(Ok(_)))
+        match self.index() {
+            Ok(index) => index.reached(time, limit).await,
+            Err(_) => false,
+        }
     }
 }
 
@@ -192,18 +247,6 @@ struct Kept {
     server: Server,
     id: String,
     time: Time,
-}
-
-/// What is found now, kept by the server until it is dropped.
-pub(super) fn snapshot(search: &ElasticSearch) -> Result<Box<dyn SearchSnapshot>, ReadError> {
-    const WHAT: &str = "a snapshot of search";
-    let handle = search.handle()?.clone();
-    let (server, time) = (search.server.clone(), search.time());
-    let path = format!("{}/_pit?keep_alive={KEPT}", server.names.alias());
-    let opened = handle.block_on(server.client.ask(Method::Post, &path, &Value::Null));
-    let opened = opened.map_err(|error| failed(WHAT)(error.into()))?;
-    let id = at(&opened, "/id").as_str().unwrap_or_default().to_owned();
-    Ok(Box::new(Kept { handle, server, id, time }))
 }
 
 impl Drop for Kept {

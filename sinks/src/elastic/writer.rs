@@ -113,7 +113,9 @@ impl Writer {
         let mut swept = Swept::default();
         loop {
             let due = committed.map_or_else(Instant::now, |committed| committed + COMMIT_EVERY);
-            let Some(taken) = self.take(changed.then_some(due)).await? else { return Ok(()) };
+            // How far search is, is written also where nothing changes: who reads in another process knows only that.
+            let moved = self.standing.is_served() && self.standing.reached() != self.reached;
+            let Some(taken) = self.take((changed || moved).then_some(due)).await? else { return Ok(()) };
             if let Some(due) = taken.begin {
                 round = Round::new();
                 self.begin(due).await?;
@@ -123,7 +125,7 @@ impl Writer {
                 changed |= !piece.changes.is_empty();
                 self.put(piece, &mut round).await?;
             }
-            if taken.asked || (changed && Instant::now() >= due) {
+            if taken.asked || ((changed || moved) && Instant::now() >= due) {
                 self.commit(&mut round, taken.pieces_taken, changed).await?;
                 (committed, changed) = (Some(Instant::now()), false);
                 if swept.is_due(SWEEP_EVERY.min(self.settings.sweep_after)) {

@@ -218,7 +218,9 @@ impl Views for FrozenViews {
 
     /// Nothing changes any more.
     async fn heads(&self, viewers: &[i64], _authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
-        let head = |viewer: &i64| Some(HomeHead { stamp: 0, takes: false, hot: false, floor: self.records.get(viewer)?.floor });
+        let head = |viewer: &i64| {
+            Some(HomeHead { stamp: 0, takes: false, hot: false, floor: self.records.get(viewer)?.floor })
+        };
         Ok(viewers.iter().map(head).collect())
     }
 

@@ -34,7 +34,9 @@ use tokio::sync::watch;
 
 use self::layout::Fields;
 use self::read::SearchReader;
-use crate::search::{Reached, SearchSnapshot, SearchStore, least, reaches, read_reached, time_of, write_reached};
+use crate::search::{
+    Reached, SearchIndex, SearchSnapshot, SearchStore, least, reaches, read_reached, time_of, write_reached,
+};
 use crate::{ReadError, Rebuilding};
 
 /// Version of what the folder holds, and of the rules by which texts are cut into words. Another version is refused:
@@ -289,7 +291,9 @@ impl SearchStore for LocalSearch {
         let (state, _) = self.committed(self.shared.state.lock(), limit).map_err(|fault| fault.store("commit"))?;
         Ok(least(&state.committed))
     }
+}
 
+impl SearchIndex for LocalSearch {
     fn found(&self) -> Option<Position> {
         let state = self.shared.state.lock();
         least(&state.found).filter(|found| found.time >= state.due)

@@ -22,6 +22,9 @@ use crate::{CountedTweet, Profile, ReadError, Relationship, Views};
 /// How long a row may be missing while a closed time is being applied, and how often it is looked for.
 const ROW_WAITS: usize = 20;
 const ROW_WAIT: Duration = Duration::from_millis(10);
+/// The same where others write: nobody tells when they have, and each look asks a server.
+const FOLLOWED_WAITS: usize = 4;
+const FOLLOWED_WAIT: Duration = Duration::from_millis(50);
 
 /// What is done about late rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +268,8 @@ async fn rows<T>(
     let mut ended = progress.position(Phase::Rows).time;
     let mut missing = found.add(ids, read(views, ids).await?);
     let begun = progress.begun();
-    let mut waits = if late == Late::Awaited { ROW_WAITS } else { 0 };
+    let (most, wait) = if progress.follows() { (FOLLOWED_WAITS, FOLLOWED_WAIT) } else { (ROW_WAITS, ROW_WAIT) };
+    let mut waits = if late == Late::Awaited { most } else { 0 };
     while !missing.is_empty() && ended < begun {
         let deleted = deleted(views, &missing).await?;
         found.late = missing.iter().zip(deleted).filter_map(|(id, deleted)| (!deleted).then_some(*id)).collect();
@@ -274,7 +278,7 @@ async fn rows<T>(
         }
         waits -= 1;
         // However it ends, what is there now is read.
-        let _ = tokio::time::timeout(ROW_WAIT, progress.watch().changed()).await;
+        let _ = tokio::time::timeout(wait, progress.watch().changed()).await;
         ended = progress.position(Phase::Rows).time;
         let again = read(views, &missing).await?;
         missing = found.add(&missing, again);

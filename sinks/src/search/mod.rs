@@ -43,8 +43,22 @@ pub trait Search: Send + Sync {
     async fn reached(&self, time: Time, limit: Duration) -> bool;
 }
 
+/// A search index, read also as a whole.
+pub trait SearchIndex: Search {
+    /// What was closed up to this is found; `None` while nothing can be read.
+    fn found(&self) -> Option<Position>;
+
+    /// The index as it is found now, to be read while it goes on. Blocks.
+    fn snapshot(&self) -> Result<Box<dyn SearchSnapshot>, ReadError>;
+
+    /// Why it does not go on at the moment, though it tries.
+    fn waits(&self) -> Option<String> {
+        None
+    }
+}
+
 /// A search index, as those see it who keep it.
-pub trait SearchStore: Search + RowSink<Document> {
+pub trait SearchStore: SearchIndex + RowSink<Document> {
     /// Begins anew, empty and without progress. Until the new index has the closed time `due` on all shards nothing of it
     /// is read: what was there before goes on to be found, or reads fail with [`Rebuilding`](crate::Rebuilding). No closed
     /// time may be applied meanwhile. It is begun for good when [`Self::durable`] says that nothing is.
@@ -54,17 +68,6 @@ pub trait SearchStore: Search + RowSink<Document> {
     /// the least position that a shard has for good, `None` while one has none: the change log must keep what came after
     /// it. An error is final: the store takes no more.
     fn durable(&self, limit: Duration) -> Result<Option<Position>, StoreError>;
-
-    /// What was closed up to this is found; `None` while nothing can be read.
-    fn found(&self) -> Option<Position>;
-
-    /// The index as it is found now, to be read while it goes on.
-    fn snapshot(&self) -> Result<Box<dyn SearchSnapshot>, ReadError>;
-
-    /// Why it does not go on at the moment, though it tries.
-    fn waits(&self) -> Option<String> {
-        None
-    }
 
     /// Documents that the engine refuses, and that are therefore not found.
     fn refused(&self) -> u64 {

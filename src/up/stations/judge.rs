@@ -6,6 +6,7 @@
 //!   says why it does not go on; the stations whose workers it keeps wait for it;
 //! - stores that stand without one of them being at work wait for the dataflows, which stand still unless they are being
 //!   given more: a large transaction comes in pieces, and is one time;
+//! - in a process that only reads them, the first of the stores that stand is the one: who writes them does not go on;
 //! - one that was asked to wait, by `verify` or a resync, stands as long as they say, and what waits for it does so too;
 //! - the stream, which hands over to the log, waits for it, and for a database that does not answer.
 
@@ -117,6 +118,14 @@ fn blame(verdicts: &mut [Verdict]) {
     let store_since =
         verdicts.iter().filter(|one| STORES.contains(&one.name) && one.stands()).filter_map(|one| one.since);
     if let Some(since) = store_since.min() {
+        if !verdicts.iter().any(|one| one.name == DATAFLOWS) {
+            let mut stores = verdicts.iter_mut().filter(|one| STORES.contains(&one.name) && one.stands());
+            let Some(first) = stores.next() else { return };
+            first.reason = Some("who writes the stores does not go on: ask `feedmill status` there".to_owned());
+            let name = first.name;
+            stores.for_each(|one| one.waits_for(name));
+            return;
+        }
         for one in verdicts.iter_mut() {
             if STORES.contains(&one.name) && one.stands() {
                 one.waits_for(DATAFLOWS);

@@ -1,4 +1,5 @@
 //! The whole system with stores on real servers.
 
 mod search;
+mod serve;
 mod store;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use feedmill_model::{Document, Op, Time};
-use feedmill_sinks::search::SearchStore;
-use feedmill_sinks::{ElasticSearch, ElasticSettings};
+use feedmill_model::{Document, Op, Phase, Time};
+use feedmill_sinks::search::{Query, Search, SearchIndex, SearchStore};
+use feedmill_sinks::{ElasticReader, ElasticSearch, ElasticSettings, Progress};
 use feedmill_test_servers::Elasticsearch;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -356,4 +356,43 @@ fn an_index_that_is_gone_ends_the_writing_with_a_sentence_and_is_built_again() {
     apply(&*search, 3, put([tweet(1, 7, "one"), tweet(2, 7, "two")]));
     durable(&*search);
     assert_eq!(found(&*search, "two"), [2]);
+}
+
+#[test]
+fn who_does_not_write_the_index_finds_what_was_told_to_be_found() {
+    let place = Elastic::shared();
+    let (runtime, progress) = (tokio::runtime::Runtime::new().unwrap(), Arc::new(Progress::following()));
+    let open = async { ElasticReader::open(&place.settings(), Arc::clone(&progress)).unwrap() };
+    let reader = runtime.block_on(open);
+    assert!(
+        block_on(reader.latest(&Query::parse("word").unwrap(), None, 9))
+            .is_err_and(|error| error.rebuilding().is_some())
+    );
+    let search = search::Subject::open(&place);
+    let reached = |time: Time| {
+        runtime.block_on(async {
+            progress.reached(Phase::Search, position(time).lsn, LIMIT).await && reader.reached(time, LIMIT).await
+        })
+    };
+    let found = || block_on(reader.latest(&Query::parse("word").unwrap(), None, 9)).unwrap();
+    for n in 1..4 {
+        // Nobody asks the writer for anything.
+        apply(&*search, n, put([tweet(n as i64, 7, "word")]));
+        assert!(reached(n), "{:?}", reader.found());
+        assert_eq!(found(), (1..=n as i64).rev().collect::<Vec<_>>());
+    }
+    apply(&*search, 9, vec![]);
+    assert!(reached(9), "a time without documents is found too");
+    let mut documents = 0;
+    reader.snapshot().unwrap().scan(&mut |_, _| documents += 1).unwrap();
+    assert_eq!(documents, 3);
+    // Built again, what was there is found until the new one is as far.
+    search.rebuild(12).unwrap();
+    apply(&*search, 11, put([tweet(5, 7, "word")]));
+    durable(&*search);
+    assert_eq!(found(), [3, 2, 1]);
+    apply(&*search, 12, vec![]);
+    assert!(reached(12));
+    assert_eq!(found(), [5]);
+    assert_eq!(reader.waits(), None);
 }

@@ -2,6 +2,7 @@
 
 mod cql;
 mod cql_cases;
+mod cql_reader;
 mod crashes;
 mod elastic;
 mod proxy;
