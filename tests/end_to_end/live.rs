@@ -6,8 +6,8 @@ mod ends;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use client::{BOTH, Wire};
-pub use client::{Stream, Transport};
+use client::Wire;
+pub use client::{BOTH, Stream, Transport};
 
 use crate::system::{Account, System};
 

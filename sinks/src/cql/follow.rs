@@ -63,6 +63,18 @@ impl Standing {
     fn is_trusted(&self) -> bool {
         self.looked.elapsed() < TRUSTED_FOR
     }
+
+    fn begin_read(&self, phase: Phase, what: &'static str) -> Result<Begun, ReadError> {
+        let index = index(phase);
+        // While home timelines are built again there are no records, and who reads merges.
+        if phase != Phase::Home && self.readable(index).is_none() {
+            return Err(ReadError { store: "CQL", what, source: Box::new(Rebuilding(phase)) });
+        }
+        if !self.is_trusted() {
+            return Err(Fault::Unfollowed(self.looked.elapsed()).read(what));
+        }
+        Ok(Begun(phase, self.told.generations.get(index).copied().unwrap_or_default()))
+    }
 }
 
 /// What is known of the stores of a keyspace that others write.
@@ -117,17 +129,14 @@ impl Followed {
 
     /// A read of `phase` begins.
     pub(super) fn begin_read(&self, phase: Phase, what: &'static str) -> Result<Begun, ReadError> {
+        self.standing.read().begin_read(phase, what)
+    }
+
+    /// A read of home timelines begins, which are so far.
+    pub(super) fn begin_homes(&self, what: &'static str) -> Result<(Begun, Arc<[ProgressRow]>), ReadError> {
         let standing = self.standing.read();
-        let index = index(phase);
-        // While home timelines are built again there are no records, and who reads merges.
-        if phase != Phase::Home && standing.readable(index).is_none() {
-            return Err(ReadError { store: "CQL", what, source: Box::new(Rebuilding(phase)) });
-        }
-        let generation = standing.told.generations.get(index).copied().unwrap_or_default();
-        if !standing.is_trusted() {
-            return Err(Fault::Unfollowed(standing.looked.elapsed()).read(what));
-        }
-        Ok(Begun(phase, generation))
+        let [_, _, home] = &standing.rows;
+        Ok((standing.begin_read(Phase::Home, what)?, Arc::clone(home)))
     }
 
     /// Whether what was read since counts.
@@ -140,12 +149,6 @@ impl Followed {
             return Err(Fault::Unfollowed(standing.looked.elapsed()).read(what));
         }
         Ok(())
-    }
-
-    /// The rows of progress of home timelines, as they were when a read begins.
-    pub(super) fn homes(&self) -> Arc<[ProgressRow]> {
-        let [_, _, home] = &self.standing.read().rows;
-        Arc::clone(home)
     }
 
     /// The source of what is read. It changes when the database is restored or fails over.

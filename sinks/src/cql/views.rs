@@ -79,6 +79,17 @@ impl CqlViews {
         Ok(None)
     }
 
+    /// The same of home timelines, with how far they are then and the settings that they have.
+    fn begin_home(&self, what: &'static str) -> Result<(Option<Begun>, Homes, Parameters), ReadError> {
+        Ok(match &self.stores {
+            Stores::Written(_, home) => (None, Homes::Asked(home.ledger.generation()), home.parameters.clone()),
+            Stores::Followed(following) => {
+                let (begun, rows) = following.followed.begin_homes(what)?;
+                (Some(begun), Homes::Known(rows), following.followed.parameters.clone())
+            }
+        })
+    }
+
     /// Runs a read of what belongs to `phase`.
     async fn read<T, F>(
         &self,
@@ -90,23 +101,26 @@ impl CqlViews {
         T: Send + 'static,
         F: Future<Output = Result<T, Fault>> + Send + 'static,
     {
-        let begun = self.begin(phase, what)?;
+        self.run(self.begin(phase, what)?, what, read).await
+    }
+
+    /// Runs a read that has begun.
+    async fn run<T, F>(
+        &self,
+        begun: Option<Begun>,
+        what: &'static str,
+        read: impl FnOnce(Arc<Reader>) -> F,
+    ) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
         let task = self.reader.cluster.handle.spawn(read(Arc::clone(&self.reader)));
         let found = task.await.map_err(|_| Fault::Stopped).and_then(|found| found).map_err(|fault| fault.read(what))?;
         if let (Some(followed), Some(begun)) = (self.followed(), begun) {
             followed.end_read(begun, what)?;
         }
         Ok(found)
-    }
-
-    /// How far home timelines are, and the settings that they have.
-    fn homes(&self) -> (Homes, Parameters) {
-        match &self.stores {
-            Stores::Written(_, home) => (Homes::Asked(home.ledger.generation()), home.parameters.clone()),
-            Stores::Followed(following) => {
-                (Homes::Known(following.followed.homes()), following.followed.parameters.clone())
-            }
-        }
     }
 
     /// The time that rows have now.
@@ -215,16 +229,18 @@ impl Views for CqlViews {
     }
 
     async fn home(&self, viewer: i64) -> Result<Option<HomeRecord>, ReadError> {
-        let (homes, parameters) = self.homes();
+        const WHAT: &str = "a home timeline";
+        let (begun, homes, parameters) = self.begin_home(WHAT)?;
         let read = |reader: Arc<Reader>| async move { reader.home(viewer, homes, &parameters).await };
-        self.read(Phase::Home, "a home timeline", read).await
+        self.run(begun, WHAT, read).await
     }
 
     async fn heads(&self, viewers: &[i64], authors: &[i64]) -> Result<Vec<Option<HomeHead>>, ReadError> {
-        let (homes, parameters) = self.homes();
+        const WHAT: &str = "heads of home timelines";
+        let (begun, homes, parameters) = self.begin_home(WHAT)?;
         let (viewers, authors) = (viewers.to_vec(), authors.to_vec());
         let read = |reader: Arc<Reader>| async move { reader.heads(&viewers, &authors, homes, &parameters).await };
-        self.read(Phase::Home, "heads of home timelines", read).await
+        self.run(begun, WHAT, read).await
     }
 
     async fn relationships(&self, viewer: Option<i64>, users: &[i64]) -> Result<Vec<Relationship>, ReadError> {
@@ -269,7 +285,11 @@ impl StoreViews for CqlViews {
     }
 
     fn freeze(&self, dir: &Path, bytes_max: u64) -> Result<FrozenViews, StoreError> {
-        let (homes, parameters) = self.homes();
+        const WHAT: &str = "all stores";
+        let failed =
+            |error| StoreError { store: "CQL", tried: "copy what it holds".to_owned(), source: Box::new(error) };
+        self.begin(Phase::Facts, WHAT).and_then(|_| self.begin(Phase::Rows, WHAT)).map_err(failed)?;
+        let (_, homes, parameters) = self.begin_home(WHAT).map_err(failed)?;
         let (cluster, position) = (&self.reader.cluster, self.progress.position(Phase::Home));
         cluster.wait(freeze(cluster, homes, &parameters, position, dir, bytes_max))
     }

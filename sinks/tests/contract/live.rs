@@ -92,6 +92,7 @@ fn what_is_applied_is_told_once_to_whoever_listens_then() {
     let late = views.changes().listen();
     let expected = Changed {
         anything: false,
+        unnamed: false,
         timelines: [10, 15].into(),
         notifications: [12, 13].into(),
         tweets: [100, 104, 105].into(),

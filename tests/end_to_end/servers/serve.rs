@@ -90,7 +90,7 @@ async fn what_one_writes_the_other_serves() {
         let own = other.get_after(&token, "/api/users/ada/tweets", None).await.is(200);
         assert_eq!(ids(&own), posted);
         let profile = other.get_after(&token, "/api/users/ada", None).await.is(200);
-        assert_eq!(profile["tweets"], n + 1, "{profile}");
+        assert_eq!(profile["counts"]["tweets"], n + 1, "{profile}");
         let found = other.get_after(&token, "/api/search?q=marmots", Some(&bob)).await.is(200);
         assert_eq!(ids(&found), posted);
     }
