@@ -22,9 +22,11 @@ use quick_cache::sync::Cache;
 use super::fault::Fault;
 use crate::{Profile, TimelineItem};
 
-/// Profiles, at about a kilobyte each, and pieces of timelines, of which few have more than 16 entries of 32 bytes.
+/// Profiles, at about a kilobyte each.
 const PROFILES_MAX: usize = 20_000;
+/// Pieces of timelines, and entries of one that is held, at 24 bytes each. Larger ones are of who scrolls far.
 const TIMELINES_MAX: usize = 20_000;
+pub(super) const ENTRIES_MAX: usize = 64;
 
 /// For how long what was read is good, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use feedmill_model::{Counter, Notice, Parameters, Position, Time, TrendWindow, Tweet, User, View, ViewRow, shard_of};
 use futures::future::try_join;
 
-use super::cache::{Caches, Piece};
+use super::cache::{Caches, ENTRIES_MAX, Piece};
 use super::cluster::Cluster;
 use super::fault::Fault;
 use super::ledger::{ProgressRow, of_shard, progress_rows};
@@ -196,7 +196,9 @@ impl Reader {
 
     /// A piece of a timeline at `time`, which rows have now.
     pub(super) async fn timeline(&self, piece: Piece, time: Time) -> Result<Vec<TimelineItem>, Fault> {
-        let Some(caches) = &self.caches else { return self.timeline_now(piece).await };
+        let Some(caches) = self.caches.as_ref().filter(|_| piece.limit <= ENTRIES_MAX) else {
+            return self.timeline_now(piece).await;
+        };
         let read = || async { self.timeline_now(piece).await.map(|items| Some(items.into())) };
         let found = caches.timelines.get(time, piece, read).await?;
         Ok(found.map(|items| items.to_vec()).unwrap_or_default())

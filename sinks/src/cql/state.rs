@@ -97,6 +97,7 @@ impl<'a> State<'a> {
         let ours = (FORMAT.to_string(), source.to_string());
         let Some(format) = self.get(FORMAT_NAME).await.map_err(failed)? else {
             self.set(SOURCE_NAME, &ours.1, 1).await.map_err(failed)?;
+            self.begin_history(source, 0).await.map_err(failed)?;
             // The format comes last: where it is, everything is made.
             return self.set(FORMAT_NAME, &ours.0, 1).await.map_err(failed);
         };

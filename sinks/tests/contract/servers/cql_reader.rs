@@ -23,13 +23,6 @@ fn read(cql: &Cql, parameters: &Parameters) -> Result<CqlReader, CqlError> {
     RUNTIME.block_on(CqlReader::open(cql.settings().clone(), parameters.clone(), ages))
 }
 
-/// Writes stores of a source, which is told to who reads.
-fn written(cql: &Cql) -> CqlStores {
-    let stores = cql.stores();
-    stores.index.begin_history(&source(), 0).unwrap();
-    stores
-}
-
 /// Brings all stores to a time, with these facts and rows.
 fn apply(stores: &CqlStores, time: u64, facts: Vec<Op<Fact>>, rows: Vec<Op<ViewRow>>) {
     stores.index.apply(&closed(time, ALL, facts)).unwrap();
@@ -59,7 +52,7 @@ const BLOCK: Fact = Fact::Block { blocker: 1, blocked: 2 };
 #[test]
 fn who_reads_waits_for_all_shards_and_sees_what_it_waited_for() {
     let cql = Cql::new();
-    let stores = written(&cql);
+    let stores = cql.stores();
     apply(&stores, 10, vec![Op::Put(BLOCK)], vec![put_user(1, "one")]);
     let reader = read(&cql, &Parameters::default()).unwrap();
     let views = reader.views();
@@ -97,7 +90,7 @@ fn who_reads_waits_for_all_shards_and_sees_what_it_waited_for() {
 #[test]
 fn nothing_of_a_store_that_is_built_again_is_read() {
     let cql = Cql::new();
-    let stores = written(&cql);
+    let stores = cql.stores();
     apply(&stores, 10, vec![Op::Put(BLOCK)], vec![put_user(1, "one")]);
     apply(&stores, 20, vec![], vec![]);
     let views = read(&cql, &Parameters::default()).unwrap().views();
@@ -146,7 +139,7 @@ fn nothing_of_a_store_that_is_built_again_is_read() {
 #[test]
 fn positions_are_of_one_history_and_another_database_ends_it() {
     let cql = Cql::new();
-    let stores = written(&cql);
+    let stores = cql.stores();
     apply(&stores, 10, vec![], vec![]);
     let reader = read(&cql, &Parameters::default()).unwrap();
     let views = reader.views();
@@ -169,11 +162,9 @@ fn a_keyspace_that_nobody_fills_or_otherwise_is_refused_with_a_sentence() {
     let open = CqlReader::open(nobody.clone(), Parameters::default(), CacheAges::default());
     let error = RUNTIME.block_on(open).err().unwrap();
     assert!(error.may_pass() && error.to_string().contains(&nobody.keyspace), "{error}");
-    let cql = Cql::new();
-    let stores = cql.stores();
-    let error = read(&cql, &Parameters::default()).err().unwrap();
     assert!(matches!(error, CqlError::Empty { .. }), "{error}");
-    stores.index.begin_history(&source(), 0).unwrap();
+    let cql = Cql::new();
+    drop(cql.stores());
     let reader = read(&cql, &Parameters::default()).unwrap();
     assert_eq!(reader.missing(), [Phase::Facts, Phase::Rows, Phase::Home]);
     let error = block_on(reader.views().profiles(&[1])).err().unwrap();
@@ -193,7 +184,7 @@ fn printed(views: &FrozenViews, view: View) -> Vec<(String, String)> {
 fn a_copy_by_who_reads_is_that_of_who_writes() {
     let cql = Cql::new();
     let world = World::example();
-    let stores = written(&cql);
+    let stores = cql.stores();
     stores.index.apply(&closed(1, ALL, world.facts().into_iter().map(Op::Put).collect::<Vec<_>>())).unwrap();
     stores.index.apply(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
     world.apply_home(&*stores.home, &world.whole(), &Parameters::default());
