@@ -6,7 +6,7 @@ use feedmill_connectors::kafka::{KafkaLog, Topics};
 use feedmill_connectors::postgres::Cluster;
 
 use crate::config::Settings;
-use crate::serve::Place;
+use crate::serve;
 
 /// Says on standard output what runs where.
 pub fn print(settings: &Settings, listen: SocketAddr, cluster: Option<&Cluster>) -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ pub fn print_capture(
 }
 
 /// The same of a process that serves what others derived.
-pub fn print_serve(settings: &Settings, listen: SocketAddr, place: &Place) -> anyhow::Result<()> {
+pub fn print_serve(settings: &Settings, listen: SocketAddr, place: &serve::Place) -> anyhow::Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     writeln!(
