@@ -220,7 +220,7 @@ pub(crate) async fn login(
     let right = context.passwords.is_right(credentials.password, hash.clone()).await?;
     let refused = || Kind::InvalidCredentials.because("There is no account with this name and this password.");
     let user = user_of(row.filter(|_| right).ok_or_else(refused)?)?;
-    let profile = context.profile(user.id).await?;
+    let profile = context.profile(user.id).await;
     let mut refresh = RefreshToken::new()?;
     let (family, secret) = refresh.hashes();
     let params: Params<'_> = &[&user.id, &hash, &context.session_s(), &family, &secret];

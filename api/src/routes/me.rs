@@ -296,19 +296,16 @@ impl Context {
         Ok(Arc::new(Profile { user: registered(&rows)?, followers: 0, following: 0, tweets: 0 }))
     }
 
-    /// A user as the views have it, if they do: while they are being built again they have nobody.
-    pub(super) async fn profile(&self, id: i64) -> Result<Option<Arc<Profile>>, Problem> {
-        match self.views.profiles(&[id]).await {
-            Err(error) if error.rebuilding().is_some() => Ok(None),
-            profiles => Ok(profiles?.pop().flatten()),
-        }
+    /// A user as the views have it, if they do: while they are being built again, or their server is away, they have nobody.
+    pub(super) async fn profile(&self, id: i64) -> Option<Arc<Profile>> {
+        let found = self.views.profiles(&[id]).await;
+        let found = found.inspect_err(|error| tracing::debug!(%error, "the database is asked instead of the views"));
+        found.ok()?.pop().flatten()
     }
 
-    /// The signed-in user's own row, for a write: also while the views are being built again, or their server is away.
+    /// The signed-in user's own row, for a write.
     pub(super) async fn writer(&self, id: i64) -> Result<User, Problem> {
-        let found = self.views.profiles(&[id]).await;
-        let found = found.inspect_err(|error| tracing::debug!(%error, "the database is asked for who writes"));
-        match found.ok().and_then(|mut profiles| profiles.pop().flatten()) {
+        match self.profile(id).await {
             Some(profile) => Ok(Arc::unwrap_or_clone(profile).user),
             None => registered(&self.database.query(USER, &[&id]).await?),
         }
