@@ -275,8 +275,17 @@ impl Ledger {
 
     /// Writes the progress that was not written yet, and returns that of each shard.
     pub(super) async fn record_idle(&self) -> Result<Vec<Option<Position>>, Fault> {
-        // What is applied meanwhile is not passed: the positions are those before. Nor is what begins anew meanwhile.
-        let (generation, progress) = (self.generation(), self.progress());
+        // What is applied meanwhile is not passed: the positions are those before.
+        let progress = self.progress();
+        self.write_behind().await?;
+        Ok(progress)
+    }
+
+    /// Writes the progress that was not written yet. It waits for no shard, of which whoever applies a closed time holds the lock
+    /// until the cluster has answered: that may need the very thread on which this runs.
+    pub(super) async fn write_behind(&self) -> Result<(), Fault> {
+        // What begins anew meanwhile has another.
+        let generation = self.generation();
         let behind = |(set, reached): (&u64, &Reached)| {
             (reached.applied.time > reached.written.time).then_some((*set, reached.applied))
         };
@@ -289,7 +298,7 @@ impl Ledger {
                 reached.written = position;
             }
         }
-        Ok(progress)
+        Ok(())
     }
 
     async fn write(&self, generation: i64, shards: u64, position: Position) -> Result<(), Fault> {

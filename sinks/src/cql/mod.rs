@@ -124,7 +124,7 @@ async fn tell(index: Weak<CqlIndex>, home: Weak<CqlHome>) {
     loop {
         tokio::time::sleep(TELL_EVERY).await;
         let (Some(index), Some(home)) = (index.upgrade(), home.upgrade()) else { return };
-        let told = join_all([&index.facts, &index.rows, &home.ledger].map(Ledger::record_idle)).await;
+        let told = join_all([&index.facts, &index.rows, &home.ledger].map(Ledger::write_behind)).await;
         if let Some(error) = told.into_iter().find_map(Result::err) {
             tracing::debug!(%error, "progress could not be told to who reads");
         }
