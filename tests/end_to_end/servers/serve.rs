@@ -43,8 +43,8 @@ impl Place {
     }
 }
 
-/// Leaves at once when it is stopped.
-const AT_ONCE: [&str; 2] = ["--drain-seconds", "0"];
+/// Leaves at once when it is stopped, and waits for writes as long as a busy machine takes.
+const AT_ONCE: [&str; 4] = ["--drain-seconds", "0", "--read-wait-ms", "30000"];
 
 /// A writer, and two who serve.
 async fn start(place: &Place, settings: &[&str]) -> (System, System, System) {
