@@ -639,6 +639,12 @@ impl Settings {
         }
     }
 
+    /// Stores that others fill, if both are named.
+    pub fn others_stores(&self) -> anyhow::Result<Option<(Box<CqlSettings>, Box<ElasticSettings>)>> {
+        let SearchPlace::Elastic(search) = self.search_place()? else { return Ok(None) };
+        Ok(self.cluster()?.map(|store| (Box::new(store), search)))
+    }
+
     /// [`Self::access_minutes`].
     pub fn access(&self) -> Duration {
         Duration::from_secs(self.access_minutes * 60)

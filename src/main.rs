@@ -10,6 +10,7 @@ mod log;
 mod quarantine;
 mod replay;
 mod resync;
+mod run;
 mod serve;
 mod status;
 mod up;
@@ -47,6 +48,13 @@ enum Command {
     Capture {
         #[command(flatten)]
         settings: Settings,
+    },
+    /// Derive the views from Kafka into a CQL cluster and Elasticsearch, as one process of several
+    Run {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        args: run::RunArgs,
     },
     /// Serve the API from a CQL cluster and Elasticsearch that others fill; any number of processes side by side
     Serve {
@@ -120,7 +128,7 @@ fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     feedmill_model::failpoint::configure();
     let matches = Cli::command().get_matches();
-    match run(&matches) {
+    match execute(&matches) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("feedmill: {error:#}");
@@ -129,7 +137,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+fn execute(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     let (_, matches) = matches.subcommand().context("no command was given")?;
     // What it still holds is written when this ends.
@@ -153,6 +161,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let outcome = match cli.command {
         Command::Up { settings } => runtime.block_on(up::run(resolve(settings)?)).map(done),
         Command::Capture { settings } => runtime.block_on(capture::run(resolve(settings)?)).map(done),
+        Command::Run { settings, args } => runtime.block_on(run::run(args, resolve(settings)?)).map(done),
         Command::Serve { settings } => runtime.block_on(serve::run(resolve(settings)?)).map(done),
         Command::Import { settings, args } => {
             let source = up::running_source(&resolve(settings)?)?;

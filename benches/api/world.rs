@@ -121,8 +121,7 @@ impl World {
         let search = Arc::new(LocalSearch::open(&dir.path().join("search"))?);
         let progress = Arc::new(Progress::new([load; 4]));
         let (facts, rows): (Arc<dyn RowSink<Fact>>, Arc<dyn RowSink<ViewRow>>) = (index.clone(), index.clone());
-        let config =
-            Config { workers: 1, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None, cluster: None };
+        let config = Config { workers: 1, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
         let stores = Stores { facts, rows, home: home.clone(), search: search.clone() };
         let applied = Arc::clone(&progress);
         let runtime = Runtime::start(config, stores, load, Arc::new(move |now| applied.applied(now)))?;

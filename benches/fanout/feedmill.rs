@@ -46,13 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
     let rows: Arc<dyn RowSink<ViewRow>> = discard.clone();
     let search: Arc<dyn RowSink<Document>> = discard;
     let runtime = Runtime::start(
-        Config {
-            workers: args.workers,
-            parameters,
-            rows_at_a_time: Config::ROWS_AT_A_TIME,
-            profile: None,
-            cluster: None,
-        },
+        Config { workers: args.workers, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None },
         Stores { facts, rows, home: home.clone(), search },
         load,
         Arc::new(|_| {}),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use feedmill_model::{Closed, Document, Keyed, Lsn, Op, Position, RowSink};
-use feedmill_sinks::search::SearchStore;
+use feedmill_sinks::search::{SearchIndex, SearchStore};
 use feedmill_sinks::{ElasticSearch, ElasticSettings};
 use feedmill_test_servers::Elasticsearch;
 use rand::{Rng, SeedableRng};
@@ -91,7 +91,7 @@ impl Plain {
 /// Documents a second of the store.
 fn measured(settings: ElasticSettings, documents: &[Document]) -> anyhow::Result<f64> {
     let folder = tempfile::tempdir()?;
-    let search = ElasticSearch::open(settings, folder.path())?;
+    let search = ElasticSearch::open(settings, folder.path(), None)?;
     let began = Instant::now();
     for (time, chunk) in (1..).zip(documents.chunks(AT_ONCE)) {
         let mut ops: Vec<_> = chunk.iter().map(|document| (document.shard(), Op::Put(document.clone()))).collect();

@@ -72,7 +72,7 @@ fn log(kafka: &Kafka, prefix: &str) -> anyhow::Result<KafkaLog> {
 /// Publishes; gives how long it took.
 fn publish(to: &KafkaLog, batches: &[(Position, Vec<Change>)]) -> anyhow::Result<Duration> {
     let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
-    let origin = Origin { source: &source, history: 0, database: "social" };
+    let origin = Origin { source: &source, history: 0, greatest_entry: 0, database: "social" };
     let mut publisher = Publisher::open(to, &OPTIONS)?;
     let first = Position { time: START, lsn: Lsn(0) };
     publisher.publish(origin, &[Part { position: first, floor: None, content: Content::Rows(&[]), last: true }])?;

@@ -68,7 +68,6 @@ impl World {
             parameters,
             rows_at_a_time: Config::ROWS_AT_A_TIME,
             profile: Some(profile.clone()),
-            cluster: None,
         };
         let stores = Stores { facts, rows, home: home.clone(), search };
         let runtime = Runtime::start(config, stores, load, Arc::new(|_| {}))?;

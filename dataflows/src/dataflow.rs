@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
 use feedmill_model::{
-    Activity, Applied, Block, Follow, HomeRecordChange, Like, Mute, Parameters, Popular, Position, ReadMark, Retweet,
-    Row, Time, Tweet, User,
+    Activity, Applied, Block, Follow, HomeRecordChange, Like, Mute, Popular, Position, ReadMark, Retweet, Row, Time,
+    Tweet, User,
 };
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
@@ -33,7 +33,7 @@ use crate::Stores;
 use crate::collection::{Rows, after, index, set};
 use crate::jobs::{self, home::BulkTimes, home::Window, notifications::Causes};
 use crate::sink::{Tick, home_sink, row_sink};
-use crate::supervisor::Supervisor;
+use crate::worker::Plan;
 
 /// Changes of one relation.
 type Changes<D> = InputSession<Time, D, isize>;
@@ -153,16 +153,10 @@ impl Probes {
     }
 }
 
-/// Builds the dataflow in `scope`; with `fill` the load fills home timelines.
-pub(crate) fn build(
-    scope: Scope<'_, Time>,
-    parameters: &Parameters,
-    stores: &Stores,
-    load: Position,
-    fill: bool,
-    bulk: BulkTimes,
-    supervisor: &Arc<Supervisor>,
-) -> (Inputs, Probes) {
+/// Builds the dataflow of a plan in `scope`.
+pub(crate) fn build(scope: Scope<'_, Time>, plan: &Plan, bulk: BulkTimes) -> (Inputs, Probes) {
+    let Plan { workers: searchers, parameters, stores, load, fill, supervisor, .. } = plan;
+    let (searchers, load, fill) = (*searchers, *load, *fill);
     let mut inputs = Inputs::new();
     let users = inputs.users.to_collection(scope);
     let tweets = inputs.tweets.to_collection(scope);
@@ -238,10 +232,12 @@ pub(crate) fn build(
     let window = Window::new(parameters, load.time, fill, bulk);
     let deliveries = jobs::home::home(entries, hot, audience, set(active, "ActiveSet"), window);
 
-    let facts = row_sink("FactsSink", facts, ticks, Arc::clone(&stores.facts), load, Arc::clone(supervisor));
-    let search =
-        row_sink("SearchSink", documents, facts.clone(), Arc::clone(&stores.search), load, Arc::clone(supervisor));
-    let rows = row_sink("RowsSink", rows, facts.clone(), Arc::clone(&stores.rows), load, Arc::clone(supervisor));
+    let all = scope.peers();
+    let (facts_store, rows_store) = (Arc::clone(&stores.facts), Arc::clone(&stores.rows));
+    let facts = row_sink("FactsSink", facts, ticks, facts_store, all, load, Arc::clone(supervisor));
+    let (ticks, search_store) = (facts.clone(), Arc::clone(&stores.search));
+    let search = row_sink("SearchSink", documents, ticks, search_store, searchers, load, Arc::clone(supervisor));
+    let rows = row_sink("RowsSink", rows, facts.clone(), rows_store, all, load, Arc::clone(supervisor));
     // What comes before the load's own time is applied with it, unless the load fills the store.
     let first = if fill { 0 } else { load.time };
     let home = home_sink(deliveries, records, rows.clone(), Arc::clone(&stores.home), first, Arc::clone(supervisor));

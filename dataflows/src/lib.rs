@@ -19,7 +19,8 @@ mod supervisor;
 mod testing;
 mod worker;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Meeting};
 pub use definition::definition;
 pub use profile::Profile;
 pub use runtime::{Config, OnApplied, Runtime, RuntimeError, Stores};
+pub use sink::shards_of_process;

@@ -25,7 +25,7 @@ use timely::execute::execute_from;
 use timely::{CommunicationConfig, WorkerConfig};
 
 use crate::Profile;
-use crate::cluster::{self, Cluster, Terms};
+use crate::cluster::{Beginning, Meeting};
 use crate::dataflow::{reached_by, reached_by_all};
 use crate::supervisor::Supervisor;
 use crate::worker::{Feed, Plan, work};
@@ -54,9 +54,6 @@ pub struct Config {
     pub rows_at_a_time: usize,
     /// Told how long the parts of the dataflow run, if that is wanted: it costs a little at each step.
     pub profile: Option<Profile>,
-    /// The processes that do this together, if there are several. What is loaded and fed here is this process's own share,
-    /// at the same times and with the same floors everywhere.
-    pub cluster: Option<Cluster>,
 }
 
 impl Config {
@@ -162,9 +159,31 @@ pub struct Runtime {
 impl Runtime {
     /// Starts the workers; the state of time `load.time` is to be given next.
     pub fn start(config: Config, stores: Stores, load: Position, on_applied: OnApplied) -> Result<Self, RuntimeError> {
+        Runtime::begin(None, config, stores, load, on_applied)
+    }
+
+    /// The same for a process of several. What is loaded and fed here is this process's own share, at the same times and
+    /// with the same floors everywhere. What search finds is given to process 0 alone; the others need its progress.
+    pub fn start_in(
+        meeting: Meeting,
+        config: Config,
+        stores: Stores,
+        load: Position,
+        on_applied: OnApplied,
+    ) -> Result<Self, RuntimeError> {
+        Runtime::begin(Some(meeting), config, stores, load, on_applied)
+    }
+
+    fn begin(
+        meeting: Option<Meeting>,
+        config: Config,
+        stores: Stores,
+        load: Position,
+        on_applied: OnApplied,
+    ) -> Result<Self, RuntimeError> {
         let workers = config.workers;
         let failed = |reason: String| RuntimeError::Start { workers, reason };
-        let processes = config.cluster.as_ref().map_or(1, |cluster| cluster.hosts.len());
+        let processes = meeting.as_ref().map_or(1, Meeting::processes);
         if !(1..=SHARDS).contains(&workers.saturating_mul(processes)) {
             return Err(failed(format!("there must be 1 to {SHARDS}, so that each has a shard")));
         }
@@ -185,21 +204,11 @@ impl Runtime {
         let rows_at_a_time = config.rows_at_a_time.min(rows_max);
         let mut worker_config = WorkerConfig::default();
         worker_config.set::<ExertionLogic>("differential/default_exert_logic".to_owned(), Arc::new(merge_effort));
-        let (builders, links) = match &config.cluster {
-            Some(cluster) => {
-                let terms = Terms {
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
-                    hosts: cluster.hosts.clone(),
-                    workers,
-                    parameters: parameters.clone(),
-                    load,
-                    reached: [reached, searched],
-                    fill,
-                };
-                let met = cluster::join(cluster, &terms, &supervisor);
-                let (process, builders) = (cluster.process, met);
-                let met = builders.map_err(|error| RuntimeError::Meeting { process, reason: error.to_string() })?;
-                (met.0, Box::new(met.1) as Box<dyn Any + Send>)
+        let (builders, links) = match meeting {
+            Some(meeting) => {
+                let beginning = Beginning { load, reached: [reached, searched], fill };
+                let (builders, links) = meeting.begin(&beginning, &supervisor)?;
+                (builders, Box::new(links) as Box<dyn Any + Send>)
             }
             None => communication(workers).try_build().map_err(failed)?,
         };
@@ -254,9 +263,7 @@ impl Runtime {
     /// Blocks until the stores have all that was loaded.
     pub fn wait_until_loaded(&self) -> Result<(), RuntimeError> {
         while self.applied().by_all() <= self.load.time {
-            if self.supervisor.stopping() {
-                return Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped));
-            }
+            self.check()?;
             std::thread::sleep(LOADED_POLL);
         }
         Ok(())
@@ -292,6 +299,14 @@ impl Runtime {
         self.supervisor.anomalies()
     }
 
+    /// Fails once the workers are to end, with what went wrong first.
+    pub fn check(&self) -> Result<(), RuntimeError> {
+        match self.supervisor.stopping() {
+            true => Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped)),
+            false => Ok(()),
+        }
+    }
+
     /// Asks the workers to end, at once: what is in flight is not applied, and is fed again after the next start.
     pub fn stop(&self) {
         self.supervisor.stop();
@@ -309,9 +324,10 @@ impl Runtime {
 
     /// Hands `feed` to every worker.
     fn give(&self, feeder: &Feeder, feed: Feed) -> Result<(), RuntimeError> {
-        let give = |worker: &Sender<Feed>, feed| match self.supervisor.stopping() || worker.send(feed).is_err() {
-            true => Err(self.supervisor.failure().unwrap_or(RuntimeError::Stopped)),
-            false => Ok(()),
+        let give = |worker: &Sender<Feed>, feed| {
+            self.check()?;
+            let ended = |_| self.supervisor.failure().unwrap_or(RuntimeError::Stopped);
+            worker.send(feed).map_err(ended)
         };
         if let Some((last, others)) = feeder.workers.split_last() {
             others.iter().try_for_each(|worker| give(worker, feed.clone()))?;

@@ -66,9 +66,15 @@ fn open_from(frontiers: &[MutableAntichain<Time>]) -> Option<Time> {
     open.into_option()
 }
 
-/// The shards of worker `index` of `peers`, as a set of bits.
-fn shards_of(index: usize, peers: usize) -> u64 {
-    (0..SHARDS).filter(|shard| shard % peers == index).fold(0, |shards, shard| shards | 1 << shard)
+/// The shards of worker `index`, of which the first `owners` workers have all, as a set of bits.
+fn shards_of(index: usize, owners: usize) -> u64 {
+    (0..SHARDS).filter(|shard| shard % owners == index).fold(0, |shards, shard| shards | 1 << shard)
+}
+
+/// The shards of all workers of a process, of so many processes with so many workers each, as a set of bits.
+pub fn shards_of_process(process: usize, workers: usize, processes: usize) -> u64 {
+    let own = process * workers..(process + 1) * workers;
+    own.fold(0, |shards, worker| shards | shards_of(worker, workers * processes))
 }
 
 /// Where exchange sends what belongs to `shard`: timely takes it modulo the number of workers.
@@ -82,14 +88,15 @@ mod tests {
 
     #[test]
     fn each_shard_belongs_to_the_worker_that_exchange_sends_it_to() {
-        for peers in 1..=SHARDS {
-            let all = (0..peers).map(|index| shards_of(index, peers));
+        for (peers, owners) in (1..=SHARDS).flat_map(|peers| (1..=peers).map(move |owners| (peers, owners))) {
+            let all = (0..peers).map(|index| shards_of(index, owners));
             assert_eq!(all.clone().fold(0, |union, shards| union | shards), u64::MAX);
+            assert_eq!(all.map(u64::count_ones).sum::<u32>(), u64::BITS);
             for shard in 0..SHARDS {
                 // As timely's exchange does: a mask where it can, a remainder otherwise.
-                let hash = route(shard as Shard);
+                let hash = route(shard as Shard) % owners as u64;
                 let worker = if peers.is_power_of_two() { hash & (peers as u64 - 1) } else { hash % peers as u64 };
-                assert_eq!(shards_of(worker as usize, peers) >> shard & 1, 1);
+                assert_eq!(shards_of(worker as usize, owners) >> shard & 1, 1);
             }
         }
     }

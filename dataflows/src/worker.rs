@@ -73,8 +73,7 @@ pub(crate) fn work(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>) {
         if let Some(profile) = &plan.profile {
             profile.listen(worker);
         }
-        let (inputs, probes) = worker
-            .dataflow(|scope| build(scope, &plan.parameters, &plan.stores, plan.load, plan.fill, known, supervisor));
+        let (inputs, probes) = worker.dataflow(|scope| build(scope, plan, known));
         let (index, peers) = (worker.index() % plan.workers, plan.workers);
         let share = share.insert(Share { index, peers, load: plan.load, inputs, bulk });
         run(worker, plan, feed, share, &probes);

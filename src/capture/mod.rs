@@ -7,6 +7,9 @@
 //!
 //! It is the first half of `feedmill up`, by the same parts. The change log takes what PostgreSQL commits whether Kafka is
 //! there or not, so PostgreSQL keeps nothing for it; and keeps its tail for the publisher, on disk.
+//!
+//! `feedmill verify` asks it, where it knows of stores that others fill from what it publishes (`--store`, `--search`): it alone
+//! can have the source and all of them stand at one position.
 
 mod publish;
 mod topics;
@@ -25,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control;
 use crate::resync::Resyncer;
+use crate::up::Hold;
 use crate::up::catch_up::CatchUp;
 use crate::up::intake::Intake;
 use crate::up::process::{self, Parts, failure, supervise};
@@ -32,6 +36,7 @@ use crate::up::requests::Requests;
 use crate::up::source::{self, Preparation};
 use crate::up::stations::{Limits, Role, Stations};
 use crate::up::{banner, housekeeping, http, observer, partitions, stores};
+use crate::verify::{Compared, Verifier};
 use publish::Publishing;
 
 /// Runs until Ctrl-C or SIGTERM, or until a part fails.
@@ -87,6 +92,7 @@ async fn capture(
     // Asks capture to come so far as soon as it can; `/ready` tells when it is published.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
     let published = Arc::new(AtomicU64::new(0));
+    let hold = Arc::new(Hold::default());
     let publishing = Publishing {
         to: to.clone(),
         options: settings.topic_options(),
@@ -95,6 +101,7 @@ async fn capture(
         stations: Arc::clone(&stations),
         progress: Arc::clone(&progress),
         needed: Arc::clone(&published),
+        hold: Arc::clone(&hold),
         shutdown: end.clone(),
     };
     parts.spawn(publishing.run());
@@ -108,6 +115,19 @@ async fn capture(
     };
     parts.spawn(caught_up.wait(end.clone()));
     let resyncer = Resyncer::new(source, settings, &log, &cut, durable.subscribe(), &stations);
+    if let Some((store, search)) = settings.others_stores()? {
+        requests.verifier(Verifier {
+            source: source.clone(),
+            cuts: cut,
+            hold,
+            stores: Compared::Others { store, search },
+            log: log.clone(),
+            parameters: settings.parameters(),
+            folder: settings.data.join("verify"),
+            reserve: settings.disk_reserve_mb << 20,
+            one_at_a_time: Arc::default(),
+        });
+    }
     parts.spawn(partitions::watch(source.clone(), settings.data.clone(), Arc::clone(&resyncer), end.clone()));
     requests.resyncer(resyncer);
     let intake = Intake {

@@ -25,6 +25,7 @@ use feedmill_model::{Applied, Batch, Lsn, Position, SourceId};
 use feedmill_sinks::Progress;
 use tokio_util::sync::CancellationToken;
 
+use crate::up::Hold;
 use crate::up::stations::Stations;
 
 /// How long the publisher waits for a batch before it looks whether it should end.
@@ -50,6 +51,8 @@ pub struct Publishing {
     pub progress: Arc<Progress>,
     /// From which time on the change log is needed; 0 while that is not known.
     pub needed: Arc<AtomicU64>,
+    /// Keeps batches back.
+    pub hold: Arc<Hold>,
     /// Ends it.
     pub shutdown: CancellationToken,
 }
@@ -176,14 +179,19 @@ impl Publishing {
         let Some(at) = publisher.at() else { return Ok(()) };
         // Of a batch that was not published in full, the first changes are not published again.
         let (after, mut done) = if at.last { (at.time, 0) } else { (at.previous.unwrap_or(0), at.done) };
+        let mut last = if at.last { at.position() } else { Position::default() };
         let mut reader = self.log.reader(after).context("could not read the change log")?;
         while !self.shutdown.is_cancelled() {
+            // A batch of which a piece is published must be published to its end: nothing is held in between.
+            self.hold.wait(last, self.stations.kafka(), &self.shutdown);
             let Some(first) = reader.next(WAIT).context("could not read the change log")? else { continue };
             let mut changes = first.changes.len();
+            self.note(&mut last, &first);
             let mut batches = vec![first];
-            while changes < TRANSACTION_CHANGES {
+            while changes < TRANSACTION_CHANGES && !self.hold.is_at(last) {
                 let Some(next) = reader.next(Duration::ZERO).context("could not read the change log")? else { break };
                 changes += next.changes.len();
+                self.note(&mut last, &next);
                 batches.push(next);
             }
             let mut parts = Vec::with_capacity(batches.len());
@@ -205,9 +213,21 @@ impl Publishing {
         Ok(())
     }
 
+    /// The last batch that is whole is this one, if it is.
+    fn note(&self, last: &mut Position, batch: &Batch) {
+        if batch.last {
+            *last = batch.position;
+            if last.time < self.log.history() {
+                // A position of another history says nothing to who holds at one of this.
+                last.lsn = Lsn(0);
+            }
+        }
+    }
+
     fn publish(&self, publisher: &mut Publisher, parts: &[Part<'_>]) -> anyhow::Result<()> {
         let source = self.log.source().context("the change log does not say of which source it is")?;
-        let origin = Origin { source: &source, history: self.log.history(), database: &self.database };
+        let (history, greatest_entry) = (self.log.history(), self.log.greatest_entry());
+        let origin = Origin { source: &source, history, greatest_entry, database: &self.database };
         publisher.publish(origin, parts)?;
         let changes = parts.iter().map(|part| match part.content {
             Content::Changes(changes) => changes.len() as u64,

@@ -5,6 +5,9 @@
 //!                               └─ the next start goes on ◄─ whatever kills it ───────────┴─► caught up: marker goes
 //! ```
 //!
+//! What processes of `feedmill run` write is emptied while none of them runs (`--publish` and `--store` name it), and filled by
+//! their next start: a load from the rows in Kafka, as it is for a store that is new.
+//!
 //! Nothing is asked of PostgreSQL, and capture goes on meanwhile. Home timelines are filled with the entries of the month,
 //! and merged until then; reads that need facts or rows that are not there are told to come again.
 
@@ -70,9 +73,16 @@ pub fn told(stores: &[Phase]) -> String {
     stores.iter().map(|phase| phase.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Asks the running process, and prints how far it is.
+/// Asks the running process, and prints how far it is. Stores of several processes are emptied for their next start.
 pub async fn run(args: ReplayArgs, settings: &Settings) -> anyhow::Result<ExitCode> {
-    let stores = told(&stores_of(&args.views)?);
+    let phases = stores_of(&args.views)?;
+    let stores = told(&phases);
+    if settings.store.is_some() && settings.publish.is_some() && !control::answers(&settings.data).await {
+        let settings = settings.clone();
+        tokio::task::spawn_blocking(move || crate::run::empty(&settings, &phases)).await??;
+        println!("{stores}: emptied; the next start of `feedmill run` fills them from Kafka");
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut meter = Meter::new(&stores);
     let request = Request::Replay { views: args.views };
     let asked = control::ask(&settings.data, &request, |answer| {

@@ -6,6 +6,7 @@ use feedmill_connectors::kafka::{KafkaLog, Topics};
 use feedmill_connectors::postgres::Cluster;
 
 use crate::config::Settings;
+use crate::run;
 use crate::serve;
 
 /// Says on standard output what runs where.
@@ -88,6 +89,36 @@ pub fn print_serve(settings: &Settings, listen: SocketAddr, place: &serve::Place
         search = place.search.address,
         data = settings.data.display(),
         drain = settings.drain_seconds,
+    )?;
+    Ok(out.flush()?)
+}
+
+/// The same of a process that derives the views from Kafka.
+pub fn print_run(settings: &Settings, listen: SocketAddr, place: &run::Place) -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "
+  Feedmill {version}, run, process {process} of {processes}
+    HTTP        http://{listen}/ (health, ready, metrics)
+    Kafka       {servers}, topics of {times}
+    CQL         {store}
+    search      {search}
+    data        {data}
+    workers     {workers}
+
+  Ctrl-C stops it, and with it the other processes; the next start goes on from there.
+",
+        version = env!("CARGO_PKG_VERSION"),
+        process = place.process,
+        processes = place.processes(),
+        servers = place.estate.log.servers,
+        times = Topics::of(&place.estate.log).times(),
+        store = place.estate.store,
+        search = place.estate.search.address,
+        data = settings.data.display(),
+        workers = settings.workers,
     )?;
     Ok(out.flush()?)
 }

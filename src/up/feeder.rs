@@ -4,7 +4,8 @@
 //!   Log::state_at(load time) ── slices ─► Runtime::load … loaded ─► Log::reader ── batch ─► Runtime::feed
 //!                                                                       │
 //!                                            Hold: no batch beyond a position, while `verify` reads the stores
-//!                                            (a large batch comes in pieces, and is held only after its last)
+//!                                            (a large batch comes in pieces, and is held only after its last);
+//!                                            likewise of what is published
 //! ```
 //!
 //! The feeder is one thread. `Runtime::feed` blocks while too much is in flight, so what the stores cannot take stays in
@@ -26,25 +27,30 @@ use super::stations::{Station, Stations};
 /// How long the feeder waits for a batch or a release before it looks whether it should end.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Keeps the dataflows from taking batches beyond a position.
+/// Keeps what takes batches from taking one beyond a position.
 #[derive(Default)]
 pub struct Hold {
     at: Mutex<Option<Lsn>>,
     released: Condvar,
 }
 
-/// While this lives, the dataflows are held.
+/// While this lives, nothing is taken beyond the position.
 pub struct Held(Arc<Hold>);
 
 impl Hold {
-    /// Holds the dataflows at the first batch that covers `lsn`. One hold at a time: the later replaces the earlier.
+    /// Holds at the first batch that covers `lsn`. One hold at a time: the later replaces the earlier.
     pub fn at(self: &Arc<Self>, lsn: Lsn) -> Held {
         *self.at.lock() = Some(lsn);
         Held(Arc::clone(self))
     }
 
-    /// Blocks while the dataflows are held at or before `position`.
-    fn wait(&self, position: Position, station: &Station, shutdown: &CancellationToken) {
+    /// Whether nothing is to be handed on after the batch at `position`.
+    pub fn is_at(&self, position: Position) -> bool {
+        self.at.lock().is_some_and(|lsn| position.lsn >= lsn)
+    }
+
+    /// Blocks while nothing is to be handed on after the batch at `position`.
+    pub fn wait(&self, position: Position, station: &Station, shutdown: &CancellationToken) {
         let mut at = self.at.lock();
         let mut held = false;
         while at.is_some_and(|lsn| position.lsn >= lsn) && !shutdown.is_cancelled() {

@@ -24,10 +24,10 @@ mod paced;
 pub mod partitions;
 mod pipeline;
 mod places;
-mod popular;
+pub mod popular;
 pub mod process;
 mod renew;
-mod reporting;
+pub mod reporting;
 pub mod requests;
 pub mod source;
 pub mod stations;
@@ -55,7 +55,7 @@ use crate::config::Settings;
 use crate::control;
 use crate::replay::{Marker, Replayer};
 use crate::resync::Resyncer;
-use crate::verify::Verifier;
+use crate::verify::{Compared, Verifier};
 use catch_up::CatchUp;
 use housekeeping::House;
 use intake::Intake;
@@ -214,14 +214,15 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
             parameters: parameters.clone(),
             rows_at_a_time: Config::ROWS_AT_A_TIME,
             profile: None,
-            cluster: None,
         },
         loaded: Arc::new(loaded),
         marker,
         anomalies: Arc::clone(&anomalies),
     };
     let flow = pipeline.begin(load)?;
-    observer::look_at(&stations, log.clone(), Arc::clone(&progress), Arc::clone(&home), Arc::clone(&search), anomalies);
+    observer::look_at_log(&stations, log.clone());
+    let found = Some(Arc::clone(&search));
+    observer::look_at_stores(&stations, Arc::clone(&progress), Arc::clone(&home), found, move || anomalies.count());
     // Asks capture to come so far as soon as it can; `/ready` tells when it has.
     progress.reached(Phase::Home, ready.end, Duration::ZERO).await;
     let dataflows_loaded = is_loaded.clone();
@@ -261,7 +262,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         let (source, views, end) = (source.clone(), Arc::clone(&views), end.clone());
         let hot_followers = parameters.hot_followers;
         parts.spawn(async move {
-            popular::keep(source, views, watched, dataflows_loaded, hot_followers, end).await;
+            popular::keep(source, views, watched, u64::MAX, dataflows_loaded, hot_followers, end).await;
             Ok("the keeper of popular accounts")
         });
     }
@@ -290,8 +291,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         source: source.clone(),
         cuts: cut,
         hold,
-        views: Arc::clone(&views),
-        search,
+        stores: Compared::Own { views: Arc::clone(&views), search },
         log: log.clone(),
         parameters: parameters.clone(),
         folder: settings.data.join("verify"),

@@ -21,7 +21,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::pipeline::Anomalies;
 use super::stations::Stations;
 
 /// How often gauges are brought up to date.
@@ -65,16 +64,14 @@ pub fn look_at_log(stations: &Stations, log: Log) {
     });
 }
 
-/// Reads where log, stores and dataflows stand whenever somebody asks.
-pub fn look_at(
+/// Reads where stores and dataflows stand whenever somebody asks; `anomalies` are those of the dataflows.
+pub fn look_at_stores(
     stations: &Stations,
-    log: Log,
     progress: Arc<Progress>,
     home: Arc<dyn HomeStore>,
-    search: Arc<dyn SearchStore>,
-    anomalies: Arc<Anomalies>,
+    search: Option<Arc<dyn SearchStore>>,
+    anomalies: impl Fn() -> u64 + Send + Sync + 'static,
 ) {
-    look_at_log(stations, log);
     stations.look(move |stations| {
         for (phase, station) in
             [(Phase::Facts, stations.facts()), (Phase::Rows, stations.rows()), (Phase::Home, stations.home())]
@@ -85,21 +82,23 @@ pub fn look_at(
                 station.reached(position);
             }
         }
-        let handed_over = progress.position(Phase::Search);
-        match search.waits() {
-            // What it was handed meanwhile waits with it.
-            Some(reason) => stations.search().waiting(reason),
-            None => {
-                stations.search().goes_on();
-                if handed_over.lsn > Lsn(0) {
-                    stations.search().reached(handed_over);
+        if let Some(search) = &search {
+            let handed_over = progress.position(Phase::Search);
+            match search.waits() {
+                // What it was handed meanwhile waits with it.
+                Some(reason) => stations.search().waiting(reason),
+                None => {
+                    stations.search().goes_on();
+                    if handed_over.lsn > Lsn(0) {
+                        stations.search().reached(handed_over);
+                    }
                 }
             }
+            stations.unsearchable(search.refused());
         }
-        stations.unsearchable(search.refused());
         stations.home().delivered(home.deliveries());
         metrics::counter!("feedmill_home_deliveries_total").absolute(home.deliveries());
-        let of_dataflows = anomalies.count();
+        let of_dataflows = anomalies();
         metrics::counter!("feedmill_dataflow_anomalies_total").absolute(of_dataflows);
         stations.anomalies(of_dataflows + home.anomalies());
     });

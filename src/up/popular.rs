@@ -6,7 +6,8 @@
 //!
 //! It goes through PostgreSQL, and so through the log, so that a replay sees the same accounts become popular at the
 //! same times. In at `hot_followers`, out below 0.8 of it, so that a count that moves around the limit does not move
-//! timelines. The process that holds an advisory lock writes; when it takes the lock it compares all accounts.
+//! timelines. Of the processes that may derive an account's shard the one that holds an advisory lock writes; when it takes
+//! the lock it compares all its accounts.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use feedmill_connectors::postgres::Source;
-use feedmill_model::{Closed, Counter, Lsn, Op, Position, RowSink, StoreError, ViewRow};
+use feedmill_model::{Closed, Counter, Lsn, Op, Position, RowSink, StoreError, ViewRow, shard_of};
 use feedmill_sinks::{IndexStore, StoreViews};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -30,7 +31,7 @@ const ROWS_A_ROUND: usize = 1_000;
 const ROUND: Duration = Duration::from_millis(200);
 /// Pause before another attempt to take the lock, or to connect again.
 const RETRY: Duration = Duration::from_secs(5);
-/// Key of the advisory lock: "feedmill" in ASCII.
+/// Key of the advisory lock of whoever has the first shard: "feedmill" in ASCII. Of the others the shard's number is added.
 const LOCK: i64 = 0x6665_6564_6d69_6c6c;
 
 /// The store of rows, watched for changes of follower counts.
@@ -85,11 +86,12 @@ impl RowSink<ViewRow> for Watched {
     }
 }
 
-/// Keeps `popular` until shutdown.
+/// Keeps `popular` until shutdown, of the accounts in the shards `owned`, as bits.
 pub async fn keep(
     source: Source,
     views: Arc<dyn StoreViews>,
     watched: Arc<Watched>,
+    owned: u64,
     mut dataflows_loaded: watch::Receiver<bool>,
     hot_followers: u64,
     shutdown: CancellationToken,
@@ -100,7 +102,7 @@ pub async fn keep(
         () = shutdown.cancelled() => return,
     }
     let mut reached = views.progress().watch();
-    let keeper = Keeper { views, watched, hot: i64::try_from(hot_followers).unwrap_or(i64::MAX) };
+    let keeper = Keeper { views, watched, owned, hot: i64::try_from(hot_followers).unwrap_or(i64::MAX) };
     loop {
         // Until the counts are loaded, everyone would seem to have no followers; while they are loaded again, as a replay
         // does, reads of them fail and the session ends.
@@ -125,6 +127,7 @@ pub async fn keep(
 struct Keeper {
     views: Arc<dyn StoreViews>,
     watched: Arc<Watched>,
+    owned: u64,
     hot: i64,
 }
 
@@ -132,11 +135,13 @@ impl Keeper {
     /// One connection: returns when another process holds the lock, fails when the connection is lost.
     async fn session(&self, source: &Source) -> anyhow::Result<()> {
         let client = source.connect("feedmill-popular").await?;
-        if !client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.try_get::<_, bool>(0)? {
+        let lock = LOCK + i64::from(self.owned.trailing_zeros());
+        if !client.query_one("SELECT pg_try_advisory_lock($1)", &[&lock]).await?.try_get::<_, bool>(0)? {
             return Ok(());
         }
         let rows = client.query("SELECT user_id FROM popular", &[]).await.context("could not read popular accounts")?;
         let mut popular = rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<i64>, _>>()?;
+        popular.retain(|user| self.owns(*user));
         self.watched.changed.lock().all = true;
         let mut rounds = interval(ROUND);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,7 +154,7 @@ impl Keeper {
                 let mut all =
                     tokio::task::spawn_blocking(move || followed_by_at_least(views.as_ref(), limit)).await??;
                 all.extend(&popular);
-                all.into_iter().collect()
+                all.into_iter().filter(|user| self.owns(*user)).collect()
             } else {
                 changed.users.into_iter().collect()
             };
@@ -159,6 +164,10 @@ impl Keeper {
             }
             done?;
         }
+    }
+
+    fn owns(&self, user: i64) -> bool {
+        self.owned & 1 << shard_of(user) != 0
     }
 
     /// The least count with which an account stays popular: 0.8 of the limit, rounded up.

@@ -16,11 +16,16 @@ use crate::verify::Verifier;
 /// Why something cannot be answered yet.
 const STARTS: &str = "the system starts; `feedmill status` says how far it is";
 /// Why something is never answered by a process that has no views.
-const NO_VIEWS: &str = "`feedmill capture` runs on this folder, which has no views: ask a process that serves them";
+const NO_VIEWS: &str = "`feedmill capture` runs on this folder, which has no views. To have it compare those that others derive, \
+                        start it with --store and --search as they have them";
 
 /// Why something is never answered by a process that writes no store.
 const NO_STORES: &str =
     "`feedmill serve` runs on this folder, which writes nothing but PostgreSQL: ask a process that writes the stores";
+
+/// Why something is never answered by a process that is one of several.
+const NOT_HERE: &str = "`feedmill run` runs on this folder, one process of several: `feedmill verify` asks `feedmill capture`; \
+                        for `feedmill replay` stop all of them first, and start them again after it";
 
 /// Who answers what. Some of it is there only after a part of the start.
 pub struct Requests {
@@ -80,6 +85,7 @@ impl Requests {
             Role::Everything => STARTS,
             Role::Capture => NO_VIEWS,
             Role::Serve => NO_STORES,
+            Role::Run { .. } => NOT_HERE,
         }
     }
 
@@ -87,6 +93,7 @@ impl Requests {
     fn no_log(&self) -> &'static str {
         match self.stations.role() {
             Role::Serve => NO_STORES,
+            Role::Run { .. } => NOT_HERE,
             Role::Everything | Role::Capture => STARTS,
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   postgresql ─► stream ─► log ─┬─► dataflows ─► facts ─► rows ─► home, search   a Station each: where it stands
-//!                                └─► kafka                                        (of one that only captures)
+//!                                └─► kafka ─► dataflows …                         (of one that only captures, and one that runs)
 //!   copy, load, catch up, replay …                                                a Work each: rows done of rows in all
 //!
 //!   part ── reached, waiting, at_work ──► Stations ◄── looks (what is read when somebody asks)
@@ -55,6 +55,11 @@ pub enum Role {
     Capture,
     /// It serves what others derived from it.
     Serve,
+    /// It derives the views from what was published.
+    Run {
+        /// It writes what search finds.
+        searches: bool,
+    },
 }
 
 /// Where everything stands.
@@ -103,7 +108,11 @@ impl Stations {
             rows: Station::new("rows"),
             home: Station::new("home"),
             search: Station::new("search"),
-            kafka: Station::new("kafka"),
+            kafka: match role {
+                // Whoever reads asks it for its end again and again.
+                Role::Run { .. } => Station::answering("kafka"),
+                Role::Everything | Role::Capture | Role::Serve => Station::new("kafka"),
+            },
             copy: Work::rows("copy"),
             publish: Work::rows("publish"),
             load: Work::rows("load"),
@@ -170,7 +179,7 @@ impl Stations {
         &self.search
     }
 
-    /// What is published.
+    /// What is published in Kafka.
     pub fn kafka(&self) -> &Station {
         &self.kafka
     }
@@ -289,13 +298,15 @@ impl Stations {
             Role::Everything => vec![postgresql, stream, log, dataflows, facts, rows, home, search],
             Role::Capture => vec![postgresql, stream, log, kafka],
             Role::Serve => vec![postgresql, facts, rows, home, search],
+            Role::Run { searches: true } => vec![kafka, dataflows, facts, rows, home, search],
+            Role::Run { searches: false } => vec![kafka, dataflows, facts, rows, home],
         }
     }
 
     /// What others read: home timelines, which are the last of all views, or the topics.
     fn served(&self) -> &Station {
         match self.role {
-            Role::Everything | Role::Serve => &self.home,
+            Role::Everything | Role::Serve | Role::Run { .. } => &self.home,
             Role::Capture => &self.kafka,
         }
     }
@@ -306,6 +317,7 @@ impl Stations {
         let begin = match self.role {
             Role::Everything => vec![&self.copy, &self.load, &self.catch_up],
             Role::Capture => vec![&self.copy, &self.publish, &self.catch_up],
+            Role::Run { .. } => vec![&self.load, &self.catch_up],
             Role::Serve => vec![&self.load],
         };
         begin.into_iter().chain(replay)

@@ -59,7 +59,8 @@ fn home_folder(settings: &Settings) -> PathBuf {
     settings.data.join("home")
 }
 
-fn search_folder(settings: &Settings) -> PathBuf {
+/// Where the search index lies, or what is known of it here.
+pub fn search_folder(settings: &Settings) -> PathBuf {
     settings.data.join("search")
 }
 
@@ -125,7 +126,7 @@ async fn open_local(settings: &Settings) -> anyhow::Result<Stores> {
 fn open_search(place: SearchPlace, folder: &Path) -> anyhow::Result<Arc<dyn SearchStore>> {
     Ok(match place {
         SearchPlace::Local => Arc::new(LocalSearch::open(folder)?),
-        SearchPlace::Elastic(settings) => Arc::new(ElasticSearch::open(*settings, folder)?),
+        SearchPlace::Elastic(settings) => Arc::new(ElasticSearch::open(*settings, folder, None)?),
     })
 }
 
@@ -150,7 +151,7 @@ pub async fn remove(settings: &Settings, source: &SourceId) -> anyhow::Result<()
 }
 
 /// The least and the greatest of what shards have reached; `None` if one has nothing.
-fn range(progress: Vec<Option<Position>>) -> Option<(Position, Position)> {
+pub fn range(progress: Vec<Option<Position>>) -> Option<(Position, Position)> {
     let progress = progress.into_iter().collect::<Option<Vec<Position>>>()?;
     let by_time = |position: &&Position| position.time;
     Some((*progress.iter().min_by_key(by_time)?, *progress.iter().max_by_key(by_time)?))

@@ -19,7 +19,7 @@ mod quarantine;
 mod served;
 mod server;
 
-pub use server::Verifier;
+pub use server::{Compared, Verifier};
 
 use std::process::ExitCode;
 

@@ -1,4 +1,7 @@
-//! The comparison itself, in the running process.
+//! The comparison itself, in the process that captures.
+//!
+//! The stores are its own, or others write them from what it publishes: then it is what is published that is held at a position,
+//! and stores that say that they have it have nothing beyond it.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,8 +13,9 @@ use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::definition;
 use feedmill_ingest::Log;
 use feedmill_model::{Parameters, Phase, Time, View};
-use feedmill_sinks::search::{SearchSnapshot, SearchStore};
-use feedmill_sinks::{FrozenViews, StoreViews};
+use feedmill_sinks::cql::{CacheAges, CqlReader, CqlSettings};
+use feedmill_sinks::search::{SearchIndex, SearchSnapshot, SearchStore};
+use feedmill_sinks::{ElasticReader, ElasticSettings, FrozenViews, StoreViews};
 use tokio::sync::{Mutex, mpsc};
 use tokio_postgres::Client;
 
@@ -33,12 +37,10 @@ pub struct Verifier {
     pub source: Source,
     /// To make the log stand at a position.
     pub cuts: mpsc::Sender<Cut>,
-    /// To make the dataflows stand there.
+    /// To make whoever takes batches from it stand there.
     pub hold: Arc<Hold>,
     /// What is compared with the database.
-    pub views: Arc<dyn StoreViews>,
-    /// And what search finds.
-    pub search: Arc<dyn SearchStore>,
+    pub stores: Compared,
     /// What knows of rows in quarantine.
     pub log: Log,
     /// The settings that define the views.
@@ -49,6 +51,50 @@ pub struct Verifier {
     pub reserve: u64,
     /// Whoever compares the stores or builds them again holds this.
     pub one_at_a_time: Arc<Mutex<()>>,
+}
+
+/// Stores that are compared with the database.
+#[derive(Clone)]
+pub enum Compared {
+    /// This process writes them.
+    Own {
+        /// Facts, rows and home timelines.
+        views: Arc<dyn StoreViews>,
+        /// What search finds.
+        search: Arc<dyn SearchStore>,
+    },
+    /// Others do.
+    Others {
+        /// Facts, rows and home timelines.
+        store: Box<CqlSettings>,
+        /// What search finds.
+        search: Box<ElasticSettings>,
+    },
+}
+
+/// They, to be read.
+struct Stores {
+    views: Arc<dyn StoreViews>,
+    search: Arc<dyn SearchIndex>,
+    /// Makes what search was handed to be found, where this process hands it over.
+    own: Option<Arc<dyn SearchStore>>,
+}
+
+impl Compared {
+    async fn open(&self, parameters: &Parameters) -> anyhow::Result<Stores> {
+        Ok(match self {
+            Compared::Own { views, search } => {
+                let own = Arc::clone(search);
+                Stores { views: Arc::clone(views), search: Arc::clone(search) as _, own: Some(own) }
+            }
+            Compared::Others { store, search } => {
+                let opened = CqlReader::open(*store.clone(), parameters.clone(), CacheAges::default()).await;
+                let reader = opened.context("could not read the stores that are to be compared")?;
+                let search = Arc::new(ElasticReader::open(search, reader.progress())?);
+                Stores { views: Arc::new(reader.views()), search, own: None }
+            }
+        })
+    }
 }
 
 /// The source as of a position; the dataflows take no batch beyond it while the guard lives.
@@ -70,7 +116,8 @@ impl Verifier {
         let _one = self.one_at_a_time.try_lock().context(
             "another verify or a replay is running: try again when it has ended; `feedmill status` says how far a replay is",
         )?;
-        let Frozen { client, mut views, search, time, aside, held } = self.frozen().await?;
+        let stores = self.stores.open(&self.parameters).await?;
+        let Frozen { client, mut views, search, time, aside, held } = self.frozen(&stores).await?;
         let send = async |answer| answers.send(answer).await.context("whoever asked has gone away");
         if let Some(report) = aside.hide(&client).await? {
             send(Answer::View(report)).await?;
@@ -95,19 +142,21 @@ impl Verifier {
     }
 
     /// Source and stores at one position. What is written meanwhile becomes visible when this returns.
-    async fn frozen(&self) -> anyhow::Result<Frozen> {
+    async fn frozen(&self, stores: &Stores) -> anyhow::Result<Frozen> {
         let hold = |position| self.hold.at(position);
         let snapshot = cut::take(&self.source, &self.cuts, "verify", Beyond::GoesOn, hold).await?;
         let positioned = snapshot.since.elapsed();
-        let time = self.reached(&snapshot).await?;
+        let time = reached(stores, &snapshot).await?;
         let reached = snapshot.since.elapsed();
         let aside = Aside::at(&self.log, time)?;
-        let (views, folder, reserve) = (Arc::clone(&self.views), self.folder.clone(), self.reserve);
+        let (views, folder, reserve) = (Arc::clone(&stores.views), self.folder.clone(), self.reserve);
         std::fs::create_dir_all(&folder).with_context(|| format!("could not make the folder {}", folder.display()))?;
-        let search = Arc::clone(&self.search);
+        let (search, own) = (Arc::clone(&stores.search), stores.own.clone());
         let frozen = tokio::task::spawn_blocking(move || {
-            // What was handed over is committed, and then it is found.
-            search.durable(REACH_MAX)?;
+            if let Some(own) = own {
+                // What was handed over is committed, and then it is found.
+                own.durable(REACH_MAX)?;
+            }
             anyhow::Ok((views.freeze(&folder, room(&folder, reserve))?, search.snapshot()?))
         });
         let frozen = frozen.await?;
@@ -121,7 +170,7 @@ impl Verifier {
         );
         metrics::histogram!("feedmill_verify_hold_seconds").record(held);
         let (views, search) = frozen.context("could not take a snapshot of the stores")?;
-        if let Some(reason) = self.search.waits().filter(|_| search.time() < time) {
+        if let Some(reason) = stores.search.waits().filter(|_| search.time() < time) {
             bail!("search has not reached {time} within {REACH_MAX:?}, but {}: {reason}", search.time());
         }
         ensure!(
@@ -131,24 +180,6 @@ impl Verifier {
         );
         // The exported snapshot lives until the slot's connection ends, and then in this one.
         Ok(Frozen { client: self.open(&snapshot.name).await?, views, search, time, aside, held })
-    }
-
-    /// Waits until all stores stand at the position; gives their time.
-    async fn reached(&self, snapshot: &Snapshot) -> anyhow::Result<Time> {
-        let progress = self.views.progress();
-        ensure!(
-            progress.reached(Phase::Home, snapshot.position, REACH_MAX).await
-                && progress.reached(Phase::Search, snapshot.position, REACH_MAX).await,
-            "the stores have not reached {} within {REACH_MAX:?}; `/health` says what stands still",
-            snapshot.position
-        );
-        let [facts, rows, home, search] = *progress.watch().borrow();
-        ensure!(
-            [facts, rows, search].iter().all(|position| *position == home) && home.lsn == snapshot.position,
-            "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}, {search:?}; this is a defect of Feedmill's",
-            snapshot.position
-        );
-        Ok(home.time)
     }
 
     async fn open(&self, snapshot: &str) -> anyhow::Result<Client> {
@@ -184,6 +215,27 @@ impl Verifier {
         ));
         Ok((report, pushed))
     }
+}
+
+/// Waits until all stores stand at the position; gives their time.
+async fn reached(stores: &Stores, snapshot: &Snapshot) -> anyhow::Result<Time> {
+    let progress = stores.views.progress();
+    for phase in Phase::ALL {
+        ensure!(
+            progress.reached(phase, snapshot.position, REACH_MAX).await,
+            "the stores have not reached {} within {REACH_MAX:?}: {} is at {}; `/health` says what stands still",
+            snapshot.position,
+            phase.name(),
+            progress.position(phase).lsn
+        );
+    }
+    let [facts, rows, home, search] = *progress.watch().borrow();
+    ensure!(
+        [facts, rows, search].iter().all(|position| *position == home) && home.lsn == snapshot.position,
+        "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}, {search:?}; this is a defect of Feedmill's",
+        snapshot.position
+    );
+    Ok(home.time)
 }
 
 fn scan(views: &FrozenViews, view: View, time: Time, each: &mut dyn FnMut(&str, &str)) -> anyhow::Result<()> {

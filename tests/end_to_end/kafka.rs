@@ -1,7 +1,7 @@
 //! The change log in Kafka: what is published reads as Debezium documents it, equals the change log whatever dies, and is what
 //! a reader needs to begin anywhere.
 
-mod estate;
+pub mod estate;
 mod plain;
 
 mod servers {
@@ -464,7 +464,7 @@ mod servers {
         tokio::task::spawn_blocking(move || {
             feedmill_connectors::kafka::prepare(&to, &OPTIONS).unwrap();
             let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
-            let origin = Origin { source: &source, history: 0, database: "social" };
+            let origin = Origin { source: &source, history: 0, greatest_entry: 0, database: "social" };
             let part = |time| Part {
                 position: Position { time, lsn: Lsn(time) },
                 floor: None,

@@ -52,6 +52,8 @@ pub struct Origin<'a> {
     pub source: &'a SourceId,
     /// Since when its positions are of the present history.
     pub history: Time,
+    /// The greatest id that an entry of it has had which a home timeline can hold.
+    pub greatest_entry: i64,
     /// Name of the database.
     pub database: &'a str,
 }
@@ -176,6 +178,7 @@ impl Publisher {
             source: origin.source.into(),
             history: origin.history,
             snapshot: matches!(part.content, Content::Rows(_)),
+            greatest_entry: origin.greatest_entry,
             floor: part.floor,
             done: unfinished.map_or(0, |unfinished| unfinished.done),
             last: false,

@@ -30,6 +30,8 @@ pub struct TimesRecord {
     pub history: Time,
     /// Whether this is the first state, whose rows are in the row topics alone.
     pub snapshot: bool,
+    /// No entry that a home timeline can hold had a greater id when this was published.
+    pub greatest_entry: i64,
     /// Set on a bulk batch: see [`feedmill_model::Batch::floor`].
     pub floor: Option<i64>,
     /// How many changes of it, or rows, were published up to here, those that are in the same Kafka transaction included.
@@ -199,6 +201,7 @@ mod tests {
             source: PublishedSource { system: u64::MAX, timeline: 2, slot: "feedmill".to_owned() },
             history: 0,
             snapshot: true,
+            greatest_entry: 7,
             floor: None,
             done: 7,
             last: false,

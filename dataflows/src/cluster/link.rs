@@ -36,7 +36,7 @@ const KEEPALIVES: u32 = 4;
 /// What was sent is to be acknowledged within.
 const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(8);
 /// Reads and writes come back after this to see whether to go on.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// A process that stops waits for this long until the others have taken leave.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
@@ -117,11 +117,6 @@ impl Link {
         host: String,
         supervisor: Arc<Supervisor>,
     ) -> io::Result<Self> {
-        let keepalive =
-            TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVES);
-        let options = SockRef::from(&socket);
-        options.set_tcp_keepalive(&keepalive)?;
-        options.set_tcp_user_timeout(Some(ACKNOWLEDGED_MAX))?;
         socket.set_read_timeout(Some(LOOK))?;
         socket.set_write_timeout(Some(LOOK))?;
         Ok(Link { socket, process, host, supervisor, frames: Frames::default(), stopping_since: None })
@@ -141,8 +136,17 @@ impl Link {
     }
 }
 
+/// Has the end of a machine seen.
+pub(super) fn watch(socket: &TcpStream) -> io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVES);
+    let options = SockRef::from(socket);
+    options.set_tcp_keepalive(&keepalive)?;
+    options.set_tcp_user_timeout(Some(ACKNOWLEDGED_MAX))
+}
+
 /// Whether it is only time to look around. A connection that has timed out is another error.
-fn is_pause(error: &io::Error) -> bool {
+pub(super) fn is_pause(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 

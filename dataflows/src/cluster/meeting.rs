@@ -5,6 +5,8 @@
 //!             ◄─ listens for ──  I+1 …
 //!   on each connection:  hello ──►            who I am, and my terms
 //!                        ◄── hello            likewise; both compare
+//!   then, once each:     process 0 ── what it has found ──► the others
+//!                        ◄── where each begins ──►          all pairs compare
 //! ```
 //!
 //! Why a start is all or none: a process goes on only when it has compared with every other, and one that does not agree
@@ -16,14 +18,16 @@ use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::link::{LOOK, is_pause, watch};
 use super::{Cluster, MeetingError, Terms};
 
-/// What a hello begins with.
+/// What a message begins with.
 const MAGIC: [u8; 8] = *b"feedmill";
-/// More than any hello has.
-const HELLO_MAX: usize = 64 << 10;
+/// More than any message has.
+const MESSAGE_MAX: usize = 64 << 10;
 /// How long whoever has connected may take to say who it is.
 const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
 /// Between two looks at who has come, and between two attempts to connect.
@@ -51,7 +55,11 @@ impl From<io::Error> for Useless {
 }
 
 /// A connection to each of the other processes, in their order; `None` in this one's own place.
-pub(super) fn meet(cluster: &Cluster, terms: &Terms) -> Result<Vec<Option<TcpStream>>, MeetingError> {
+pub(super) fn meet(
+    cluster: &Cluster,
+    terms: &Terms,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Option<TcpStream>>, MeetingError> {
     let (process, hosts) = (cluster.process, &cluster.hosts);
     let own = hosts.get(process).ok_or(MeetingError::Place { process, hosts: hosts.len() })?;
     let listen = |source| MeetingError::Listen { address: own.clone(), source };
@@ -90,8 +98,11 @@ pub(super) fn meet(cluster: &Cluster, terms: &Terms) -> Result<Vec<Option<TcpStr
         if missing.is_empty() {
             return Ok(met);
         }
+        if stop() {
+            return Err(MeetingError::Stopped);
+        }
         if since.elapsed() > cluster.meeting_max {
-            let name = |other: &usize| format!("process {other} at {}", hosts.get(*other).map_or("", String::as_str));
+            let name = |other: &usize| format!("process {other} at {}", cluster.host(*other));
             let missing = missing.iter().map(name).collect::<Vec<_>>().join(", ");
             return Err(MeetingError::Late { missing, limit: cluster.meeting_max });
         }
@@ -110,8 +121,8 @@ fn call(host: &str, other: usize, process: usize, terms: &Terms) -> Result<TcpSt
     }
     let mut socket = connected?;
     prepare(&socket)?;
-    say(&mut socket, process, terms)?;
-    let hello = hear(&mut socket)?;
+    say(&mut socket, &Hello { process, terms: terms.clone() })?;
+    let hello = hello(&mut socket)?;
     if hello.process != other {
         return Err(Useless::Broken);
     }
@@ -128,40 +139,69 @@ fn answer(
 ) -> Result<(usize, TcpStream), Useless> {
     socket.set_nonblocking(false)?;
     prepare(&socket)?;
-    let hello = hear(&mut socket)?;
+    let hello = hello(&mut socket)?;
     let Some(host) = cluster.hosts.get(hello.process).filter(|_| hello.process > process) else {
         tracing::warn!("somebody said to be process {}, which does not connect to this one", hello.process);
         return Err(Useless::Broken);
     };
-    say(&mut socket, process, terms)?;
+    say(&mut socket, &Hello { process, terms: terms.clone() })?;
     agree(hello.process, host, hello.terms, terms)?;
     Ok((hello.process, socket))
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
+    watch(socket)?;
     socket.set_nodelay(true)?;
     socket.set_write_timeout(Some(HELLO_TIME_MAX))
 }
 
-fn say(socket: &mut TcpStream, process: usize, terms: &Terms) -> io::Result<()> {
-    let hello = postcard::to_stdvec(&Hello { process, terms: terms.clone() }).map_err(io::Error::other)?;
-    let length = u32::try_from(hello.len()).map_err(io::Error::other)?;
-    let message = [MAGIC.as_slice(), &length.to_be_bytes(), &hello].concat();
+/// Sends a message.
+pub(super) fn say(socket: &mut TcpStream, message: &impl Serialize) -> io::Result<()> {
+    let message = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    let length = u32::try_from(message.len()).map_err(io::Error::other)?;
+    let message = [MAGIC.as_slice(), &length.to_be_bytes(), &message].concat();
     socket.write_all(&message)
 }
 
-fn hear(socket: &mut TcpStream) -> io::Result<Hello> {
+fn hello(socket: &mut TcpStream) -> io::Result<Hello> {
+    hear(socket, Instant::now() + HELLO_TIME_MAX)
+}
+
+/// Reads a message, all of which must be there at the deadline.
+fn hear<T: DeserializeOwned>(socket: &mut TcpStream, deadline: Instant) -> io::Result<T> {
     let (mut magic, mut length) = (MAGIC, [0; 4]);
-    let deadline = Instant::now() + HELLO_TIME_MAX;
     read_by(socket, deadline, &mut magic)?;
     read_by(socket, deadline, &mut length)?;
     let length = u32::from_be_bytes(length) as usize;
-    if magic != MAGIC || length > HELLO_MAX {
+    if magic != MAGIC || length > MESSAGE_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let mut hello = vec![0; length];
-    read_by(socket, deadline, &mut hello)?;
-    postcard::from_bytes(&hello).map_err(io::Error::other)
+    let mut message = vec![0; length];
+    read_by(socket, deadline, &mut message)?;
+    postcard::from_bytes(&message).map_err(io::Error::other)
+}
+
+/// Waits for the next message of a process that was met.
+pub(super) fn wait<T: DeserializeOwned>(
+    socket: &mut TcpStream,
+    process: usize,
+    cluster: &Cluster,
+    limit: Duration,
+    stop: &dyn Fn() -> bool,
+) -> Result<T, MeetingError> {
+    let failed = |source| MeetingError::Link { process, source };
+    let (host, since) = (cluster.host(process), Instant::now());
+    socket.set_read_timeout(Some(LOOK)).map_err(failed)?;
+    loop {
+        match socket.peek(&mut [0]) {
+            Ok(0) => return Err(MeetingError::Gone { process, host }),
+            Ok(_) => return hear(socket, Instant::now() + HELLO_TIME_MAX).map_err(failed),
+            Err(error) if !is_pause(&error) => return Err(failed(error)),
+            Err(_) if stop() => return Err(MeetingError::Stopped),
+            Err(_) if since.elapsed() > limit => return Err(MeetingError::Silent { process, host, limit }),
+            Err(_) => {}
+        }
+    }
 }
 
 /// Fills `into` before the deadline, however slowly the bytes come.
@@ -182,11 +222,11 @@ fn agree(process: usize, host: &str, theirs: Terms, ours: &Terms) -> Result<(), 
     if theirs == *ours {
         return Ok(());
     }
-    let (theirs, ours) = (Box::new(theirs), Box::new(ours.clone()));
+    let (theirs, ours) = (format!("{theirs:?}"), format!("{ours:?}"));
     Err(Useless::Wrong(MeetingError::Terms { process, host: host.to_owned(), theirs, ours }))
 }
 
-/// Whether the other side has closed it: nothing is sent before all have met.
+/// Whether the other side has closed it.
 fn has_gone(socket: &TcpStream) -> bool {
     let looked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut [0]));
     let back = socket.set_nonblocking(false);

@@ -143,23 +143,24 @@ struct Waiting<R> {
     newest: Position,
 }
 
-/// Applies `rows` to `store`; gives on each tick once its time is applied.
+/// Applies `rows` to `store`; gives on each tick once its time is applied. The first `owners` of the workers have the shards.
 pub(crate) fn row_sink<'scope, R: Keyed + ExchangeData + Send>(
     name: &'static str,
     rows: Rows<'scope, R>,
     ticks: StreamVec<'scope, Time, Tick>,
     store: Arc<dyn RowSink<R>>,
+    owners: usize,
     load: Position,
     supervisor: Arc<Supervisor>,
 ) -> StreamVec<'scope, Time, Tick> {
     let scope = ticks.scope();
     let mut builder = OperatorBuilder::new(name.to_owned(), scope);
-    let by_shard = Exchange::new(|(row, _, _): &(R, Time, isize)| route(row.shard()));
+    let by_shard = Exchange::new(move |(row, _, _): &(R, Time, isize)| route(row.shard()) % owners as u64);
     let mut rows = builder.new_input(rows.inner, by_shard);
     let mut ticks = builder.new_input(ticks, Pipeline);
     let (output, applied) = builder.new_output();
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<Tick>>>::from(output);
-    let shards = shards_of(scope.index(), scope.peers());
+    let shards = shards_of(scope.index(), owners);
     builder.build(move |initial| {
         drop(initial);
         let mut waiting = Waiting::new(name, store, supervisor, shards, load);

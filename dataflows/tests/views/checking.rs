@@ -181,13 +181,8 @@ pub fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usi
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
     let stores =
         Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone(), search: kept.search.clone() };
-    let config = Config {
-        workers: run.workers,
-        parameters: parameters(),
-        rows_at_a_time: run.rows_at_a_time,
-        profile: None,
-        cluster: None,
-    };
+    let config =
+        Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
     let moved = waiter.clone();
     let on_applied: OnApplied = Arc::new(move |applied| moved.moved(applied));
     let runtime = Processes::start(run.processes, &config, &stores, load, &on_applied);

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use actions::{Action, Age, At, Jump, Step};
 use checking::{ENTRIES, Kept, Run, Waiter, check, play_run, runs};
-use feedmill_dataflows::{Cluster, Config, Runtime, RuntimeError, Stores};
+use feedmill_dataflows::{Cluster, Config, Meeting, Runtime, RuntimeError, Stores};
 use feedmill_model::{Batch, Lsn, PATH_MAX, Position, Relation, RowSink, ViewRow, text};
 use history::{parameters, play};
 use processes::hosts;
@@ -246,14 +246,10 @@ fn member(process: usize, hosts: &[String], workers: usize, meeting_max: Duratio
         home: Arc::new(HomeLog::default()),
         search: Arc::new(RowRecord::default()),
     };
-    let config = Config {
-        workers,
-        parameters: parameters(),
-        rows_at_a_time: Config::ROWS_AT_A_TIME,
-        profile: None,
-        cluster: Some(Cluster { process, hosts: hosts.to_vec(), meeting_max }),
-    };
-    Runtime::start(config, stores, Position { time: 1_000, lsn: Lsn(1) }, Arc::new(|_| {}))
+    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
+    let cluster = Cluster { process, hosts: hosts.to_vec(), meeting_max };
+    let meeting = Meeting::hold(cluster, workers, &config.parameters, "the tests".to_owned(), || false)?;
+    Runtime::start_in(meeting, config, stores, Position { time: 1_000, lsn: Lsn(1) }, Arc::new(|_| {}))
 }
 
 #[test]
@@ -300,13 +296,7 @@ fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
     let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
     let search = Arc::new(RowRecord::default());
     let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home, search };
-    let config = Config {
-        workers,
-        parameters: parameters(),
-        rows_at_a_time: Config::ROWS_AT_A_TIME,
-        profile: None,
-        cluster: None,
-    };
+    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
     let on_applied = waiter.clone();
     let load = Position { time: 1_000, lsn: Lsn(1) };
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();

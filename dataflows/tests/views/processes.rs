@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 
-use feedmill_dataflows::{Cluster, Config, OnApplied, Runtime, RuntimeError, Stores};
+use feedmill_dataflows::{Cluster, Config, Meeting, OnApplied, Runtime, RuntimeError, Stores};
 use feedmill_model::{Batch, Position, Row, Time};
 
 /// Runtimes that work together.
@@ -28,9 +28,14 @@ impl Processes {
         thread::scope(|scope| {
             let start = |process| {
                 let cluster = Cluster { process, hosts: hosts.clone(), meeting_max: Cluster::MEETING_MAX };
-                let config = Config { cluster: Some(cluster), ..config.clone() };
                 let tell = if process == 0 { Arc::clone(on_applied) } else { Arc::new(|_| {}) as OnApplied };
-                scope.spawn(move || Runtime::start(config, stores.clone(), load, tell).unwrap())
+                scope.spawn(move || {
+                    let task = "the tests".to_owned();
+                    let mut meeting =
+                        Meeting::hold(cluster, config.workers, &config.parameters, task, || false).unwrap();
+                    let load = meeting.lead(|| Ok::<_, RuntimeError>(load)).unwrap();
+                    Runtime::start_in(meeting, config.clone(), stores.clone(), load, tell).unwrap()
+                })
             };
             let starting: Vec<_> = (0..count).map(start).collect();
             Processes(starting.into_iter().map(|process| process.join().unwrap()).collect())

@@ -113,6 +113,16 @@ impl CqlHome {
         Ok(())
     }
 
+    /// Has the next load fill the store, which another process has emptied.
+    pub fn fill_with_load(&self) {
+        self.ledger.fill();
+    }
+
+    /// Whether it was begun anew at some time.
+    pub fn is_emptied(&self) -> bool {
+        self.ledger.generation() > 0
+    }
+
     /// The least closed time that a shard has; `None` if one has none.
     pub fn position(&self) -> Option<Position> {
         let positions = self.ledger.progress().into_iter().collect::<Option<Vec<Position>>>()?;

@@ -67,6 +67,11 @@ impl FromStr for ElasticAddress {
 }
 
 impl ElasticAddress {
+    /// What the names of everything on the server begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Whether it has a password.
     pub fn has_password(&self) -> bool {
         self.user.is_some()

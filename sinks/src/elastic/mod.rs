@@ -120,12 +120,16 @@ struct Opened {
 
 impl ElasticSearch {
     /// Opens the index at the server, or begins one. The folder `dir` keeps who writes it, and a copy of how far it is: in
-    /// another folder, or when it is lost, another index is begun.
-    pub fn open(settings: ElasticSettings, dir: &Path) -> Result<Self, ElasticOpenError> {
+    /// another folder, or when it is lost, another index is begun, unless `owner` says who writes it.
+    pub fn open(settings: ElasticSettings, dir: &Path, owner: Option<&str>) -> Result<Self, ElasticOpenError> {
         let failed = |tried| move |source| ElasticOpenError::Folder { tried, path: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(failed("make the folder"))?;
         let copy = FolderCopy::in_folder(dir);
-        let known = copy.read().map_err(failed("read the folder"))?.filter(|known| known.format == layout::FORMAT);
+        let known = copy
+            .read()
+            .map_err(failed("read the folder"))?
+            .filter(|known| known.format == layout::FORMAT && owner.is_none_or(|owner| owner == known.owner));
+        let owner = owner.or(known.as_ref().map(|known| known.owner.as_str())).map_or_else(new_owner, str::to_owned);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("search")
@@ -134,7 +138,7 @@ impl ElasticSearch {
             .map_err(failed("start the threads"))?;
         let client = Client::new(&settings)?;
         let server = Server { client, names: Names::new(&settings.address.prefix) };
-        let Opened { standing, version } = runtime.block_on(opened(&settings, &server, known.as_ref()))?;
+        let Opened { standing, version } = runtime.block_on(opened(&settings, &server, &owner, known.as_ref()))?;
         copy.write(&standing).map_err(failed("write the folder"))?;
 
         let reached = standing.reached();
@@ -172,13 +176,14 @@ impl ElasticSearch {
 async fn opened(
     settings: &ElasticSettings,
     server: &Server,
+    owner: &str,
     known: Option<&Standing>,
 ) -> Result<Opened, ElasticOpenError> {
     let copy = known.filter(|known| least(&known.reached()).is_some());
     let until = Instant::now() + if copy.is_some() { OPEN_WITH_COPY_MAX } else { OPEN_MAX };
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let reason = match tokio::time::timeout(left, look_or_begin(server, known)).await {
+        let reason = match tokio::time::timeout(left, look_or_begin(server, owner)).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(failure @ (Failure::Refused(_) | Failure::TooLarge(_)))) => {
                 return Err(ElasticOpenError::Server {
@@ -200,23 +205,21 @@ async fn opened(
     }
 }
 
-async fn look_or_begin(server: &Server, known: Option<&Standing>) -> Result<Opened, Failure> {
+async fn look_or_begin(server: &Server, owner: &str) -> Result<Opened, Failure> {
     server.prepare().await?;
     let (found, generations) = (server.look().await?, server.generations().await?);
     let version = found.as_ref().map(|(_, version)| *version);
-    let ours = found.map(|(standing, _)| standing).filter(|standing| {
-        standing.format == layout::FORMAT && known.is_some_and(|known| known.owner == standing.owner)
-    });
+    let found = found.map(|(standing, _)| standing);
+    let ours = found.filter(|standing| standing.format == layout::FORMAT && standing.owner == owner);
     if let Some(standing) = &ours
         && generations.contains(&standing.writing)
         && least(&standing.reached()).is_some()
     {
         return Ok(Opened { standing: standing.clone(), version });
     }
-    // What another folder filled may be of another database.
+    // What another owner filled may be of another database.
     let serving = ours.and_then(|standing| standing.serving).filter(|serving| generations.contains(&serving.index));
-    let owner = known.map_or_else(new_owner, |known| known.owner.clone());
-    let standing = Standing::new(&owner, server.make().await?, serving);
+    let standing = Standing::new(owner, server.make().await?, serving);
     let version = server.write(&standing, version).await?;
     server.tidy(&standing).await?;
     Ok(Opened { standing, version: Some(version) })

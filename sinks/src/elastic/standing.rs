@@ -74,7 +74,7 @@ pub(super) struct Serving {
 pub(super) struct Standing {
     kind: String,
     pub format: u32,
-    /// The data folder whose log it is filled from.
+    /// Whose log it is filled from: a data folder's, or another's that was named.
     pub owner: String,
     pub writing: String,
     reached: String,

@@ -140,7 +140,7 @@ async fn what_one_writes_the_other_serves() {
     let (missed, token) = one.tweet(&ada, "missed").await;
     posted.insert(0, missed.clone());
     let mut stream = stream.again(&one, &bob, Transport::Socket).await;
-    assert_eq!(stream.entries_to(&missed).await, [missed.clone()]);
+    assert_eq!(stream.entries_to(&missed).await, std::slice::from_ref(&missed));
     assert_eq!(other.home(&bob, Some(&token)).await, posted);
 
     assert!(other.metric("feedmill_cache_reads_total").await > 0.0);
@@ -203,7 +203,7 @@ async fn who_serves_waits_for_the_stores_and_goes_on_when_they_are_back() {
     let ada = reader.register("ada").await;
     assert!(keys.token_for(1, Duration::from_secs(1)).is_some());
     let (first, token) = reader.tweet(&ada, "first").await;
-    assert_eq!(reader.home(&ada, Some(&token)).await, [first.clone()]);
+    assert_eq!(reader.home(&ada, Some(&token)).await, std::slice::from_ref(&first));
     // The node dies: reads fail, writes go on, and all is served when it is back.
     node.kill();
     let (second, _) = reader.tweet(&ada, "second").await;

@@ -40,7 +40,7 @@ impl Elastic {
     }
 
     fn open_with(&self, settings: ElasticSettings) -> Arc<dyn SearchStore> {
-        Arc::new(ElasticSearch::open(settings, self.folder.path()).unwrap())
+        Arc::new(ElasticSearch::open(settings, self.folder.path(), None).unwrap())
     }
 
     /// Asks the server itself; gives status and answer.
@@ -324,7 +324,7 @@ fn of_two_data_folders_the_one_that_came_last_writes() {
     apply(&*first, 1, put([tweet(1, 7, "one")]));
     durable(&*first);
     let other = tempfile::tempdir().unwrap();
-    let second = ElasticSearch::open(place.settings(), other.path()).unwrap();
+    let second = ElasticSearch::open(place.settings(), other.path(), None).unwrap();
     assert!(times(&second).iter().all(Option::is_none), "another folder has another change log");
     assert!(second.found().is_none(), "what another folder filled is not read");
     apply(&second, 1, put([tweet(2, 7, "two")]));
