@@ -47,6 +47,9 @@ struct Args {
     /// Workers of that variant
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    /// Processes of that variant, of so many workers each
+    #[arg(long, default_value_t = 1)]
+    processes: usize,
     /// Load the users without their follows, and tell the memory: what is subtracted to know what follows take
     #[arg(long, hide = true)]
     users_only: bool,
@@ -158,8 +161,12 @@ fn compare(args: &Args) -> anyhow::Result<()> {
         let mut lines = vec![("differential join, bare", measure(args, Variant::Join, workers, false)?)];
         lines.push(("differential join, exchanged to the viewer", exchanged));
         lines.push(("Feedmill: home job into the local store", measure(args, Variant::Feedmill, workers, false)?));
-        if workers == 1 {
-            lines.push(("Redis LPUSH, pipelined", measure(args, Variant::Redis, 1, false)?));
+        match workers {
+            1 => lines.push(("Redis LPUSH, pipelined", measure(args, Variant::Redis, 1, false)?)),
+            _ => {
+                let args = Args { processes: workers, ..args.clone() };
+                lines.push(("Feedmill: as many processes of one worker", measure(&args, Variant::Feedmill, 1, false)?));
+            }
         }
         println!("{workers} worker{}", if workers == 1 { "" } else { "s" });
         for (name, figures) in lines {
@@ -203,6 +210,7 @@ fn measure(args: &Args, variant: Variant, workers: usize, purge: bool) -> anyhow
     let output = command
         .args(["--users", users, "--follows", follows, "--followers", followers, "--posts", posts])
         .args(["--batches", &args.batches.to_string(), "--variant", &name, "--workers", &workers.to_string()])
+        .args(["--processes", &args.processes.to_string()])
         .stderr(std::process::Stdio::inherit())
         .output()?;
     anyhow::ensure!(output.status.success(), "the variant {name} failed: {}", output.status);

@@ -21,7 +21,7 @@ mod place;
 mod stores;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use feedmill_connectors::kafka::{KafkaError, KafkaLog, Times, TimesRecord};
@@ -31,6 +31,7 @@ use feedmill_sinks::Progress;
 use feedmill_sinks::cql::CqlViews;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use place::{Place, RunArgs};
@@ -51,8 +52,11 @@ use stores::{Beginning, Stores};
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked how far the log goes.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often progress is written where nothing changes.
-const RECORD: Duration = Duration::from_secs(1);
+/// How often progress is written where nothing changes. Whoever reads waits for the last of all shards, also where what it waits
+/// for is in one of them.
+const RECORD: Duration = Duration::from_millis(100);
+/// How often search is made to be as far, which is a request more.
+const COMMIT: Duration = Duration::from_secs(1);
 
 /// Runs until Ctrl-C or SIGTERM, or until a part fails.
 pub async fn run(args: RunArgs, settings: Settings) -> anyhow::Result<()> {
@@ -233,7 +237,7 @@ async fn watch_log(log: KafkaLog, stations: Arc<Stations>, end: CancellationToke
             }
             Err(error) => stations.kafka().waiting(error.to_string()),
         }
-        let _ = tokio::time::timeout(LOOK, end.cancelled()).await;
+        let _ = timeout(LOOK, end.cancelled()).await;
     }
     Ok("the watch of the log")
 }
@@ -269,13 +273,13 @@ async fn serving(
 
 /// Writes now and then how far the stores are where nothing changes.
 async fn record(stores: Stores, end: CancellationToken) -> anyhow::Result<&'static str> {
-    while !end.is_cancelled() {
-        let _ = tokio::time::timeout(RECORD, end.cancelled()).await;
-        if end.is_cancelled() {
-            break;
+    let mut committed = Instant::now();
+    while timeout(RECORD, end.cancelled()).await.is_err() {
+        let (recorded, commit) = (stores.clone(), committed.elapsed() >= COMMIT);
+        if commit {
+            committed = Instant::now();
         }
-        let recorded = stores.clone();
-        if let Err(error) = spawn_blocking(move || recorded.record()).await? {
+        if let Err(error) = spawn_blocking(move || recorded.record(commit)).await? {
             tracing::warn!("{error}");
         }
     }

@@ -141,10 +141,10 @@ impl Stores {
         }
     }
 
-    /// Records how far the stores are also where nothing changed. A server of search that is away is not waited for.
-    pub fn record(&self) -> Result<(), StoreError> {
+    /// Records how far the stores are also where nothing changed; of search too if `commit`, whose server is not waited for.
+    pub fn record(&self, commit: bool) -> Result<(), StoreError> {
         HomeStore::save(&*self.home, &mut || IndexStore::durable(&*self.index).map(drop), &mut || true)?;
-        if let Some(search) = &self.search {
+        if let Some(search) = self.search.as_ref().filter(|_| commit) {
             search.durable(Duration::ZERO)?;
         }
         Ok(())

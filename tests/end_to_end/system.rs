@@ -47,6 +47,8 @@ pub struct System {
     pub database_url: Option<String>,
     /// What happens at which failpoint, as the variable `FAILPOINTS` says it; from the next start.
     pub failpoints: Option<String>,
+    /// Other variables; from the next start.
+    pub variables: Vec<(String, String)>,
     process: Option<Child>,
     listen: String,
     /// Where it listens.
@@ -114,6 +116,7 @@ impl System {
             settings: settings.iter().map(ToString::to_string).collect(),
             database_url: None,
             failpoints: None,
+            variables: Vec::new(),
             process: None,
             listen: "127.0.0.1:0".to_owned(),
             url: String::new(),
@@ -292,6 +295,7 @@ impl System {
     pub fn prepare(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).arg("--data").arg(&self.data).stdin(Stdio::null());
+        command.envs(self.variables.iter().cloned());
         if let Some(url) = &self.database_url {
             command.env("FEEDMILL_DATABASE_URL", url);
         }

@@ -1,5 +1,6 @@
 //! The whole system with stores on real servers.
 
+mod compose;
 mod estate;
 mod processes;
 mod search;
