@@ -392,6 +392,7 @@ fn who_does_not_write_the_index_finds_what_was_told_to_be_found() {
     durable(&*search);
     assert_eq!(found(), [3, 2, 1]);
     apply(&*search, 12, vec![]);
+    durable(&*search);
     assert!(reached(12));
     assert_eq!(found(), [5]);
     assert_eq!(reader.waits(), None);
