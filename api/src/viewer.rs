@@ -109,13 +109,14 @@ impl Context {
 
     async fn is_deleted(&self, Viewer(id): Viewer) -> Result<bool, Problem> {
         match self.views.relationships(None, &[id]).await {
-            // A write goes on while the facts are being built again.
-            Err(error) if error.rebuilding().is_some() => {
+            Ok(facts) => Ok(facts.first().is_some_and(|facts| facts.deleted)),
+            // A write goes on while the facts are being built again, or their server is away.
+            Err(error) => {
+                tracing::debug!(%error, "the database is asked for an account instead of the facts");
                 let rows = self.database.query(DELETED, &[&id]).await?;
                 let deleted = rows.first().map(|row| row.try_get(0)).transpose().map_err(DatabaseError::from)?;
                 Ok(deleted.unwrap_or(false))
             }
-            facts => Ok(facts?.first().is_some_and(|facts| facts.deleted)),
         }
     }
 }

@@ -21,7 +21,7 @@ mod place;
 mod stores;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use feedmill_connectors::kafka::{KafkaError, KafkaLog, Times, TimesRecord};
@@ -29,6 +29,7 @@ use feedmill_dataflows::{Config, Meeting, Runtime};
 use feedmill_model::{Lsn, Position};
 use feedmill_sinks::Progress;
 use feedmill_sinks::cql::CqlViews;
+use feedmill_sinks::search::SearchStore;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -52,10 +53,7 @@ use stores::{Beginning, Stores};
 const RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked how far the log goes.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often progress is written where nothing changes. Whoever reads waits for the last of all shards, also where what it waits
-/// for is in one of them.
-const RECORD: Duration = Duration::from_millis(100);
-/// How often search is made to be as far, which is a request more.
+/// How often search notes how far it is where no document changes.
 const COMMIT: Duration = Duration::from_secs(1);
 
 /// Runs until Ctrl-C or SIGTERM, or until a part fails.
@@ -110,7 +108,9 @@ async fn derive(settings: &Settings, place: &Place, shutdown: CancellationToken)
         Ok("the feeder of the dataflows")
     });
     parts.spawn(serving(Arc::clone(&progress), is_loaded.clone(), beginning, Arc::clone(&stations), end.clone()));
-    parts.spawn(record(stores.clone(), end.clone()));
+    if let Some(search) = &stores.search {
+        parts.spawn(commit(Arc::clone(search), end.clone()));
+    }
     {
         let views = Arc::new(CqlViews::new(Arc::clone(&stores.index), Arc::clone(&stores.home), progress));
         let (source, owned) = (place.source.clone(), place.owned());
@@ -271,19 +271,14 @@ async fn serving(
     Ok("the catch up")
 }
 
-/// Writes now and then how far the stores are where nothing changes.
-async fn record(stores: Stores, end: CancellationToken) -> anyhow::Result<&'static str> {
-    let mut committed = Instant::now();
-    while timeout(RECORD, end.cancelled()).await.is_err() {
-        let (recorded, commit) = (stores.clone(), committed.elapsed() >= COMMIT);
-        if commit {
-            committed = Instant::now();
-        }
-        if let Err(error) = spawn_blocking(move || recorded.record(commit)).await? {
-            tracing::warn!("{error}");
-        }
+/// Has search note now and then how far it is, of whom the other stores tell by themselves. A server that is away is not waited
+/// for.
+async fn commit(search: Arc<dyn SearchStore>, end: CancellationToken) -> anyhow::Result<&'static str> {
+    while timeout(COMMIT, end.cancelled()).await.is_err() {
+        let search = Arc::clone(&search);
+        spawn_blocking(move || search.durable(Duration::ZERO)).await??;
     }
-    Ok("the record of progress")
+    Ok("the commits of search")
 }
 
 impl Beginning {

@@ -13,7 +13,7 @@ use feedmill_connectors::kafka::{Times, TimesRecord};
 use feedmill_model::{Closed, Document, Fact, Lsn, Phase, Position, RowSink, SourceId, StoreError, ViewRow};
 use feedmill_sinks::cql::{CqlHome, CqlIndex, CqlStores};
 use feedmill_sinks::search::{SearchIndex, SearchStore};
-use feedmill_sinks::{ElasticSearch, HomeStore, IndexStore};
+use feedmill_sinks::{ElasticSearch, IndexStore};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -139,15 +139,6 @@ impl Stores {
             Some(search) => Arc::clone(search) as _,
             None => Arc::new(Elsewhere(beginning.searched.clone())),
         }
-    }
-
-    /// Records how far the stores are also where nothing changed; of search too if `commit`, whose server is not waited for.
-    pub fn record(&self, commit: bool) -> Result<(), StoreError> {
-        HomeStore::save(&*self.home, &mut || IndexStore::durable(&*self.index).map(drop), &mut || true)?;
-        if let Some(search) = self.search.as_ref().filter(|_| commit) {
-            search.durable(Duration::ZERO)?;
-        }
-        Ok(())
     }
 
     /// The process ends: a closed time that cannot be applied in a moment fails.

@@ -196,7 +196,8 @@ impl System {
         self.until("it listens", async |system: &System| {
             let log = system.log();
             let line = log.get(logged..).and_then(|log| log.split("listening on ").nth(1));
-            url = line.and_then(|line| line.split_once('\n')).map(|(url, _)| url.to_owned());
+            // It goes on where lines are of JSON.
+            url = line.and_then(|line| line.split_once(['\n', '"'])).map(|(url, _)| url.to_owned());
             url.is_some()
         })
         .await;
