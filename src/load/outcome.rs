@@ -121,9 +121,11 @@ impl Outcome {
     /// Prints it for people.
     pub fn print(&self) {
         println!("{:<22} {:>14.1}", "posts/s", self.posts_per_s);
-        println!("{:<22} {:>14.1}", "deliveries/s", self.deliveries_per_s);
         println!("{:<22} {:>14}", "posts", self.posts);
-        println!("{:<22} {:>14}", "deliveries", self.deliveries);
+        if self.deliveries > 0 {
+            println!("{:<22} {:>14.1}", "deliveries/s", self.deliveries_per_s);
+            println!("{:<22} {:>14}", "deliveries", self.deliveries);
+        }
         println!("{:<22} {:>14.1}", "followers a post", self.followers_per_post);
         println!("{:<22} {:>14.1}", "seconds", self.seconds);
         println!();
