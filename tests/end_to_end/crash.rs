@@ -1,7 +1,7 @@
 //! Kills at every named place of the code, and at random moments: afterwards every view equals its SQL.
 
 mod durability;
-mod points;
+pub mod points;
 mod sitting;
 pub mod workload;
 
@@ -33,7 +33,8 @@ impl Drop for Replay {
     }
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// The number that a variable says, if there is one.
+pub fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is `{text}`, and must be a number")))
 }

@@ -4,5 +4,6 @@ mod compose;
 mod estate;
 mod processes;
 mod search;
+mod seeded;
 mod serve;
 mod store;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::process::ExitStatus;
 
 use feedmill_connectors::kafka::{KafkaLog, Layout, Times};
 use feedmill_test_servers::{Cassandra, Elasticsearch, Kafka};
@@ -92,6 +93,22 @@ impl Processes {
         for process in &self.all {
             process.until("it is ready", async |process| process.get("/ready", None).await.status == 200).await;
         }
+    }
+
+    /// Starts them, and waits for nothing.
+    pub fn launch(&mut self) {
+        for process in &mut self.all {
+            process.launch();
+        }
+    }
+
+    /// `kill -9` of all that have not ended; gives how each did.
+    pub fn crash(&mut self) -> Vec<ExitStatus> {
+        let end = |process: &mut System| {
+            process.crash();
+            process.wait()
+        };
+        self.all.iter_mut().map(end).collect()
     }
 
     /// `kill -9` of one, which has the others end with an error that names it.

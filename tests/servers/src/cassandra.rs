@@ -36,10 +36,10 @@ const EXPORTS: [&str; 8] = [
 ];
 
 /// A node of Apache Cassandra.
-pub type Cassandra = Server<Node>;
+pub type Cassandra = Server<CqlNode>;
 
 /// Its ports.
-pub struct Node {
+pub struct CqlNode {
     cql: u16,
     storage: u16,
     storage_tls: u16,
@@ -52,13 +52,13 @@ impl Cassandra {
     }
 }
 
-impl Kind for Node {
+impl Kind for CqlNode {
     const NAME: &'static str = "cassandra";
     const GIVEN: &'static str = "FEEDMILL_TEST_CQL";
 
     fn new() -> Self {
         let [cql, storage, storage_tls] = free_ports();
-        Node { cql, storage, storage_tls }
+        CqlNode { cql, storage, storage_tls }
     }
 
     fn address(&self) -> String {
@@ -66,7 +66,7 @@ impl Kind for Node {
     }
 
     fn shared() -> &'static Shared<Self> {
-        static SHARED: Shared<Node> = Shared::new();
+        static SHARED: Shared<CqlNode> = Shared::new();
         &SHARED
     }
 

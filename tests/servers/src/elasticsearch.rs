@@ -17,10 +17,10 @@ const SOMEBODY: &str = "nobody";
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A node of Elasticsearch.
-pub type Elasticsearch = Server<Node>;
+pub type Elasticsearch = Server<SearchNode>;
 
 /// Its ports.
-pub struct Node {
+pub struct SearchNode {
     http: u16,
     transport: u16,
 }
@@ -37,13 +37,13 @@ fn somebody() -> Option<User> {
     geteuid().is_root().then(|| User::from_name(SOMEBODY).unwrap().expect("there is a user `nobody`"))
 }
 
-impl Kind for Node {
+impl Kind for SearchNode {
     const NAME: &'static str = "elasticsearch";
     const GIVEN: &'static str = "FEEDMILL_TEST_ELASTICSEARCH";
 
     fn new() -> Self {
         let [http, transport] = free_ports();
-        Node { http, transport }
+        SearchNode { http, transport }
     }
 
     fn address(&self) -> String {
@@ -51,7 +51,7 @@ impl Kind for Node {
     }
 
     fn shared() -> &'static Shared<Self> {
-        static SHARED: Shared<Node> = Shared::new();
+        static SHARED: Shared<SearchNode> = Shared::new();
         &SHARED
     }
 

@@ -25,6 +25,7 @@ mod elasticsearch;
 mod kafka;
 mod server;
 
-pub use cassandra::Cassandra;
-pub use elasticsearch::Elasticsearch;
-pub use kafka::Kafka;
+pub use cassandra::{Cassandra, CqlNode};
+pub use elasticsearch::{Elasticsearch, SearchNode};
+pub use kafka::{Broker, Kafka};
+pub use server::Mortal;
