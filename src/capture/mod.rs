@@ -72,7 +72,7 @@ async fn capture(
     observer::look_at_log(&stations, log.clone());
     let cluster_runs = source::watch_slot(&mut parts, source, &stations, &end);
     let ready = {
-        let preparation = Preparation { source, log: &log, settings, stations: &stations };
+        let preparation = Preparation { source, log: &log, settings, derives: false, stations: &stations };
         let is_copied = log.state() == LogState::Ready;
         tokio::select! {
             // A shutdown ends the parts too.

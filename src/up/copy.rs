@@ -48,7 +48,14 @@ pub struct Ready {
 
 /// Copies the source if the log is not ready. If it is, checks that it is the same source, and else does what
 /// `--on-mismatch` says. A copy begins by removing the stores: what was derived from an earlier log is not valid any more.
-pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &Arc<Stations>) -> anyhow::Result<Ready> {
+/// Stores in a cluster are those of others where this process does not derive, and stay.
+pub async fn ready(
+    source: &Source,
+    log: &Log,
+    settings: &Settings,
+    derives: bool,
+    stations: &Arc<Stations>,
+) -> anyhow::Result<Ready> {
     let mut replication = Replication::connect(source, COPY_APPLICATION).await?;
     if log.state() == LogState::Ready {
         let known = log.source().context("the change log does not say of which source it is")?;
@@ -80,7 +87,10 @@ pub async fn ready(source: &Source, log: &Log, settings: &Settings, stations: &A
         );
         drop_slot(source, &mut replication).await?;
     }
-    stores::remove(settings, &identity).await?;
+    if derives {
+        stores::empty_cluster(settings, &identity).await?;
+    }
+    stores::remove(settings)?;
     // Before the slot is there: from now on it is known to be ours.
     log.begin_copy(&identity)?;
     // The snapshot lives until the next command on this connection.

@@ -167,7 +167,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     }
     let cluster_runs = source::watch_slot(&mut parts, source, &stations, &end);
     let start = async {
-        let preparation = Preparation { source, log: &log, settings, stations: &stations };
+        let preparation = Preparation { source, log: &log, settings, derives: true, stations: &stations };
         let ready = preparation.complete(cluster, cluster_runs, opened.is_some()).await?;
         let served = match opened {
             Some(served) => served,

@@ -52,6 +52,8 @@ pub struct Preparation<'a> {
     pub log: &'a Log,
     /// How to copy it, and whether it is a private cluster.
     pub settings: &'a Settings,
+    /// Whether this process writes the stores that the settings name, or only compares them.
+    pub derives: bool,
     /// Where it reports how far it is.
     pub stations: &'a Arc<Stations>,
 }
@@ -87,7 +89,7 @@ impl Preparation<'_> {
     async fn attempt(&self) -> anyhow::Result<Ready> {
         schema::prepare(self.source).await.context("could not prepare the schema")?;
         housekeeping::compare_clocks(self.source, self.log).await?;
-        copy::ready(self.source, self.log, self.settings, self.stations).await
+        copy::ready(self.source, self.log, self.settings, self.derives, self.stations).await
     }
 }
 

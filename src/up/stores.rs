@@ -105,6 +105,7 @@ pub async fn open_stores(settings: &Settings, log: &Log) -> anyhow::Result<Store
 /// Opens the stores in a cluster; what a load has left that did not end goes.
 async fn open_cluster(cluster: CqlSettings, settings: &Settings, source: &SourceId) -> anyhow::Result<CqlStores> {
     let stores = CqlStores::open(cluster, source, settings.parameters()).await?;
+    stores.claim().await?;
     stores.clear_incomplete().await?;
     Ok(stores)
 }
@@ -135,12 +136,19 @@ pub fn are_there(settings: &Settings) -> bool {
     index_folder(settings).exists() || search_folder(settings).exists()
 }
 
-/// Removes the stores, of which none may be open: what was derived from another copy of the source. In a cluster they are
-/// emptied, if they are of the same source; of another they are refused when they are opened.
-pub async fn remove(settings: &Settings, source: &SourceId) -> anyhow::Result<()> {
+/// Empties the stores in a cluster, if they are in one, and of the same source; of another they are refused when they are
+/// opened.
+pub async fn empty_cluster(settings: &Settings, source: &SourceId) -> anyhow::Result<()> {
     if let Some(cluster) = settings.cluster()? {
-        CqlStores::open(cluster, source, settings.parameters()).await?.clear().await?;
+        let stores = CqlStores::open(cluster, source, settings.parameters()).await?;
+        stores.claim().await?;
+        stores.clear().await?;
     }
+    Ok(())
+}
+
+/// Removes the stores from the folder, of which none may be open: what was derived from another copy of the source.
+pub fn remove(settings: &Settings) -> anyhow::Result<()> {
     for folder in [index_folder(settings), home_folder(settings), search_folder(settings)] {
         if folder.exists() {
             std::fs::remove_dir_all(&folder)
