@@ -174,7 +174,7 @@ async fn start(
         };
         let stores = match own {
             Some(stores) => stores,
-            None => stores::open(&settings, &place, &newest)?,
+            None => stores::open(&settings, &place, &newest, &beginning.writer)?,
         };
         if beginning.fill {
             stores.home.fill_with_load();

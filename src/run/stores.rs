@@ -48,15 +48,18 @@ pub struct Beginning {
     pub newest: Position,
     /// What search has, by shard.
     searched: Vec<Option<Position>>,
+    /// As whom they write the stores.
+    pub writer: String,
 }
 
 /// Makes the stores ready, and finds out where to begin. One process does this, before any other opens them.
 pub fn prepare(settings: &Settings, place: &Place, newest: &TimesRecord) -> anyhow::Result<(Stores, Beginning)> {
     let source = SourceId::from(&newest.source);
-    let CqlStores { index, home } = Handle::current().block_on(async {
+    let (CqlStores { index, home }, writer) = Handle::current().block_on(async {
         let stores = CqlStores::open(place.estate.store.clone(), &source, settings.parameters()).await?;
+        let writer = stores.claim().await?;
         stores.clear_incomplete().await?;
-        anyhow::Ok(stores)
+        anyhow::Ok((stores, writer))
     })?;
     let owner = place.estate.owner(&source);
     let search = ElasticSearch::open(place.estate.search.clone(), &search_folder(settings), Some(&owner))?;
@@ -67,14 +70,17 @@ pub fn prepare(settings: &Settings, place: &Place, newest: &TimesRecord) -> anyh
     // The stores may have more than there was when this process started.
     let newest = Times::of(&place.estate.log)?.newest()?;
     let load = stores.load(&searched, &newest)?;
-    Ok((stores, Beginning { load, floor: newest.greatest_entry, fill, newest: newest.position(), searched }))
+    let floor = newest.greatest_entry;
+    Ok((stores, Beginning { load, floor, fill, newest: newest.position(), searched, writer }))
 }
 
-/// Opens the stores that another process has made ready.
-pub fn open(settings: &Settings, place: &Place, newest: &TimesRecord) -> anyhow::Result<Stores> {
+/// Opens the stores that another process has made ready, which it writes as `writer`.
+pub fn open(settings: &Settings, place: &Place, newest: &TimesRecord, writer: &str) -> anyhow::Result<Stores> {
     let source = SourceId::from(&newest.source);
     let opened = CqlStores::open(place.estate.store.clone(), &source, settings.parameters());
-    let CqlStores { index, home } = Handle::current().block_on(opened)?;
+    let stores = Handle::current().block_on(opened)?;
+    stores.join(writer);
+    let CqlStores { index, home } = stores;
     Ok(Stores { index, home, search: None })
 }
 
@@ -83,8 +89,12 @@ pub fn empty(settings: &Settings, phases: &[Phase]) -> anyhow::Result<()> {
     let estate = Estate::new(settings)?;
     let newest = Times::of(&estate.log)?.newest()?;
     let source = SourceId::from(&newest.source);
-    let opened = CqlStores::open(estate.store.clone(), &source, settings.parameters());
-    let CqlStores { index, home } = Handle::current().block_on(opened)?;
+    let CqlStores { index, home } = Handle::current().block_on(async {
+        let stores = CqlStores::open(estate.store.clone(), &source, settings.parameters()).await?;
+        // Processes that run in spite of that end.
+        stores.claim().await?;
+        anyhow::Ok(stores)
+    })?;
     for phase in phases {
         match phase {
             Phase::Facts => index.rebuild_facts(newest.time)?,

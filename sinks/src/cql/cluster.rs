@@ -10,12 +10,14 @@
 //! twice, or late, changes nothing. A batch is of one partition, so that it is one mutation of each replica, which needs no
 //! log of batches, and takes effect at once or not at all.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -30,12 +32,13 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency as Level;
 use scylla::statement::batch::{Batch, BatchType};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::block_in_place;
 
 use super::fault::{self, CqlError, Fault, may_pass};
 use super::schema;
 use super::settings::{BATCH_BYTES, BATCH_ROWS, Consistency, CqlSettings, Tls};
+use super::state::State;
 use super::statement::{Statement, Statements, Write};
 use super::window::{Answer, Window};
 
@@ -63,6 +66,12 @@ pub(super) struct Cluster {
     retries: AtomicU64,
     /// Whether the last request of the store was tried again.
     is_away: AtomicBool,
+    /// A closed time with rows was applied: there is progress to be written.
+    pub(super) progressed: Notify,
+    /// Whom the keyspace must name as its writer, if anybody.
+    writer: Mutex<Option<String>>,
+    /// Why nothing may be written any more.
+    barred: Mutex<Option<Fault>>,
     /// Set when the process ends: nothing is tried again.
     ends: watch::Sender<bool>,
 }
@@ -107,9 +116,37 @@ impl Cluster {
             window,
             retries: AtomicU64::new(0),
             is_away: AtomicBool::new(false),
+            progressed: Notify::new(),
+            writer: Mutex::default(),
+            barred: Mutex::default(),
             ends: watch::Sender::new(false),
             settings,
         })
+    }
+
+    /// The keyspace must go on naming this writer.
+    pub(super) fn written_by(&self, writer: &str) {
+        *self.writer.lock() = Some(writer.to_owned());
+    }
+
+    /// Looks whether it does. One that cannot be asked now is asked again.
+    pub(super) async fn look_for_another(&self) {
+        let Some(own) = self.writer.lock().clone() else { return };
+        if let Ok(Some(found)) = State::new(self).writer().await
+            && found != own
+        {
+            self.bar(Fault::Superseded(self.settings.keyspace.clone()));
+        }
+    }
+
+    /// Nothing is written any more: the next closed time fails.
+    pub(super) fn bar(&self, fault: Fault) {
+        self.barred.lock().get_or_insert(fault);
+    }
+
+    /// Fails once something says that nothing may be written.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        self.barred.lock().take().map_or(Ok(()), Err)
     }
 
     /// The process ends: what is not answered in a moment fails, and is not tried again.
@@ -305,7 +342,31 @@ async fn connect(settings: &CqlSettings) -> Result<Session, CqlError> {
     if let Some(roots) = trusted(&settings.tls)? {
         builder = builder.tls_context(Some(Arc::new(client(roots)?)));
     }
-    builder.build().await.map_err(|error| fault::connect(settings.servers(), &error))
+    let session = builder.build().await.map_err(|error| fault::connect(settings.servers(), &error))?;
+    let state = session.get_cluster_state();
+    let datacenters = state.get_nodes_info().iter().filter_map(|node| node.datacenter.as_deref()).collect();
+    check_datacenter(settings, &datacenters)?;
+    Ok(session)
+}
+
+/// A quorum of a datacenter is one of whoever coordinates the request: two who do so in different ones need not see what the other
+/// has written.
+fn check_datacenter(settings: &CqlSettings, datacenters: &BTreeSet<&str>) -> Result<(), CqlError> {
+    let is_local = |consistency| matches!(consistency, Consistency::LocalOne | Consistency::LocalQuorum);
+    let problem = match settings.datacenter.as_deref() {
+        // One that tells of none is asked as it is.
+        Some(named) if !datacenters.is_empty() && !datacenters.contains(named) => {
+            format!("`datacenter={named}` is none of them")
+        }
+        None if datacenters.len() > 1
+            && (is_local(settings.write_consistency) || is_local(settings.read_consistency)) =>
+        {
+            "consistency is that of one of them".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    let found = datacenters.iter().copied().collect::<Vec<_>>().join(", ");
+    Err(CqlError::Datacenter { servers: settings.servers(), found, problem })
 }
 
 fn profile(settings: &CqlSettings) -> ExecutionProfileBuilder {
@@ -370,5 +431,32 @@ const fn level(consistency: Consistency) -> Level {
         Consistency::LocalQuorum => Level::LocalQuorum,
         Consistency::EachQuorum => Level::EachQuorum,
         Consistency::All => Level::All,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_datacenters_one_is_named_unless_all_are_asked() {
+        let check = |datacenter: Option<&str>, consistency, datacenters: &[&str]| {
+            let datacenter = datacenter.map(str::to_owned);
+            let settings = CqlSettings {
+                datacenter,
+                write_consistency: consistency,
+                read_consistency: consistency,
+                ..CqlSettings::default()
+            };
+            check_datacenter(&settings, &datacenters.iter().copied().collect()).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(None, Consistency::LocalQuorum, &["one"]), Ok(()));
+        assert_eq!(check(None, Consistency::LocalQuorum, &[]), Ok(()));
+        assert_eq!(check(None, Consistency::Quorum, &["one", "other"]), Ok(()));
+        assert_eq!(check(Some("other"), Consistency::LocalQuorum, &["one", "other"]), Ok(()));
+        let told = check(None, Consistency::LocalQuorum, &["one", "other"]).unwrap_err();
+        assert!(told.contains("datacenters one, other") && told.contains("`datacenter=`"), "{told}");
+        let told = check(Some("third"), Consistency::Quorum, &["one", "other"]).unwrap_err();
+        assert!(told.contains("`datacenter=third` is none of them"), "{told}");
     }
 }

@@ -88,6 +88,19 @@ pub enum CqlError {
         /// Ours.
         expected: u32,
     },
+    /// Nodes are in several datacenters, and it is not said which one is near.
+    #[error(
+        "the CQL cluster at {servers} is in the datacenters {found}, and {problem}: name one of them with `datacenter=` in --store, \
+         the same for all processes that share the keyspace"
+    )]
+    Datacenter {
+        /// The nodes.
+        servers: String,
+        /// The datacenters.
+        found: String,
+        /// What does not fit.
+        problem: String,
+    },
     /// TLS cannot be set up.
     #[error("TLS to the CQL cluster cannot be set up: {0}")]
     Tls(String),
@@ -129,6 +142,11 @@ pub(super) enum Fault {
     Local(String),
     #[error("how far the stores are could not be read for {0:?}: check that the CQL cluster answers")]
     Unfollowed(Duration),
+    #[error(
+        "another process has begun to write the keyspace {0}, and two at once would spoil it: stop one of them, or give it \
+         another --store"
+    )]
+    Superseded(String),
     #[error("the process ends")]
     Stopped,
 }

@@ -182,6 +182,13 @@ impl Followed {
             let standing = self.standing.read();
             [0, 1, 2].map(|index| standing.readable(index))
         };
+        // They were read side by side, while the writers went on: home timelines have a closed time after the rows, and those
+        // after the facts.
+        let later = |one: Option<Position>, other: Option<Position>| {
+            one.map(|one| other.filter(|other| other.time > one.time).unwrap_or(one))
+        };
+        let rows = later(rows, home);
+        let facts = later(facts, rows);
         let found = |position: Option<Position>| position.unwrap_or_default();
         let merged = found(facts).time.min(found(rows).time);
         let home = home.unwrap_or(Position { time: merged, lsn: Lsn(0) });

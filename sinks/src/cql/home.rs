@@ -32,7 +32,7 @@ use super::fault::Fault;
 use super::ledger::Ledger;
 use super::record::{Known, Record, StoredRecord, stored};
 use super::spread::timestamp;
-use super::statement::{ENTRY, HOT, Statement, Write};
+use super::statement::{ENTRY, HOT, KEYS_MAX, Statement, Write};
 use crate::{HomeStore, Saved};
 
 /// Viewers of whom it is known what they have.
@@ -154,6 +154,7 @@ impl CqlHome {
         if due.iter().all(Option::is_none) {
             return Ok(Outcome::default());
         }
+        self.cluster().check()?;
         if let Some(floor) = *floor {
             self.ledger.raise_floor(&mut due, *shards, floor, position.time).await?;
         }
@@ -171,7 +172,11 @@ impl CqlHome {
         let outcomes = self.cluster().each(viewers, |viewer| self.change(viewer, position.time)).await?;
         let has_rows = !outcomes.is_empty();
         failpoint!("sink_write_after");
-        self.ledger.record(&mut due, *shards, *position, has_rows || floor.is_some()).await?;
+        let has_rows = has_rows || floor.is_some();
+        if self.ledger.record(&mut due, *shards, *position, has_rows) {
+            // Of what has rows only the last closed time may come again after a crash: see `goes_on`.
+            self.ledger.write_behind().await?;
+        }
         let sum = |one: Outcome, other: Outcome| Outcome {
             deliveries: one.deliveries + other.deliveries,
             anomalies: one.anomalies + other.anomalies,
@@ -284,7 +289,7 @@ impl CqlHome {
             return Ok(());
         }
         let ids: Vec<i64> = leaving.iter().map(|(entry, _)| *entry).collect();
-        let there = if change.made { Vec::new() } else { self.there(viewer.id, ids).await? };
+        let there = if change.made { Vec::new() } else { self.there(viewer.id, &ids).await? };
         for (entry, net) in leaving {
             if there.contains(&entry) {
                 change.gone.push(entry);
@@ -320,10 +325,11 @@ impl CqlHome {
             change.record.entries_max = live.len();
             cut = Some(floor.max(change.record.floor));
         }
-        if !change.made && change.puts.len() + change.gone.len() > BATCH_MAX {
+        let entries_at_once = BATCH_MAX.saturating_sub(change.hot.len());
+        if !change.made && change.puts.len() + change.gone.len() > entries_at_once {
             let mut changed: Vec<i64> = change.puts.iter().chain(&change.gone).copied().collect();
             changed.sort_unstable_by(|one, other| other.cmp(one));
-            if let Some(last) = changed.get(BATCH_MAX) {
+            if let Some(last) = changed.get(entries_at_once) {
                 change.raise(id_of(*last));
                 cut = Some(floor.max(change.record.floor));
             }
@@ -351,8 +357,11 @@ impl CqlHome {
         Ok(stored(&self.cluster().read(Statement::HomeHead, (viewer, ENTRY)).await?)?.hot)
     }
 
-    async fn there(&self, viewer: i64, ids: Vec<i64>) -> Result<Vec<i64>, Fault> {
-        numbers(&self.cluster().read(Statement::HomeKeys, (viewer, ENTRY, ids)).await?)
+    async fn there(&self, viewer: i64, ids: &[i64]) -> Result<Vec<i64>, Fault> {
+        let read = |ids: &[i64]| self.cluster().read(Statement::HomeKeys, (viewer, ENTRY, ids.to_vec()));
+        let found = self.cluster().each(ids.chunks(KEYS_MAX), read).await?;
+        let found: Vec<Vec<i64>> = found.iter().map(numbers).collect::<Result<_, _>>()?;
+        Ok(found.concat())
     }
 
     async fn newest(&self, change: &Change, floor: i64, limit: usize) -> Result<Vec<i64>, Fault> {

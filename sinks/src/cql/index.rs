@@ -108,9 +108,13 @@ impl CqlIndex {
         let position = closed.position;
         let mut due = ledger.lock_due(position.time, closed.shards);
         let applied = ledger.cluster.wait(async {
+            ledger.cluster.check()?;
             let has_rows = self.write(&mut due, closed, take).await?;
             if !closed.loading {
-                ledger.record(&mut due, closed.shards, position, has_rows).await?;
+                // Beside what comes next: nothing depends on it but where another process, or the next start, goes on.
+                if ledger.record(&mut due, closed.shards, position, has_rows) {
+                    ledger.cluster.progressed.notify_one();
+                }
             }
             Ok(())
         });

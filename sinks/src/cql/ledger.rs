@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!   apply(t, some shards) ─► locks them, leaves out those that have t already
-//!     rows ─► all of them acknowledged ─► progress (shards → t) ─► acknowledged ─► reached = t
+//!     rows ─► all of them acknowledged ─► reached = t ─► beside what comes next: progress (shards → t)
 //! ```
 //!
 //! Why nothing is lost, and nothing counted twice: progress is written when all rows of the closed time are where the
 //! consistency level wants them, so it never passes one that is not. After a crash in between, the closed time comes again:
 //! its rows are the same, with the same timestamps, and change nothing; sums carry the time that they have.
 //!
-//! As in the local store progress is a row for each set of shards that comes together, and a closed time without rows
-//! writes it at most once a second of stream time; but who reads in another process knows only what is written, so what was
-//! not is written beside, every [`TELL_EVERY`]. A shard's progress is the greatest of the rows with its bit.
+//! As in the local store progress is a row for each set of shards that comes together. A closed time does not wait for it: with
+//! rows it is written at once, without them within [`TELL_EVERY`], for who reads in another process; and what came while one was
+//! on its way goes together. Who needs to know that it is written waits for it. A shard's progress is the greatest of the rows
+//! with its bit.
 //!
 //! Deletes of a cluster hide what is written later with an earlier timestamp, and a store that is built again begins with
 //! early times: so its tables are truncated, and its progress is that of another *generation*, a part of its key. The
@@ -33,9 +34,9 @@ use super::spread::{FULL, Full, ONLY, Table, timestamp};
 use super::state::{Generation, State};
 use super::statement::{Statement, Write};
 
-/// Stream time after which progress is written though no row was.
+/// Stream time after which progress is written at once though there was no row.
 const IDLE_MS: Time = 1_000;
-/// How often what was not written is, for who reads in other processes.
+/// How long progress waits to be written that is not written at once.
 pub(super) const TELL_EVERY: Duration = Duration::from_millis(50);
 /// For how long who reads may go on with a generation that it has seen.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
@@ -51,18 +52,18 @@ pub(super) struct Progressed {
     pub(super) floor: Option<i64>,
     /// The load fills it, and has not ended: no home timeline is complete anywhere yet.
     pub(super) filling: bool,
-    /// A closed time was applied since the store was opened: what comes now was never applied in part.
+    /// A closed time with rows was applied since the store was opened: what comes now was never applied in part.
     pub(super) goes_on: bool,
 }
 
 /// The shards of a closed time that do not have it yet, each at its index.
 pub(super) type Due<'a> = Vec<Option<MutexGuard<'a, Progressed>>>;
 
-/// The last closed time of a set of shards, and the one that its row has.
+/// The last closed time of a set of shards, and the time that its row has.
 #[derive(Clone, Copy, Debug)]
 struct Reached {
     applied: Position,
-    written: Position,
+    written: Option<Time>,
 }
 
 /// A row of progress.
@@ -96,16 +97,17 @@ impl Ledger {
         tables: &'static [&'static str],
         lists: Option<Table>,
     ) -> Result<Self, Fault> {
+        let Generation { number, due } = State::new(cluster).generation(store).await?;
         let ledger = Ledger {
             cluster: Arc::clone(cluster),
             store,
             tables,
             lists,
-            generation: AtomicI64::new(State::new(cluster).generation(store).await?.number),
+            generation: AtomicI64::new(number),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             sets: Mutex::default(),
             missing: AtomicU64::new(0),
-            due: AtomicU64::new(0),
+            due: AtomicU64::new(due),
         };
         for ProgressRow { shards, position, floor } in ledger.rows().await? {
             for (_, shard) in ledger.shards.iter().enumerate().filter(|(number, _)| shards & (1 << number) != 0) {
@@ -114,7 +116,7 @@ impl Ledger {
                 shard.floor = shard.floor.max(floor);
             }
             if let Some(position) = position {
-                ledger.sets.lock().insert(shards, Reached { applied: position, written: position });
+                ledger.sets.lock().insert(shards, Reached { applied: position, written: Some(position.time) });
             }
         }
         ledger.learn_full().await?;
@@ -155,7 +157,8 @@ impl Ledger {
         if self.is_complete() {
             return Ok(());
         }
-        self.begin_anew(0).await
+        // Of a store that was to be built again the rest is due as it was.
+        self.begin_anew(self.due.load(Ordering::Acquire)).await
     }
 
     /// Begins the store anew; it is not read before all shards have the closed time `due`.
@@ -182,10 +185,11 @@ impl Ledger {
         self.sets.lock().clear();
         if used || due > 0 {
             // A crash from here on finds a store without progress, which is cleared.
-            let number = self.generation() + i64::from(used);
+            let number = self.generation() + 1;
             State::new(&self.cluster).set_generation(self.store, Generation { number, due }).await?;
             self.generation.store(number, Ordering::Release);
-            if is_read {
+            // Somebody may still read what a process has left that was ended in this very place.
+            if is_read || (self.generation() > 1 && !tables.is_empty()) {
                 self.cluster.pause(LEASE).await?;
             }
             for table in tables {
@@ -232,45 +236,32 @@ impl Ledger {
         self.shards.iter().enumerate().map(lock).collect()
     }
 
-    /// All that the closed time brings to the shards that are due is acknowledged: records it. With rows this is written
-    /// at once.
-    pub(super) async fn record(
-        &self,
-        due: &mut Due<'_>,
-        shards: u64,
-        position: Position,
-        has_rows: bool,
-    ) -> Result<(), Fault> {
+    /// All that the closed time brings to the shards that are due is acknowledged: they have it. Returns whether this is to be
+    /// written at once: it has rows, or was not written for a while of stream time.
+    pub(super) fn record(&self, due: &mut Due<'_>, shards: u64, position: Position, has_rows: bool) -> bool {
         if due.iter().all(Option::is_none) {
-            return Ok(());
+            return false;
         }
         for shard in due.iter_mut().flatten() {
-            shard.goes_on = true;
+            shard.goes_on |= has_rows;
             if shard.filling {
                 shard.reached = Some(position);
             }
         }
         if due.iter().flatten().any(|shard| shard.filling) {
-            return Ok(());
+            return false;
         }
-        let idle = |set: &Reached| set.written.time + IDLE_MS > position.time;
-        let written = has_rows || !self.sets.lock().get(&shards).is_some_and(idle);
-        if written {
-            failpoint!("sink_progress_before");
-            self.write(self.generation(), shards, position).await?;
-            failpoint!("sink_progress_after");
-        }
+        let written = {
+            let mut sets = self.sets.lock();
+            let set = sets.entry(shards).or_insert(Reached { applied: position, written: None });
+            set.applied = position;
+            set.written
+        };
         due.iter_mut().flatten().for_each(|shard| shard.reached = Some(position));
-        let mut sets = self.sets.lock();
-        let reached = sets.entry(shards).or_insert(Reached { applied: position, written: position });
-        reached.applied = position;
-        if written {
-            reached.written = position;
-        }
         if position.time >= self.due.load(Ordering::Acquire) && !self.is_readable() {
             self.missing.fetch_and(!shards, Ordering::AcqRel);
         }
-        Ok(())
+        has_rows || written.is_none_or(|written| written + IDLE_MS <= position.time)
     }
 
     /// Writes the progress that was not written yet, and returns that of each shard.
@@ -287,30 +278,31 @@ impl Ledger {
         // What begins anew meanwhile has another.
         let generation = self.generation();
         let behind = |(set, reached): (&u64, &Reached)| {
-            (reached.applied.time > reached.written.time).then_some((*set, reached.applied))
+            (reached.written.is_none_or(|written| written < reached.applied.time)).then_some((*set, reached.applied))
         };
         let behind: Vec<(u64, Position)> = self.sets.lock().iter().filter_map(behind).collect();
-        for (set, position) in behind {
-            self.write(generation, set, position).await?;
-            if let Some(reached) = self.sets.lock().get_mut(&set)
-                && reached.written.time < position.time
-            {
-                reached.written = position;
-            }
+        if behind.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    async fn write(&self, generation: i64, shards: u64, position: Position) -> Result<(), Fault> {
-        let progress = Write::Progress {
+        let row = |(shards, position): &(u64, Position)| Write::Progress {
             store: self.store,
             generation,
-            shards: shards as i64,
+            shards: *shards as i64,
             time: position.time as i64,
             lsn: position.lsn.0 as i64,
             at: timestamp(position.time),
         };
-        self.cluster.write(&[progress]).await
+        failpoint!("sink_progress_before");
+        self.cluster.write(&behind.iter().map(row).collect::<Vec<_>>()).await?;
+        failpoint!("sink_progress_after");
+        let mut sets = self.sets.lock();
+        for (set, position) in behind {
+            // What was written of a generation says nothing of the next, which may have begun meanwhile.
+            if let Some(reached) = sets.get_mut(&set).filter(|_| self.generation() == generation) {
+                reached.written = reached.written.max(Some(position.time));
+            }
+        }
+        Ok(())
     }
 
     /// Raises the floors of shards, before anything of the closed time is written. A load that filled them ends so.

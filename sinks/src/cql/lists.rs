@@ -8,10 +8,10 @@ use futures::future::{BoxFuture, try_join};
 use super::cluster::Cluster;
 use super::fault::Fault;
 use super::spread::{List, MARK, Part, Spread};
-use super::statement::Statement;
+use super::statement::{KEYS_MAX, Statement};
 
-/// Keys that are asked for in one request.
-const KEYS_AT_ONCE: usize = 100;
+/// Keys that are asked for in one request, beside the mark.
+const KEYS_AT_ONCE: usize = KEYS_MAX - 1;
 /// Parts of a directory that are read at a time.
 const PARTS_AT_ONCE: i32 = 16;
 

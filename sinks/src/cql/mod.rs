@@ -39,10 +39,14 @@ mod statement;
 mod views;
 mod window;
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use feedmill_model::{Parameters, SourceId, StoreError};
 use futures::future::join_all;
+use tokio::time::timeout;
 
 pub use self::cache::CacheAges;
 use self::cluster::Cluster;
@@ -108,6 +112,22 @@ impl CqlStores {
         [&self.index.facts, &self.index.rows, &self.home.ledger]
     }
 
+    /// Has the keyspace name this process as the one that writes it: whoever did so before ends at its next closed time, within
+    /// some seconds. Gives the name for the processes that write beside this one. To be called before anything is written.
+    pub async fn claim(&self) -> Result<String, StoreError> {
+        let writer = format!("{:016x}", RandomState::new().build_hasher().finish());
+        let cluster = &self.index.rows.cluster;
+        let told = State::new(cluster).begin_writer(&writer).await;
+        told.map_err(|fault| fault.store("all stores", "say who writes them"))?;
+        cluster.written_by(&writer);
+        Ok(writer)
+    }
+
+    /// Writes beside the process that has claimed the keyspace by this name.
+    pub fn join(&self, writer: &str) {
+        self.index.rows.cluster.written_by(writer);
+    }
+
     /// Empties each store of which a shard has no progress: its first load did not end, or has not begun. To be called before
     /// the first closed time, and by one process if there are several.
     pub async fn clear_incomplete(&self) -> Result<(), StoreError> {
@@ -119,14 +139,26 @@ impl CqlStores {
     }
 }
 
-/// Writes progress that was not written, for who reads in other processes, until the stores are gone.
+/// How often it is looked whether the keyspace has another writer.
+const LOOK_FOR_ANOTHER: Duration = Duration::from_secs(1);
+
+/// Writes progress that was not written, for who reads in other processes, until the stores are gone. Where it cannot, or another
+/// writes the stores, nothing more is applied.
 async fn tell(index: Weak<CqlIndex>, home: Weak<CqlHome>) {
+    let mut looked = Instant::now();
     loop {
-        tokio::time::sleep(TELL_EVERY).await;
+        let Some(cluster) = index.upgrade().map(|index| Arc::clone(&index.rows.cluster)) else { return };
+        // Whether or not anything has: for what came without rows.
+        let _ = timeout(TELL_EVERY, cluster.progressed.notified()).await;
         let (Some(index), Some(home)) = (index.upgrade(), home.upgrade()) else { return };
         let told = join_all([&index.facts, &index.rows, &home.ledger].map(Ledger::write_behind)).await;
-        if let Some(error) = told.into_iter().find_map(Result::err) {
-            tracing::debug!(%error, "progress could not be told to who reads");
+        match told.into_iter().find_map(Result::err) {
+            None | Some(Fault::Stopped) => {}
+            Some(fault) => cluster.bar(fault),
+        }
+        if looked.elapsed() >= LOOK_FOR_ANOTHER {
+            cluster.look_for_another().await;
+            looked = Instant::now();
         }
     }
 }

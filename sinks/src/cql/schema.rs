@@ -22,7 +22,7 @@ use super::fault::{CqlError, Fault};
 use super::settings::CqlSettings;
 
 /// Version of what the tables hold. Another version is refused: derived data is rebuilt rather than migrated.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// Tables whose rows are parts of lists.
 const LISTED: &str =

@@ -15,6 +15,7 @@ const FORMAT_NAME: &str = "format";
 const SOURCE_NAME: &str = "source";
 const HISTORY_NAME: &str = "history";
 const FANOUT_NAME: &str = "fanout_days";
+const WRITER_NAME: &str = "writer";
 
 /// Which history of the source positions are of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +119,8 @@ impl<'a> State<'a> {
     }
 
     pub(super) async fn set_generation(&self, store: &str, generation: Generation) -> Result<(), Fault> {
-        self.tell(&generation_name(store), &generation.text()).await
+        // Not by anybody's clock: the greatest counts.
+        self.set(&generation_name(store), &generation.text(), generation.number).await
     }
 
     /// Says of which history positions are, for who reads.
@@ -131,6 +133,16 @@ impl<'a> State<'a> {
     /// Says for how many days entries stay in home timelines, for who reads.
     pub(super) async fn keep_for(&self, fanout_days: u32) -> Result<(), Fault> {
         self.tell(FANOUT_NAME, &fanout_days.to_string()).await
+    }
+
+    /// Who writes the stores.
+    pub(super) async fn writer(&self) -> Result<Option<String>, Fault> {
+        self.get(WRITER_NAME).await
+    }
+
+    /// Says who writes the stores from now on.
+    pub(super) async fn begin_writer(&self, writer: &str) -> Result<(), Fault> {
+        self.tell(WRITER_NAME, writer).await
     }
 
     /// Writes what is not so yet. The last to be written counts.

@@ -15,6 +15,10 @@ pub(super) const RECORD: i8 = 0;
 pub(super) const HOT: i8 = 1;
 pub(super) const ENTRY: i8 = 2;
 
+/// Keys that one statement may name: ScyllaDB refuses more, unless somebody has raised
+/// `max_clustering_key_restrictions_per_query`.
+pub(super) const KEYS_MAX: usize = 100;
+
 /// What a statement does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]

@@ -323,7 +323,7 @@ impl Writer {
     async fn set_aside(&mut self, round: &mut Round) -> Result<(), Fault> {
         let mut again = std::mem::take(&mut round.again);
         let refused = std::mem::take(&mut round.refused);
-        let mut lines = Vec::new();
+        let mut kept = Vec::new();
         for Refused { item, reason } in &refused {
             again.remove(&item.key);
             let document = item.lines.split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
@@ -331,15 +331,18 @@ impl Writer {
             tracing::error!("search does not take the document {}: {reason}", item.key);
             metrics::counter!("feedmill_search_refused_total").increment(1);
             let action = json!({ "index": { "_id": format!("refused-{}", item.key) } });
-            let kept = json!({
+            let told = json!({
                 "kind": "refused", "index": self.standing.writing, "id": item.key, "time": item.time, "reason": reason,
                 "document": document,
             });
-            lines.extend_from_slice(format!("{action}\n{kept}\n").as_bytes());
+            let lines = format!("{action}\n{told}\n").into_bytes();
+            kept.push(Item { key: item.key.clone(), time: item.time, lines });
             self.refused.insert(item.key.clone(), item.time);
         }
-        if !lines.is_empty() {
-            send_once(&self.shared, &self.server, &self.server.names.progress(), lines).await?;
+        // Progress passes what was refused only when it is kept there.
+        let lost = deliver(&self.shared, &self.server, &self.server.names.progress(), kept).await?;
+        for Refused { item, reason } in lost {
+            tracing::error!("search does not keep either that it refused the document {}: {reason}", item.key);
         }
         if let Some(last) = refused.last().filter(|_| self.refused.len() > REFUSED_MAX) {
             let count = self.refused.len();

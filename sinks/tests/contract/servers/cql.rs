@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use feedmill_model::{
     Counter, Fact, HomeClosed, HomeSink, Op, Parameters, Phase, Position, RowSink, SourceId, StoreError, View, ViewRow,
@@ -219,6 +220,33 @@ fn another_source_and_another_format_are_refused_with_a_sentence() {
     RUNTIME.block_on(session.query_unpaged(older, ())).unwrap();
     let sentence = refused(&source());
     assert!(sentence.contains("has format 0"), "{sentence}");
+}
+
+#[test]
+fn of_two_who_write_a_keyspace_the_earlier_ends_and_those_who_write_beside_it() {
+    let cql = Cql::new();
+    let open = || open(cql.settings(), &Parameters::default());
+    let [earlier, beside] = [open(), open()];
+    beside.join(&RUNTIME.block_on(earlier.claim()).unwrap());
+    let apply = |stores: &CqlStores, time| {
+        let row = ViewRow::Profile(Box::new(user(1)));
+        stores.index.apply(&closed(time, ALL, vec![Op::Put(row)]))
+    };
+    apply(&earlier, 1).unwrap();
+    apply(&beside, 2).unwrap();
+    let later = open();
+    RUNTIME.block_on(later.claim()).unwrap();
+    for stores in [&earlier, &beside] {
+        let begun = Instant::now();
+        let refused = (3..).find_map(|time| apply(stores, time).err());
+        let told = refused.unwrap();
+        let reason = std::error::Error::source(&told).unwrap().to_string();
+        assert!(
+            reason.contains(&format!("another process has begun to write the keyspace {}", cql.settings().keyspace))
+        );
+        assert!(begun.elapsed() < Duration::from_secs(60), "it went on for {:?}", begun.elapsed());
+    }
+    apply(&later, 1_000_000).unwrap();
 }
 
 #[test]
