@@ -228,7 +228,7 @@ async fn c13_another_database_is_not_taken_for_the_old_one() {
     let mut story = Story::begin(&postgres, &[]).await;
     story.system.interrupt();
     // The same schema, no rows.
-    let other = Postgres::new(&[]).await;
+    let other = Postgres::unlike_others(&[]).await;
     let mut preparation = System::start_on(&other, &[]).await;
     preparation.interrupt();
     story.system.database_url = Some(other.url());

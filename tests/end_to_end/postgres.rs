@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
 use crate::system::LIMIT;
@@ -57,8 +58,30 @@ pub struct Postgres {
 pub struct Backup(TempDir);
 
 impl Postgres {
-    /// Starts a new server. `settings` are lines of `postgresql.conf`.
+    /// Starts a new server, a copy of one that all tests have: making one takes more of a processor's time than most tests do.
+    /// `settings` are lines of `postgresql.conf`.
     pub async fn new(settings: &[&str]) -> Postgres {
+        static MADE: OnceCell<PathBuf> = OnceCell::const_new();
+        let make = async || {
+            let mut made = Postgres::unlike_others(&[]).await;
+            made.stop_fast();
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("server");
+            let _ = fs::remove_dir_all(&kept);
+            copy(&made.data(), &kept);
+            kept
+        };
+        let made = MADE.get_or_init(make).await;
+        let mut server = Postgres::empty();
+        fs::remove_dir(server.data()).unwrap();
+        copy(made, &server.data());
+        server.take_place();
+        server.configure(settings);
+        server.start().await;
+        server
+    }
+
+    /// Starts a new server that has a system identifier of its own.
+    pub async fn unlike_others(settings: &[&str]) -> Postgres {
         let mut server = Postgres::empty();
         let mut initdb = server.command("initdb");
         initdb.args(["-U", "postgres", "-E", "UTF8", "--locale=C", "--auth=trust", "--no-sync", "-D"]);

@@ -256,7 +256,7 @@ async fn who_is_not_told_enough_or_something_else_does_not_serve() {
     assert!(told.contains("there is no key file"), "{told}");
     writer.go().await;
     // A database that the stores are not of.
-    let other = Postgres::new(&[]).await;
+    let other = Postgres::unlike_others(&[]).await;
     reader.use_database(&other);
     let told = reader.expect_start_failure().await;
     assert!(told.contains("was derived from system"), "{told}");
