@@ -13,7 +13,7 @@ TESTED := --release --locked --features failpoints
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test servers test-servers soak fuzz lint fmt clippy doc audit bench clean
+.PHONY: help setup build run test servers test-servers soak soak-servers fuzz lint fmt clippy doc audit bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-servers: setup servers ## Run the tests that need those servers
 # A test of the binary's own package has it built.
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)
 	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) --workspace --test import --test end_to_end -- --nocapture c43_random
+
+soak-servers: setup servers ## The same on all machines of an estate (make soak-servers SOAK=50)
+	ROUNDS=$(SOAK) $(CARGO) test $(TESTED) --workspace --test import --test end_to_end -- --nocapture servers::seeded
 
 fuzz: build ## Ask the API for all that its description allows and forbids (make fuzz REQUESTS=50000)
 	@sh .ci/setup fuzz

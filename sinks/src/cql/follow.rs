@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use feedmill_model::{Lsn, Parameters, Phase, Position, SourceId};
 use futures::future::try_join_all;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -38,6 +38,8 @@ const PHASES: [Phase; 3] = [Phase::Facts, Phase::Rows, Phase::Home];
 /// How often it is looked, and while somebody waits for more than is there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AWAITED: Duration = Duration::from_millis(20);
+/// How long what nobody wrote may go untold.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// After a failure; it doubles with each.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const LOOK_AGAIN_MAX: Duration = Duration::from_secs(1);
@@ -83,6 +85,8 @@ pub(super) struct Followed {
     pub(super) changes: Changes,
     pub(super) parameters: Parameters,
     standing: RwLock<Standing>,
+    /// The ends of what was told last, and when that was.
+    told: Mutex<Option<([Lsn; 3], Instant)>>,
     source: watch::Sender<SourceId>,
     /// Why it cannot be looked at now.
     away: RwLock<Option<String>>,
@@ -118,6 +122,7 @@ impl Followed {
             changes: Changes::default(),
             parameters,
             standing: RwLock::new(standing),
+            told: Mutex::default(),
             source,
             away: RwLock::default(),
             fault: watch::Sender::new(None),
@@ -192,9 +197,17 @@ impl Followed {
         let found = |position: Option<Position>| position.unwrap_or_default();
         let merged = found(facts).time.min(found(rows).time);
         let home = home.unwrap_or(Position { time: merged, lsn: Lsn(0) });
-        // Whoever is woken by the progress knows that something may have changed.
-        self.changes.tell_unnamed();
-        for (phase, position) in PHASES.into_iter().zip([found(facts), found(rows), home]) {
+        let positions = [found(facts), found(rows), home];
+        // Whoever is woken by the progress knows that something may have changed. Where nothing was committed nothing has, but for
+        // what changes with the time alone.
+        let mut told = self.told.lock();
+        let now = Instant::now();
+        if told.is_none_or(|(lsns, at)| lsns != positions.map(|position| position.lsn) || at + TOLD_EVERY <= now) {
+            *told = Some((positions.map(|position| position.lsn), now));
+            self.changes.tell_unnamed();
+        }
+        drop(told);
+        for (phase, position) in PHASES.into_iter().zip(positions) {
             self.progress.found(phase, position);
         }
     }
