@@ -1,9 +1,9 @@
 //! Messages a second into Kafka.
 //!
 //! ```text
-//!   batches ─► Publisher ─────────────────────────────► topics: envelopes are written, offsets known, `times` closed
-//!                 │ its records, read back
-//!                 └──► BaseProducer::send, commit ────► other topics: nothing but that
+//!   batches ─► Encoder ─► Publisher ──────────────────► topics: envelopes are written, offsets known, `times` closed
+//!                             │ its records, read back
+//!                             └──► BaseProducer::send, commit ────► other topics: nothing but that
 //! ```
 //!
 //! Both commit as many records at a time. The plain loop drains what it has sent before it commits, since the crate's commit
@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use feedmill_connectors::kafka::{
-    Compression, Content, KafkaLog, Layout, Origin, Part, Publisher, TopicOptions, Topics, prepare,
+    Compression, Content, Encoder, KafkaLog, Layout, Origin, Part, Published, Publisher, TopicOptions, Topics, prepare,
 };
 use feedmill_model::{Change, Like, Lsn, Position, Row, SourceId, Tweet};
 use feedmill_test_servers::Kafka;
@@ -69,26 +69,35 @@ fn log(kafka: &Kafka, prefix: &str) -> anyhow::Result<KafkaLog> {
     Ok(log)
 }
 
-/// Publishes; gives how long it took.
+/// Publishes as `feedmill capture` does, by a thread that writes and one that sends; gives how long it took.
 fn publish(to: &KafkaLog, batches: &[(Position, Vec<Change>)]) -> anyhow::Result<Duration> {
     let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
-    let origin = Origin { source: &source, history: 0, greatest_entry: 0, database: "social" };
+    let origin = Origin { source: &source, history: 0, greatest_entry: 0 };
     let mut publisher = Publisher::open(to, &OPTIONS)?;
+    let (mut encoder, encoded) = Encoder::new(to, "social", publisher.at());
     let first = Position { time: START, lsn: Lsn(0) };
-    publisher.publish(origin, &[Part { position: first, floor: None, content: Content::Rows(&[]), last: true }])?;
+    encoder.write(origin, &[Part { position: first, floor: None, content: Content::Rows(&[]), last: true }])?;
+    publisher.publish(&encoded, LIMIT)?;
     let began = Instant::now();
-    for batches in batches.chunks(TOGETHER) {
-        let parts: Vec<Part<'_>> = batches
-            .iter()
-            .map(|(position, changes)| Part {
-                position: *position,
-                floor: None,
-                content: Content::Changes(changes),
-                last: true,
-            })
-            .collect();
-        publisher.publish(origin, &parts)?;
-    }
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            for batches in batches.chunks(TOGETHER) {
+                let parts: Vec<Part<'_>> = batches
+                    .iter()
+                    .map(|(position, changes)| Part {
+                        position: *position,
+                        floor: None,
+                        content: Content::Changes(changes),
+                        last: true,
+                    })
+                    .collect();
+                encoder.write(origin, &parts)?;
+            }
+            anyhow::Ok(())
+        });
+        while publisher.publish(&encoded, LIMIT)? != Published::Ended {}
+        writer.join().map_err(|_| anyhow::anyhow!("the thread that writes has panicked"))?
+    })?;
     Ok(began.elapsed())
 }
 

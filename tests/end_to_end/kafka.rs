@@ -10,8 +10,8 @@ mod servers {
     use std::time::{Duration, Instant};
 
     use feedmill_connectors::kafka::{
-        BatchReader, Compression, Content, Hydration, KafkaError, Layout, Origin, Part, Publisher, Share, Times,
-        TopicOptions, Topics,
+        BatchReader, Compression, Content, Encoder, Hydration, KafkaError, Layout, Origin, Part, Published, Publisher,
+        Share, Times, TopicOptions, Topics,
     };
     use feedmill_model::{Lsn, Position, Relation, SourceId};
     use feedmill_test_servers::Kafka;
@@ -464,7 +464,7 @@ mod servers {
         tokio::task::spawn_blocking(move || {
             feedmill_connectors::kafka::prepare(&to, &OPTIONS).unwrap();
             let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
-            let origin = Origin { source: &source, history: 0, greatest_entry: 0, database: "social" };
+            let origin = Origin { source: &source, history: 0, greatest_entry: 0 };
             let part = |time| Part {
                 position: Position { time, lsn: Lsn(time) },
                 floor: None,
@@ -482,14 +482,19 @@ mod servers {
                     assert!(Instant::now() < deadline, "the newest is {:?}, and not {time}", newest());
                 }
             };
-            first.publish(origin, &[part(1_000)]).unwrap();
+            let publish = |publisher: &mut Publisher, time| {
+                let (mut encoder, encoded) = Encoder::new(&to, "social", publisher.at());
+                assert!(encoder.write(origin, &[part(time)]).unwrap());
+                publisher.publish(&encoded, LIMIT)
+            };
+            assert_eq!(publish(&mut first, 1_000).unwrap(), Published::Changes(0));
             until_newest(1_000);
             let mut second = Publisher::open(&to, &OPTIONS).unwrap();
             assert_eq!(second.at().unwrap().time, 1_000);
-            let fenced = first.publish(origin, &[part(2_000)]).unwrap_err();
+            let fenced = publish(&mut first, 2_000).unwrap_err();
             assert!(matches!(fenced, KafkaError::Fenced { .. }) && !fenced.is_transient(), "{fenced}");
             assert_eq!(newest().unwrap().time, 1_000);
-            second.publish(origin, &[part(3_000)]).unwrap();
+            publish(&mut second, 3_000).unwrap();
             until_newest(3_000);
             let record = newest().unwrap();
             assert_eq!((record.time, record.previous), (3_000, Some(1_000)));

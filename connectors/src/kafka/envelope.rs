@@ -11,15 +11,13 @@
 //! that is gone has a tombstone.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use feedmill_model::{Change, Key, Position, Relation, Row};
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::columns::{self, Columns, KeyColumns};
-
-/// A part of a value as it is written, for the values that have it in common.
-pub(super) type Written = Box<RawValue>;
 
 /// What the records of a batch have in common.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +27,11 @@ pub(super) struct Of<'a> {
     pub position: Position,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    before: Option<Columns<'a>>,
-    after: Option<&'a RawValue>,
-    source: &'a RawValue,
-    op: &'static str,
-    ts_ms: u64,
-    transaction: Option<Transaction<'a>>,
+/// Which place a change has in its batch, and of those of its relation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    pub total: u64,
+    pub data_collection: u64,
 }
 
 #[derive(Serialize)]
@@ -55,68 +50,103 @@ struct Source<'a> {
     xmin: Option<u64>,
 }
 
-/// Which place a change has in its batch.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Transaction<'a> {
-    pub id: &'a str,
-    pub total_order: u64,
-    pub data_collection_order: u64,
+/// Writes the values of a batch. Most of a small one is the same for all of a relation, and is written once.
+pub(super) struct Values<'a> {
+    of: Of<'a>,
+    is_snapshot: bool,
+    /// For each relation, what comes between the rows and the operation.
+    sources: [Vec<u8>; Relation::ALL.len()],
+    /// What comes between the operation and the numbers of a change.
+    transaction: Vec<u8>,
 }
 
-impl<'a> Of<'a> {
-    /// What the values of a relation's changes, or of its rows, have in common.
-    pub fn source(&self, relation: Relation, snapshot: bool) -> Result<Written, serde_json::Error> {
-        to_raw_value(&Source {
-            version: env!("CARGO_PKG_VERSION"),
-            connector: "postgresql",
-            name: self.prefix,
-            ts_ms: self.position.time,
-            snapshot: if snapshot { "true" } else { "false" },
-            db: self.database,
-            schema: "public",
-            table: relation.table(),
-            transaction_id: None,
-            lsn: self.position.lsn.0,
-            xmin: None,
-        })
+impl<'a> Values<'a> {
+    pub fn new(of: Of<'a>, is_snapshot: bool) -> Self {
+        let Position { time, lsn } = of.position;
+        let transaction = format!(r#"","ts_ms":{time},"transaction":{{"id":"{time}:{lsn}","total_order":"#);
+        Values { of, is_snapshot, sources: Default::default(), transaction: transaction.into_bytes() }
     }
 
-    /// Appends the value of a change, of which `after` is the new row.
+    /// Appends the value of a change, and says where in the bytes the new row is.
     pub fn append_change(
-        &self,
+        &mut self,
         bytes: &mut Vec<u8>,
+        relation: Relation,
         change: &Change,
-        after: Option<&RawValue>,
-        source: &RawValue,
-        transaction: Transaction<'_>,
-    ) -> Result<(), serde_json::Error> {
+        order: Order,
+    ) -> Result<Option<Range<usize>>, serde_json::Error> {
         let op = match (&change.old, &change.new) {
-            (None, _) => "c",
-            (Some(_), Some(_)) => "u",
-            (Some(_), None) => "d",
+            (None, _) => b'c',
+            (Some(_), Some(_)) => b'u',
+            (Some(_), None) => b'd',
         };
-        let envelope = Envelope {
-            before: change.old.as_ref().map(Columns),
-            after,
-            source,
-            op,
-            ts_ms: self.position.time,
-            transaction: Some(transaction),
-        };
-        columns::append(bytes, &envelope)
+        bytes.extend_from_slice(br#"{"before":"#);
+        columns::append(bytes, &change.old.as_ref().map(Columns))?;
+        bytes.extend_from_slice(br#","after":"#);
+        let begin = bytes.len();
+        columns::append(bytes, &change.new.as_ref().map(Columns))?;
+        let after = begin..bytes.len();
+        bytes.extend_from_slice(self.source(relation)?);
+        bytes.push(op);
+        bytes.extend_from_slice(&self.transaction);
+        columns::append(bytes, &order.total)?;
+        bytes.extend_from_slice(br#","data_collection_order":"#);
+        columns::append(bytes, &order.data_collection)?;
+        bytes.extend_from_slice(b"}}");
+        Ok(change.new.is_some().then_some(after))
     }
 
     /// Appends the value of a row as it is.
-    pub fn append_row(&self, bytes: &mut Vec<u8>, row: &RawValue, source: &RawValue) -> Result<(), serde_json::Error> {
-        let envelope =
-            Envelope { before: None, after: Some(row), source, op: "r", ts_ms: self.position.time, transaction: None };
-        columns::append(bytes, &envelope)
+    pub fn append_row(&mut self, bytes: &mut Vec<u8>, row: &Row) -> Result<(), serde_json::Error> {
+        bytes.extend_from_slice(br#"{"before":null,"after":"#);
+        columns::append(bytes, &Columns(row))?;
+        self.end_row(bytes, row.relation())
     }
-}
 
-/// A row, for the values that have it.
-pub(super) fn row(row: &Row) -> Result<Written, serde_json::Error> {
-    to_raw_value(&Columns(row))
+    /// Appends the value of a row that is in the bytes already.
+    pub fn append_row_again(
+        &mut self,
+        bytes: &mut Vec<u8>,
+        relation: Relation,
+        row: Range<usize>,
+    ) -> Result<(), serde_json::Error> {
+        bytes.extend_from_slice(br#"{"before":null,"after":"#);
+        bytes.extend_from_within(row);
+        self.end_row(bytes, relation)
+    }
+
+    fn end_row(&mut self, bytes: &mut Vec<u8>, relation: Relation) -> Result<(), serde_json::Error> {
+        bytes.extend_from_slice(self.source(relation)?);
+        bytes.extend_from_slice(br#"r","ts_ms":"#);
+        columns::append(bytes, &self.of.position.time)?;
+        bytes.extend_from_slice(br#","transaction":null}"#);
+        Ok(())
+    }
+
+    fn source(&mut self, relation: Relation) -> Result<&[u8], serde_json::Error> {
+        let Values { of, is_snapshot, sources, .. } = self;
+        let number = Relation::ALL.iter().position(|known| *known == relation);
+        let Some(written) = number.and_then(|number| sources.get_mut(number)) else { return Ok(&[]) };
+        if written.is_empty() {
+            let source = Source {
+                version: env!("CARGO_PKG_VERSION"),
+                connector: "postgresql",
+                name: of.prefix,
+                ts_ms: of.position.time,
+                snapshot: if *is_snapshot { "true" } else { "false" },
+                db: of.database,
+                schema: "public",
+                table: relation.table(),
+                transaction_id: None,
+                lsn: of.position.lsn.0,
+                xmin: None,
+            };
+            written.extend_from_slice(br#","source":"#);
+            columns::append(written, &source)?;
+            written.extend_from_slice(br#","op":""#);
+        }
+        Ok(written)
+    }
 }
 
 /// Appends a key; `table` names it in a topic of several tables.
@@ -199,13 +229,18 @@ mod tests {
         ]
     }
 
-    fn encoded(change: &Change, relation: Relation) -> Vec<u8> {
+    /// The value of a change, and that of its row, which has it from there.
+    fn encoded(change: &Change, relation: Relation) -> (Vec<u8>, Option<Vec<u8>>) {
+        let mut values = Values::new(OF, false);
         let mut bytes = Vec::new();
-        let transaction = Transaction { id: "1:0/1", total_order: 5, data_collection_order: 2 };
-        let after = change.new.as_ref().map(|row| super::row(row).expect("it can be written"));
-        let source = OF.source(relation, false).expect("it can be written");
-        OF.append_change(&mut bytes, change, after.as_deref(), &source, transaction).expect("it can be written");
-        bytes
+        let order = Order { total: 5, data_collection: 2 };
+        let after = values.append_change(&mut bytes, relation, change, order).expect("it can be written");
+        let end = bytes.len();
+        let row = after.map(|after| {
+            values.append_row_again(&mut bytes, relation, after).expect("it can be written");
+            bytes.split_off(end)
+        });
+        (bytes, row)
     }
 
     #[test]
@@ -216,13 +251,14 @@ mod tests {
                 Change { old: Some(row.clone()), new: Some(row.clone()) },
                 Change { old: Some(row.clone()), new: None },
             ] {
-                let value = encoded(&change, row.relation());
+                let (value, after) = encoded(&change, row.relation());
                 assert_eq!(super::change(&value).expect("it is read"), change);
+                let after = after.map(|after| super::change(&after).expect("it is read"));
+                let expected = change.new.map(|row| Change { old: None, new: Some(row) });
+                assert_eq!(after, expected);
             }
             let mut value = Vec::new();
-            let source = OF.source(row.relation(), true).expect("it can be written");
-            let written = super::row(&row).expect("it can be written");
-            OF.append_row(&mut value, &written, &source).expect("it can be written");
+            Values::new(OF, true).append_row(&mut value, &row).expect("it can be written");
             assert_eq!(super::change(&value).expect("it is read"), Change { old: None, new: Some(row) });
         }
     }
@@ -251,31 +287,38 @@ mod tests {
     #[test]
     fn a_value_has_what_debezium_documents() {
         let row = rows()[4].clone();
-        let value: Value = serde_json::from_slice(&encoded(&Change { old: None, new: Some(row) }, Relation::Retweets))
-            .expect("it is JSON");
-        assert_eq!(
-            value,
-            json!({
-                "before": null,
-                "after": { "id": 3, "user_id": 1, "tweet_id": 2, "created_at": "1970-01-01T00:00:00.000005Z" },
-                "source": {
-                    "version": env!("CARGO_PKG_VERSION"),
-                    "connector": "postgresql",
-                    "name": "feedmill",
-                    "ts_ms": 1_700_000_000_123_u64,
-                    "snapshot": "false",
-                    "db": "social",
-                    "schema": "public",
-                    "table": "retweets",
-                    "txId": null,
-                    "lsn": 24_023_128,
-                    "xmin": null
-                },
-                "op": "c",
+        let (value, as_it_is) = encoded(&Change { old: None, new: Some(row) }, Relation::Retweets);
+        let value: Value = serde_json::from_slice(&value).expect("it is JSON");
+        let expected = json!({
+            "before": null,
+            "after": { "id": 3, "user_id": 1, "tweet_id": 2, "created_at": "1970-01-01T00:00:00.000005Z" },
+            "source": {
+                "version": env!("CARGO_PKG_VERSION"),
+                "connector": "postgresql",
+                "name": "feedmill",
                 "ts_ms": 1_700_000_000_123_u64,
-                "transaction": { "id": "1:0/1", "total_order": 5, "data_collection_order": 2 }
-            })
-        );
+                "snapshot": "false",
+                "db": "social",
+                "schema": "public",
+                "table": "retweets",
+                "txId": null,
+                "lsn": 24_023_128,
+                "xmin": null
+            },
+            "op": "c",
+            "ts_ms": 1_700_000_000_123_u64,
+            "transaction": {
+                "id": format!("{}:{}", OF.position.time, OF.position.lsn),
+                "total_order": 5,
+                "data_collection_order": 2
+            }
+        });
+        assert_eq!(value, expected);
+        let mut row = expected;
+        row["op"] = "r".into();
+        row["transaction"] = Value::Null;
+        let as_it_is: Value = serde_json::from_slice(&as_it_is.expect("there is a row")).expect("it is JSON");
+        assert_eq!(as_it_is, row);
     }
 
     #[test]

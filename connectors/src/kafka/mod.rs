@@ -1,9 +1,9 @@
 //! The change log in Kafka: published by one process, read by many.
 //!
 //! ```text
-//!   batch ─► Publisher ─┬─► change topics   envelope: before, after       kept for a while      ─┐
-//!                       ├─► row topics      envelope: after, or tombstone compacted by key       ├ one Kafka transaction
-//!                       └─► times           Time, position, last offsets  one record a batch    ─┘
+//!   batch ─► Encoder ─► Publisher ─┬─► change topics  envelope: before, after        kept for a while   ─┐
+//!                                  ├─► row topics     envelope: after, or tombstone  compacted by key    ├ one Kafka transaction
+//!                                  └─► times          Time, position, last offsets   one record a batch ─┘
 //!
 //!   times ─────► BatchReader ◄───── a share of the partitions of the change topics ─► batches, in order
 //!   row topics ─► Hydration  ◄───── the changes after T, undone                    ─► rows as of T
@@ -26,8 +26,11 @@
 //! Records carry the Time as their Kafka timestamp, so a reader that begins at T has brokers look up where that is.
 
 mod address;
+mod block;
 mod client;
 mod columns;
+mod deliveries;
+mod encoder;
 mod envelope;
 mod error;
 mod hydration;
@@ -38,9 +41,10 @@ mod topics;
 mod zoned;
 
 pub use address::{ParseServersError, Servers};
+pub use encoder::{Content, Encoded, Encoder, Origin, Part};
 pub use error::KafkaError;
 pub use hydration::Hydration;
-pub use publisher::{Content, Origin, Part, Publisher};
+pub use publisher::{Published, Publisher};
 pub use reader::{BatchReader, Share};
 pub use times::{Times, TimesRecord, Touched};
 pub use topics::{Compression, KafkaLog, Layout, TopicOptions, Topics, prepare};

@@ -88,6 +88,8 @@ pub struct Topics {
     layout: Layout,
     /// Change topics, and as many row topics in the same order.
     names: Vec<String>,
+    /// As Debezium names the topics of the tables, in the order of [`Relation::ALL`].
+    tables: [String; Relation::ALL.len()],
 }
 
 /// What the names of row topics end with.
@@ -97,13 +99,14 @@ const SUBJECTS: [&str; 4] = ["tweets", "tweet-interactions", "user-interactions"
 impl Topics {
     /// The topics of `log`.
     pub fn of(log: &KafkaLog) -> Self {
+        let tables = Relation::ALL.map(|relation| format!("{}.public.{}", log.prefix, relation.table()));
         let changes: Vec<String> = match log.layout {
-            Layout::Tables => Relation::ALL.map(|relation| table(&log.prefix, relation)).into(),
+            Layout::Tables => tables.to_vec(),
             Layout::Subjects => SUBJECTS.map(str::to_owned).into(),
         };
         let rows = changes.iter().map(|name| format!("{name}{ROWS}"));
         let names = changes.iter().cloned().chain(rows).collect();
-        Topics { prefix: log.prefix.clone(), layout: log.layout, names }
+        Topics { prefix: log.prefix.clone(), layout: log.layout, names, tables }
     }
 
     /// What the names begin with.
@@ -151,8 +154,9 @@ impl Topics {
     }
 
     /// How keys say of which table they are, if topics have several.
-    pub(super) fn table_of_key(&self, relation: Relation) -> Option<String> {
-        (self.layout == Layout::Subjects).then(|| table(&self.prefix, relation))
+    pub(super) fn table_of_key(&self, relation: Relation) -> Option<&str> {
+        let number = Relation::ALL.iter().position(|known| *known == relation)?;
+        self.tables.get(number).filter(|_| self.layout == Layout::Subjects).map(String::as_str)
     }
 
     /// The relation of a record in the topic of this name, whose key names `table`.
@@ -162,13 +166,8 @@ impl Topics {
             Layout::Tables => topic,
             Layout::Subjects => table_of_key?,
         };
-        Relation::ALL.into_iter().find(|relation| table(&self.prefix, *relation) == named)
+        Relation::ALL.into_iter().zip(&self.tables).find(|(_, table)| *table == named).map(|(relation, _)| relation)
     }
-}
-
-/// What Debezium names the topic of a table.
-fn table(prefix: &str, relation: Relation) -> String {
-    format!("{prefix}.public.{}", relation.table())
 }
 
 /// A topic as it has to be.
@@ -339,7 +338,7 @@ mod tests {
                 assert_eq!(format!("{}.rows", topics.name(changes)), topics.name(rows));
                 let key = topics.table_of_key(relation);
                 for topic in [changes, rows] {
-                    assert_eq!(topics.relation(topics.name(topic), key.as_deref()), Some(relation));
+                    assert_eq!(topics.relation(topics.name(topic), key), Some(relation));
                 }
             }
         }
