@@ -3,7 +3,7 @@
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends cmake lld \
+ && apt-get install --yes --no-install-recommends cmake libssl-dev libzstd-dev lld pkg-config \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /feedmill
 COPY . .
@@ -14,7 +14,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 
 FROM debian:bookworm-slim
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates curl \
+ && apt-get install --yes --no-install-recommends ca-certificates curl libssl3 libzstd1 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --home-dir /var/lib/feedmill --create-home feedmill \
  && install --directory --owner=feedmill --mode=0700 /etc/feedmill/keys

@@ -326,8 +326,9 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_DISK_RESERVE_MB", value_name = "MB", default_value_t = 256)]
     pub disk_reserve_mb: u64,
 
-    /// Kafka that `feedmill capture` publishes the change log to, and others read it from: kafka://one:9092,two:9092
-    #[arg(long, env = "FEEDMILL_PUBLISH", value_name = "URL")]
+    /// Kafka that `feedmill capture` publishes the change log to, and others read it from: kafka://one:9092,two:9092, or
+    /// kafka://user:password@one:9093?tls=system&sasl=scram-sha-512. Of a password holds what is said of --database-url
+    #[arg(long, env = "FEEDMILL_PUBLISH", value_name = "URL", hide_env_values = true)]
     pub publish: Option<String>,
 
     /// What the names of topics in Kafka begin with; of two logs in one Kafka each has its own
@@ -414,6 +415,8 @@ pub enum TopicCompression {
     Lz4,
     /// By gzip: smaller.
     Gzip,
+    /// By Zstandard: as small as by gzip, with less work.
+    Zstd,
     /// Not at all.
     None,
 }
@@ -593,6 +596,7 @@ impl Settings {
             database_url: shown(&self.database_url)?,
             replica_url: shown(&self.replica_url)?,
             store: self.cluster()?.map(|cluster| cluster.to_string()),
+            publish: self.publish.as_ref().map(|_| self.kafka_log()).transpose()?.map(|log| log.servers.address()),
             ..self.clone()
         };
         print!("{}", toml::to_string(&settings).context("could not print the settings")?);
@@ -615,6 +619,7 @@ impl Settings {
             ("search", self.search.parse().is_ok_and(|address: ElasticAddress| address.has_password()), "search"),
             ("search_api_key", self.search_api_key.is_some(), "search-api-key"),
             ("store", of_cluster(), "store"),
+            ("publish", self.kafka_log().is_ok_and(|log| log.servers.has_password()), "publish"),
         ];
         let other = others.into_iter().find(|(name, secret, _)| *secret && by_flag(name)).map(|(_, _, flag)| flag);
         urls.into_iter().find(shows).map(|(_, _, flag)| flag).or(other)

@@ -20,7 +20,8 @@ impl Settings {
             TopicLayout::Tables => Layout::Tables,
             TopicLayout::Subjects => Layout::Subjects,
         };
-        Ok(KafkaLog { servers: servers.parse()?, prefix: self.topic_prefix.clone(), layout })
+        let servers = servers.parse().context("--publish cannot be used")?;
+        Ok(KafkaLog { servers, prefix: self.topic_prefix.clone(), layout })
     }
 
     /// How topics are made and written.
@@ -32,6 +33,7 @@ impl Settings {
             compression: match self.topic_compression {
                 TopicCompression::Lz4 => Compression::Lz4,
                 TopicCompression::Gzip => Compression::Gzip,
+                TopicCompression::Zstd => Compression::Zstd,
                 TopicCompression::None => Compression::None,
             },
         }

@@ -3,6 +3,7 @@
 
 pub mod estate;
 mod plain;
+mod security;
 
 mod servers {
     use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Servers;
-use super::error::{KafkaError, failed};
+use super::error::{KafkaError, failed, is_denied, unusable_settings};
 
 /// How long a question to brokers may take.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -32,20 +32,25 @@ const READ_AHEAD_KB: &str = "2048";
 
 /// Takes what the library says: into our log, and the last of it for errors, which by themselves say little.
 #[derive(Debug, Default)]
-pub(super) struct Said(Mutex<Option<String>>);
+pub(super) struct Said(Mutex<Option<(Code, String)>>);
 
 impl Said {
     /// What an error is, and what was said last before it.
     pub fn why(&self, error: &Native) -> String {
-        match self.0.lock().as_deref() {
-            Some(said) => format!("{error}; {said}"),
+        match self.0.lock().as_ref() {
+            Some((_, said)) => format!("{error}; {said}"),
             None => error.to_string(),
         }
     }
 
     /// What was said last.
     pub fn last(&self) -> String {
-        self.0.lock().clone().unwrap_or_else(|| "there is no answer".to_owned())
+        self.0.lock().as_ref().map_or_else(|| "there is no answer".to_owned(), |(_, said)| said.clone())
+    }
+
+    /// That a client is not let in, if this was said last: whoever waits for an answer is only told that none came.
+    pub fn denied(&self) -> Option<Code> {
+        self.0.lock().as_ref().map(|(code, _)| *code).filter(|code| is_denied(*code))
     }
 }
 
@@ -62,7 +67,12 @@ impl ClientContext for Said {
 
     fn error(&self, error: Native, reason: &str) {
         tracing::debug!("librdkafka: {error}: {reason}");
-        *self.0.lock() = Some(reason.to_owned());
+        let mut said = self.0.lock();
+        match error.rdkafka_error_code() {
+            // That no broker is left follows from what was said of each.
+            Some(Code::AllBrokersDown) if said.is_some() => {}
+            code => *said = Some((code.unwrap_or(Code::Fail), reason.to_owned())),
+        }
     }
 }
 
@@ -71,7 +81,8 @@ impl ConsumerContext for Said {}
 /// What all clients are configured with.
 pub(super) fn config(servers: &Servers) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", servers.to_string()).set("client.id", "feedmill");
+    servers.configure(&mut config);
+    config.set("client.id", "feedmill");
     config.set("reconnect.backoff.max.ms", "2000").set("socket.keepalive.enable", "true");
     config.set("allow.auto.create.topics", "false");
     config
@@ -80,7 +91,7 @@ pub(super) fn config(servers: &Servers) -> ClientConfig {
 /// A consumer of what is committed, which is told what to read.
 pub(super) struct Client {
     pub consumer: Arc<BaseConsumer<Said>>,
-    servers: String,
+    servers: Servers,
 }
 
 impl Client {
@@ -104,8 +115,8 @@ impl Client {
         // A quiet partition must not delay the others that the same broker has.
         config.set("fetch.wait.max.ms", wait_ms);
         let created = config.create_with_context(Said::default());
-        let consumer = created.map_err(|error| failed("make a client of Kafka", "", None, error.to_string()))?;
-        Ok(Client { consumer: Arc::new(consumer), servers: servers.to_string() })
+        let consumer = created.map_err(|error| unusable_settings(servers, &error))?;
+        Ok(Client { consumer: Arc::new(consumer), servers: servers.clone() })
     }
 
     /// Reads a partition, and nothing else any more, from an offset up to its end. Fails with [`KafkaError::Gone`] when the
@@ -164,12 +175,14 @@ impl Client {
 
     /// An error of ours.
     pub fn failed(&self, tried: impl Into<String>, error: &Native) -> KafkaError {
-        failed(tried, &self.servers, error.rdkafka_error_code(), self.consumer.client().context().why(error))
+        let said = self.consumer.client().context();
+        failed(tried, &self.servers, said.denied().or(error.rdkafka_error_code()), said.why(error))
     }
 
     /// Nothing came for too long.
     pub fn silent(&self, tried: impl Into<String>) -> KafkaError {
-        failed(tried, &self.servers, None, self.consumer.client().context().last())
+        let said = self.consumer.client().context();
+        failed(tried, &self.servers, said.denied(), said.last())
     }
 
     /// All topics, with their partitions.

@@ -1,8 +1,9 @@
 //! What the library tells of records that were handed to it.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
@@ -17,11 +18,17 @@ use super::client::Said;
 pub(super) struct Deliveries {
     pub said: Said,
     state: Mutex<State>,
+    /// Told when as much is delivered as is waited for, or something failed.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     failed: Option<Native>,
+    /// How many records were delivered, or failed.
+    told: u64,
+    /// How many somebody waits for.
+    awaited: Option<u64>,
     places: Places,
 }
 
@@ -43,6 +50,29 @@ impl Deliveries {
     /// What failed first.
     pub fn failed(&self) -> Option<Native> {
         self.state.lock().failed.clone()
+    }
+
+    /// Waits until so many records are delivered, or one has failed; `false` when not within `limit`.
+    pub fn wait_for(&self, records: u64, limit: Duration) -> bool {
+        self.wait(&mut self.state.lock(), records, limit)
+    }
+
+    /// Waits until another record is delivered, or `limit` has passed.
+    pub fn wait_for_more(&self, limit: Duration) {
+        let mut state = self.state.lock();
+        let more = state.told + 1;
+        self.wait(&mut state, more, limit);
+    }
+
+    fn wait(&self, state: &mut MutexGuard<'_, State>, records: u64, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        state.awaited = Some(records);
+        let mut in_time = true;
+        while in_time && state.failed.is_none() && state.told < records {
+            in_time = !self.changed.wait_until(state, deadline).timed_out();
+        }
+        state.awaited = None;
+        state.failed.is_none() && state.told >= records
     }
 
     /// Where the records are that were delivered.
@@ -80,6 +110,11 @@ impl ProducerContext for Deliveries {
                 // The first error says why; what follows was purged because of it.
                 state.failed.get_or_insert_with(|| error.clone());
             }
+        }
+        state.told += 1;
+        let is_awaited = state.awaited.is_some_and(|records| state.told >= records || state.failed.is_some());
+        if is_awaited {
+            self.changed.notify_all();
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What can go wrong with Kafka, and whether a later attempt may succeed.
 
 use feedmill_model::{SourceId, Time};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
+
+use super::Servers;
 
 /// Why the log in Kafka could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,30 @@ pub enum KafkaError {
         /// The brokers.
         servers: String,
         /// What it says.
+        why: String,
+    },
+    /// Brokers do not let this process in, or it does not trust them.
+    #[error(
+        "could not {tried}: Kafka at {servers} does not let this process in, or cannot be trusted ({why}). It was tried to \
+         {how}. Mend user, password, `sasl` and `tls` in the address of Kafka (--publish), or the users and certificates of \
+         the brokers; then start again"
+    )]
+    Denied {
+        /// What was tried.
+        tried: String,
+        /// The brokers.
+        servers: String,
+        /// What is known of it.
+        why: String,
+        /// How it was tried, without the password.
+        how: String,
+    },
+    /// No client can be made with these settings.
+    #[error("could not make a client of Kafka at {servers}: {why}. Mend the address of Kafka (--publish)")]
+    Settings {
+        /// The brokers.
+        servers: String,
+        /// What is wrong.
         why: String,
     },
     /// Another publisher has taken over.
@@ -133,12 +159,11 @@ impl KafkaError {
 }
 
 /// Errors that stay until somebody changes something.
-const LASTING: [Code; 13] = [
+const LASTING: [Code; 12] = [
     Code::TopicAuthorizationFailed,
     Code::GroupAuthorizationFailed,
     Code::ClusterAuthorizationFailed,
     Code::TransactionalIdAuthorizationFailed,
-    Code::SaslAuthenticationFailed,
     Code::UnsupportedVersion,
     Code::InvalidConfig,
     Code::InvalidTopic,
@@ -154,11 +179,22 @@ pub(crate) fn is_fenced(code: Code) -> bool {
     matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
 }
 
+/// Whether brokers refused to let a client in, or it them. A connection that is lost while it is made has another code.
+pub(crate) fn is_denied(code: Code) -> bool {
+    matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL)
+}
+
 /// What the library says, as one of ours.
-pub(crate) fn failed(tried: impl Into<String>, servers: &str, code: Option<Code>, why: String) -> KafkaError {
-    let (tried, servers) = (tried.into(), servers.to_owned());
+pub(crate) fn failed(tried: impl Into<String>, servers: &Servers, code: Option<Code>, why: String) -> KafkaError {
+    let (tried, how, servers) = (tried.into(), servers.how(), servers.to_string());
     match code {
+        Some(code) if is_denied(code) => KafkaError::Denied { tried, servers, why, how },
         Some(code) if LASTING.contains(&code) => KafkaError::Refused { tried, servers, why },
         _ => KafkaError::Unreachable { tried, servers, why },
     }
+}
+
+/// A client that cannot be made.
+pub(crate) fn unusable_settings(servers: &Servers, error: &Native) -> KafkaError {
+    KafkaError::Settings { servers: servers.to_string(), why: error.to_string() }
 }

@@ -10,18 +10,22 @@
 //! to its end, one way or the other, and only then is `times` read, as of what is committed.
 //!
 //! One transaction is under way at a time. Nothing waits longer than [`DELIVERY_MAX`] for brokers.
+//!
+//! Deliveries are told on a thread of the library: its `poll` takes all of the time that it is given, and for the last
+//! millisecond of it never sleeps, so that who sends would wait too long, and take the time of others.
 
 use std::time::{Duration, Instant};
 
 use feedmill_model::{Time, failpoint};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
+use super::Servers;
 use super::block::{Block, Tag};
 use super::client;
 use super::deliveries::Deliveries;
 use super::encoder::{Encoded, Next};
-use super::error::{KafkaError, failed, is_fenced};
+use super::error::{KafkaError, failed, is_fenced, unusable_settings};
 use super::times::{Times, TimesRecord, Touched};
 use super::topics::{KafkaLog, RECORD_BYTES_MAX, TIMES_PARTITION, TopicOptions, Topics, check_empty};
 
@@ -29,18 +33,20 @@ use super::topics::{KafkaLog, RECORD_BYTES_MAX, TIMES_PARTITION, TopicOptions, T
 const DELIVERY_MAX: Duration = Duration::from_secs(30);
 /// How long one attempt to begin or to commit may take before it is seen whether there is time for another.
 const ATTEMPT: Duration = Duration::from_secs(5);
-/// How often deliveries are looked at while there is nothing else to do.
-const POLL: Duration = Duration::from_millis(1);
-/// After how many records deliveries are looked at.
-const POLL_RECORDS: usize = 256;
+/// How long is waited before brokers are asked again.
+const RETRY: Duration = Duration::from_millis(1);
+/// How often it is looked whether the library has let go of what is delivered.
+const LET_GO_POLL: Duration = Duration::from_micros(50);
+/// After how many records it is looked whether one of them failed.
+const CHECK_RECORDS: u64 = 256;
 /// What waits for brokers in memory, at most.
 const QUEUE_KB: &str = "65536";
 
 /// The one that may publish.
 pub struct Publisher {
-    producer: BaseProducer<Deliveries>,
+    producer: ThreadedProducer<Deliveries>,
     topics: Topics,
-    servers: String,
+    servers: Servers,
     /// Where `times` ends.
     at: Option<TimesRecord>,
 }
@@ -60,16 +66,15 @@ impl Publisher {
     /// Takes over from whoever published before, which can do so no more. The topics must be there.
     pub fn open(log: &KafkaLog, options: &TopicOptions) -> Result<Self, KafkaError> {
         let topics = Topics::of(log);
-        let servers = log.servers.to_string();
-        let mut config = client::config(&log.servers);
+        let servers = log.servers.clone();
+        let mut config = client::config(&servers);
         config.set("transactional.id", topics.transactional_id()).set("transaction.timeout.ms", "60000");
         config.set("compression.type", options.compression.codec()).set("partitioner", "murmur2_random");
         config.set("message.max.bytes", RECORD_BYTES_MAX).set("queue.buffering.max.kbytes", QUEUE_KB);
         // Each transaction waits for it twice; more gains nothing, since what comes while brokers are busy is sent together.
         config.set("linger.ms", "1");
         let producer = config.create_with_context(Deliveries::default());
-        let producer: BaseProducer<Deliveries> =
-            producer.map_err(|error| failed("make a client", &servers, None, error.to_string()))?;
+        let producer: ThreadedProducer<Deliveries> = producer.map_err(|error| unusable_settings(&servers, &error))?;
         let mut publisher = Publisher { producer, topics, servers, at: None };
         publisher.again("take over the topics", |producer| producer.init_transactions(ATTEMPT))?;
         publisher.at = Times::of(log)?.last()?;
@@ -97,7 +102,7 @@ impl Publisher {
         self.producer.context().begin();
         let mut sent = 0;
         let end = loop {
-            sent += self.send(&block)?;
+            self.send(&block, &mut sent)?;
             let end = block.end.take();
             encoded.is_sent(block);
             if let Some(end) = end {
@@ -111,9 +116,10 @@ impl Publisher {
             };
         };
         let mut closing = end.closing;
-        self.drain()?;
+        self.drain(sent)?;
         self.close(&mut closing)?;
-        self.drain()?;
+        self.drain(sent + closing.len() as u64)?;
+        self.let_go()?;
         failpoint!("publish_commit_before");
         let started = Instant::now();
         self.again("commit a transaction", |producer| producer.commit_transaction(ATTEMPT))?;
@@ -127,9 +133,8 @@ impl Publisher {
         Ok(Published::Changes(end.changes))
     }
 
-    /// Sends the records of a block; gives how many.
-    fn send(&self, block: &Block) -> Result<u64, KafkaError> {
-        let mut sent = 0_usize;
+    /// Sends the records of a block, and counts them.
+    fn send(&self, block: &Block, sent: &mut u64) -> Result<(), KafkaError> {
         for record in block.records() {
             let (topic, tag) = (self.topics.name(record.tag.topic()), record.tag.get());
             let next = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, tag);
@@ -138,13 +143,12 @@ impl Publisher {
                 Some(value) => next.payload(value),
                 None => next,
             })?;
-            sent += 1;
-            if sent.is_multiple_of(POLL_RECORDS) {
-                self.producer.poll(Duration::ZERO);
+            *sent += 1;
+            if sent.is_multiple_of(CHECK_RECORDS) {
                 self.check()?;
             }
         }
-        Ok(sent as u64)
+        Ok(())
     }
 
     /// Sends the records of `times`, now that it is known where everything is.
@@ -158,7 +162,7 @@ impl Publisher {
         for record in closing {
             let value = serde_json::to_vec(record).map_err(|error| KafkaError::Refused {
                 tried: format!("write a record of {times}"),
-                servers: self.servers.clone(),
+                servers: self.servers.to_string(),
                 why: error.to_string(),
             })?;
             let sent = BaseRecord::<(), [u8], usize>::with_opaque_to(&times, Tag::TIMES.get())
@@ -184,7 +188,7 @@ impl Publisher {
                     if since.get_or_insert_with(Instant::now).elapsed() < DELIVERY_MAX =>
                 {
                     record = again;
-                    self.producer.poll(POLL);
+                    self.producer.context().wait_for_more(RETRY);
                     self.check()?;
                 }
                 Err((error, _)) => return Err(self.failed("publish a record", &error)),
@@ -192,17 +196,23 @@ impl Publisher {
         }
     }
 
-    /// Waits until everything is delivered.
-    fn drain(&self) -> Result<(), KafkaError> {
+    /// Waits until so many records of the transaction are delivered.
+    fn drain(&self, sent: u64) -> Result<(), KafkaError> {
+        let is_delivered = self.producer.context().wait_for(sent, DELIVERY_MAX);
+        self.check()?;
+        if is_delivered { Ok(()) } else { Err(self.timed_out("publish records")) }
+    }
+
+    /// Waits until the library has nothing in hand of what is delivered: a commit that finds something waits long for it.
+    fn let_go(&self) -> Result<(), KafkaError> {
         let deadline = Instant::now() + DELIVERY_MAX;
         while self.producer.in_flight_count() > 0 {
             if Instant::now() >= deadline {
                 return Err(self.timed_out("publish records"));
             }
-            self.producer.poll(POLL);
-            self.check()?;
+            std::thread::sleep(LET_GO_POLL);
         }
-        self.check()
+        Ok(())
     }
 
     /// Whether everything was delivered so far.
@@ -217,7 +227,7 @@ impl Publisher {
     fn again(
         &self,
         tried: &str,
-        attempt: impl Fn(&BaseProducer<Deliveries>) -> Result<(), Native>,
+        attempt: impl Fn(&ThreadedProducer<Deliveries>) -> Result<(), Native>,
     ) -> Result<(), KafkaError> {
         let deadline = Instant::now() + DELIVERY_MAX;
         loop {
@@ -225,7 +235,7 @@ impl Publisher {
                 Ok(()) => return Ok(()),
                 Err(Native::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
                     tracing::debug!("could not {tried} yet: {error}");
-                    self.producer.poll(POLL);
+                    std::thread::sleep(RETRY);
                 }
                 Err(error) => return Err(self.failed(tried, &error)),
             }
@@ -233,7 +243,8 @@ impl Publisher {
     }
 
     fn timed_out(&self, tried: &str) -> KafkaError {
-        failed(tried, &self.servers, None, self.producer.context().said.last())
+        let said = &self.producer.context().said;
+        failed(tried, &self.servers, said.denied(), said.last())
     }
 
     fn failed(&self, tried: &str, error: &Native) -> KafkaError {
@@ -242,7 +253,8 @@ impl Publisher {
         if codes.into_iter().flatten().any(is_fenced) {
             return KafkaError::Fenced { topics: self.topics.times(), id: self.topics.transactional_id() };
         }
-        failed(tried, &self.servers, codes.into_iter().flatten().next(), self.producer.context().said.why(error))
+        let said = &self.producer.context().said;
+        failed(tried, &self.servers, said.denied().or(codes.into_iter().flatten().next()), said.why(error))
     }
 }
 

@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Servers;
 use super::client::{self, ANSWER_MAX, Client, SILENCE_MAX, Said, partitions};
-use super::error::{KafkaError, failed};
+use super::error::{KafkaError, failed, unusable_settings};
 
 /// A record is at most so large: rows before and after, and what is around them.
 pub(super) const RECORD_BYTES_MAX: &str = "16777216";
@@ -69,6 +69,8 @@ pub enum Compression {
     Lz4,
     /// By gzip.
     Gzip,
+    /// By Zstandard.
+    Zstd,
 }
 
 impl Compression {
@@ -77,6 +79,7 @@ impl Compression {
             Compression::None => "none",
             Compression::Lz4 => "lz4",
             Compression::Gzip => "gzip",
+            Compression::Zstd => "zstd",
         }
     }
 }
@@ -202,9 +205,9 @@ pub fn prepare(log: &KafkaLog, options: &TopicOptions) -> Result<(), KafkaError>
                 .set("max.message.bytes", RECORD_BYTES_MAX)
         })
         .collect();
-    let servers = log.servers.to_string();
+    let servers = &log.servers;
     let admin = client::config(&log.servers).create_with_context(Said::default());
-    let admin: AdminClient<Said> = admin.map_err(|error| failed("make a client", &servers, None, error.to_string()))?;
+    let admin: AdminClient<Said> = admin.map_err(|error| unusable_settings(servers, &error))?;
     let ask = AdminOptions::new().request_timeout(Some(ANSWER_MAX)).operation_timeout(Some(ANSWER_MAX));
     if !new.is_empty() {
         let made = block_on(admin.create_topics(&new, &ask));
@@ -217,7 +220,7 @@ pub fn prepare(log: &KafkaLog, options: &TopicOptions) -> Result<(), KafkaError>
                         "make the topic {name} with {} partitions and {} copies of each",
                         options.partitions, options.replication
                     );
-                    return Err(failed(tried, &servers, Some(code), why));
+                    return Err(failed(tried, servers, Some(code), why));
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 mod compose;
 mod estate;
-mod processes;
+pub mod processes;
 mod search;
 mod seeded;
 mod serve;

@@ -32,6 +32,32 @@ impl Broker {
         command.arg("-cp").arg(programs.join("lib/*"));
         command
     }
+
+    /// Writes its settings, with `more` listeners.
+    pub(crate) fn write_settings(&self, folder: &Path, more: &str) {
+        let settings = folder.join("server.properties");
+        fill(&settings, include_str!("../kafka/server.properties"), &[]);
+        fill(&folder.join("log4j2.properties"), include_str!("../kafka/log4j2.properties"), &[]);
+        let Broker { clients, controller } = self;
+        let of_folder = format!(
+            "listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}{more}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{clients}{more}\n\
+             controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
+             log.dirs={}/logs\n",
+            folder.display()
+        );
+        let mut file = fs::OpenOptions::new().append(true).open(&settings).unwrap();
+        file.write_all(of_folder.as_bytes()).unwrap();
+    }
+
+    /// Makes its folder that of a broker; `more` is told to who does it.
+    pub(crate) fn format(&self, programs: &Path, folder: &Path, more: &[&str]) {
+        let mut format = self.java(programs, folder, "128m");
+        // The name of a cluster: 16 bytes in base 64.
+        format.args(["kafka.tools.StorageTool", "format", "--standalone", "-t", "RmVlZG1pbGxUZXN0aW5nMQ", "-c"]);
+        let formatted = format.arg(folder.join("server.properties")).args(more).output().unwrap();
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+    }
 }
 
 impl Kind for Broker {
@@ -53,24 +79,8 @@ impl Kind for Broker {
     }
 
     fn prepare(&self, programs: &Path, folder: &Path) {
-        let settings = folder.join("server.properties");
-        fill(&settings, include_str!("../kafka/server.properties"), &[]);
-        fill(&folder.join("log4j2.properties"), include_str!("../kafka/log4j2.properties"), &[]);
-        let Broker { clients, controller } = self;
-        let of_folder = format!(
-            "listeners=PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{clients}\n\
-             controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n\
-             log.dirs={}/logs\n",
-            folder.display()
-        );
-        let mut file = fs::OpenOptions::new().append(true).open(&settings).unwrap();
-        file.write_all(of_folder.as_bytes()).unwrap();
-        let mut format = self.java(programs, folder, "128m");
-        // The name of a cluster: 16 bytes in base 64.
-        format.args(["kafka.tools.StorageTool", "format", "--standalone", "-t", "RmVlZG1pbGxUZXN0aW5nMQ", "-c"]);
-        let formatted = format.arg(&settings).output().unwrap();
-        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        self.write_settings(folder, "");
+        self.format(programs, folder, &[]);
     }
 
     fn command(&self, programs: &Path, folder: &Path) -> Command {

@@ -23,9 +23,11 @@
 mod cassandra;
 mod elasticsearch;
 mod kafka;
+mod secure;
 mod server;
 
 pub use cassandra::{Cassandra, CqlNode};
 pub use elasticsearch::{Elasticsearch, SearchNode};
 pub use kafka::{Broker, Kafka};
+pub use secure::SecureKafka;
 pub use server::Mortal;

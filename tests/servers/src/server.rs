@@ -185,6 +185,11 @@ impl<K: Kind> Server<K> {
         }
     }
 
+    /// What it is.
+    pub(crate) fn kind(&self) -> &K {
+        &self.own().kind
+    }
+
     fn own(&self) -> &Own<K> {
         match &self.0 {
             Place::Own(own) => own,
