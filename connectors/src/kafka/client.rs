@@ -27,30 +27,48 @@ const ON_AND_ON_MS: &str = "100";
 const TO_AN_END_MS: &str = "5";
 /// How often it is looked whether a commit has reached a partition.
 const COMMITTED_POLL: Duration = Duration::from_millis(5);
+/// How many errors are looked at to find out why a question has no answer.
+const TOLD_MAX: usize = 64;
 /// What is fetched ahead of each partition that has a queue of its own.
 const READ_AHEAD_KB: &str = "2048";
 
 /// Takes what the library says: into our log, and the last of it for errors, which by themselves say little.
 #[derive(Debug, Default)]
-pub(super) struct Said(Mutex<Option<(Code, String)>>);
+pub(super) struct Said(Mutex<Last>);
+
+/// What was said last.
+#[derive(Debug, Default)]
+struct Last {
+    code: Option<Code>,
+    reason: Option<String>,
+}
 
 impl Said {
     /// What an error is, and what was said last before it.
     pub fn why(&self, error: &Native) -> String {
-        match self.0.lock().as_ref() {
-            Some((_, said)) => format!("{error}; {said}"),
+        match &self.0.lock().reason {
+            Some(reason) => format!("{error}; {reason}"),
             None => error.to_string(),
         }
     }
 
     /// What was said last.
     pub fn last(&self) -> String {
-        self.0.lock().as_ref().map_or_else(|| "there is no answer".to_owned(), |(_, said)| said.clone())
+        self.0.lock().reason.clone().unwrap_or_else(|| "there is no answer".to_owned())
     }
 
-    /// That a client is not let in, if this was said last: whoever waits for an answer is only told that none came.
+    /// That a client is not let in, if this was told last: whoever waits for an answer learns only that none came.
     pub fn denied(&self) -> Option<Code> {
-        self.0.lock().as_ref().map(|(code, _)| *code).filter(|code| is_denied(*code))
+        self.0.lock().code.filter(|code| is_denied(*code))
+    }
+
+    /// Something was told beside what was asked for.
+    pub fn note(&self, error: &Native) {
+        match error.rdkafka_error_code() {
+            // That no broker is left follows from what was told of each.
+            None | Some(Code::AllBrokersDown) => {}
+            code => self.0.lock().code = code,
+        }
     }
 }
 
@@ -63,15 +81,18 @@ impl ClientContext for Said {
             // It tells of each attempt to connect; whoever waits for it says so once.
             _ => tracing::debug!("librdkafka: {message}"),
         }
+        // A consumer is told its errors as numbers: why is only logged.
+        if matches!(level, RDKafkaLogLevel::Error) {
+            let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason);
+            self.0.lock().reason = Some(reason.to_owned());
+        }
     }
 
     fn error(&self, error: Native, reason: &str) {
         tracing::debug!("librdkafka: {error}: {reason}");
-        let mut said = self.0.lock();
-        match error.rdkafka_error_code() {
-            // That no broker is left follows from what was said of each.
-            Some(Code::AllBrokersDown) if said.is_some() => {}
-            code => *said = Some((code.unwrap_or(Code::Fail), reason.to_owned())),
+        self.note(&error);
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            self.0.lock().reason = Some(reason.to_owned());
         }
     }
 }
@@ -164,6 +185,7 @@ impl Client {
 
     /// What the library tells of while it goes on by itself is no error.
     pub fn check(&self, error: &Native, asked: Time) -> Result<(), KafkaError> {
+        self.consumer.client().context().note(error);
         match error {
             Native::MessageConsumption(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
                 Err(KafkaError::Gone { asked, found: "records that are needed were removed".to_owned() })
@@ -179,6 +201,16 @@ impl Client {
         failed(tried, &self.servers, said.denied().or(error.rdkafka_error_code()), said.why(error))
     }
 
+    /// An error of a question, whose reason is told to who reads. Nothing is being read then.
+    fn unanswered(&self, tried: impl Into<String>, error: &Native) -> KafkaError {
+        for told in std::iter::from_fn(|| self.consumer.poll(Duration::ZERO)).take(TOLD_MAX) {
+            if let Err(told) = told {
+                self.consumer.client().context().note(&told);
+            }
+        }
+        self.failed(tried, error)
+    }
+
     /// Nothing came for too long.
     pub fn silent(&self, tried: impl Into<String>) -> KafkaError {
         let said = self.consumer.client().context();
@@ -188,13 +220,13 @@ impl Client {
     /// All topics, with their partitions.
     pub fn metadata(&self) -> Result<Metadata, KafkaError> {
         let asked = self.consumer.fetch_metadata(None, ANSWER_MAX);
-        asked.map_err(|error| self.failed("ask for the topics", &error))
+        asked.map_err(|error| self.unanswered("ask for the topics", &error))
     }
 
     /// The first offset of a partition, and the one after the last that is committed.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
         let asked = self.consumer.fetch_watermarks(topic, partition, ANSWER_MAX);
-        asked.map_err(|error| self.failed(format!("ask for the end of {topic}"), &error))
+        asked.map_err(|error| self.unanswered(format!("ask for the end of {topic}"), &error))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::Pid;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::kafka::Broker;
 use crate::server::{Kind, Server, Shared, free_ports};
@@ -61,7 +61,9 @@ impl Kind for SecureBroker {
         let authority = about.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(about, key);
         let key = KeyPair::generate().unwrap();
-        let of_host = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let mut of_host = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        // One of the same name as its authority would be taken for one that signs itself.
+        of_host.distinguished_name.push(DnType::CommonName, "localhost");
         let certificate = of_host.signed_by(&key, &issuer).unwrap().pem();
         let identity = key.serialize_pem() + &certificate;
         SecureBroker { broker: Broker::new(), users, anybody, authority, identity }
