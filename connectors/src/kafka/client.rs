@@ -27,8 +27,8 @@ const ON_AND_ON_MS: &str = "100";
 const TO_AN_END_MS: &str = "5";
 /// How often it is looked whether a commit has reached a partition.
 const COMMITTED_POLL: Duration = Duration::from_millis(5);
-/// How many errors are looked at to find out why a question has no answer.
-const TOLD_MAX: usize = 64;
+/// For how long it is listened why a question has no answer.
+const TOLD_MAX: Duration = Duration::from_millis(200);
 /// What is fetched ahead of each partition that has a queue of its own.
 const READ_AHEAD_KB: &str = "2048";
 
@@ -203,8 +203,10 @@ impl Client {
 
     /// An error of a question, whose reason is told to who reads. Nothing is being read then.
     fn unanswered(&self, tried: impl Into<String>, error: &Native) -> KafkaError {
-        for told in std::iter::from_fn(|| self.consumer.poll(Duration::ZERO)).take(TOLD_MAX) {
-            if let Err(told) = told {
+        // What is logged comes the same way, and ends a poll that does not wait.
+        let deadline = Instant::now() + TOLD_MAX;
+        while Instant::now() < deadline {
+            if let Some(Err(told)) = self.consumer.poll(deadline.saturating_duration_since(Instant::now())) {
                 self.consumer.client().context().note(&told);
             }
         }

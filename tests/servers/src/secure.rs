@@ -57,6 +57,7 @@ impl Kind for SecureBroker {
         let [users, anybody] = free_ports();
         let mut about = CertificateParams::new(Vec::new()).unwrap();
         about.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        about.distinguished_name.push(DnType::CommonName, "authority of a broker");
         let key = KeyPair::generate().unwrap();
         let authority = about.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(about, key);
