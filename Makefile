@@ -34,7 +34,7 @@ test: export TMPDIR ?= $(shell .ci/scratch)
 test: setup ## Run the tests that need nothing but PostgreSQL (make test ARGS="--test end_to_end -- c17")
 	$(CARGO) test $(TESTED) --workspace $(if $(ARGS),$(ARGS),-- --skip servers::)
 
-servers: ## Fetch the servers that test-servers needs: Cassandra, Kafka, Elasticsearch
+servers: ## Fetch the servers that test-servers needs: Cassandra, Kafka, a schema registry, Elasticsearch
 	@sh .ci/setup servers
 	@sh .ci/servers
 

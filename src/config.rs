@@ -361,6 +361,15 @@ pub struct Settings {
     )]
     pub topic_compression: TopicCompression,
 
+    /// In which form records are written; either is read
+    #[arg(long, env = "FEEDMILL_TOPIC_FORMAT", value_name = "FORMAT", value_enum, default_value_t = TopicFormat::Json)]
+    pub topic_format: TopicFormat,
+
+    /// Schema registry of records that are Avro, which speaks as Confluent's does: http(s)://user:password@host:port/path, of
+    /// which user, password and path may be left out. Of a password holds what is said of --database-url
+    #[arg(long, env = "FEEDMILL_REGISTRY", value_name = "URL", hide_env_values = true)]
+    pub registry: Option<String>,
+
     /// What is logged to standard error, as `tracing` filters are written: info, feedmill=debug
     #[arg(
         long,
@@ -419,6 +428,16 @@ pub enum TopicCompression {
     Zstd,
     /// Not at all.
     None,
+}
+
+/// In which form records in Kafka are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TopicFormat {
+    /// JSON without schemas, as Debezium writes it with schemas.enable=false
+    Json,
+    /// Avro with a schema registry (--registry), as Debezium writes it with Confluent's converter
+    Avro,
 }
 
 /// Form of the log's lines.
@@ -596,6 +615,7 @@ impl Settings {
             database_url: shown(&self.database_url)?,
             replica_url: shown(&self.replica_url)?,
             store: self.cluster()?.map(|cluster| cluster.to_string()),
+            registry: self.registry_address()?.map(|registry| registry.to_string()),
             publish: self.publish.as_ref().map(|_| self.kafka_log()).transpose()?.map(|log| log.servers.address()),
             ..self.clone()
         };
@@ -619,6 +639,11 @@ impl Settings {
             ("search", self.search.parse().is_ok_and(|address: ElasticAddress| address.has_password()), "search"),
             ("search_api_key", self.search_api_key.is_some(), "search-api-key"),
             ("store", of_cluster(), "store"),
+            (
+                "registry",
+                self.registry_address().is_ok_and(|found| found.is_some_and(|known| known.has_password())),
+                "registry",
+            ),
             ("publish", self.kafka_log().is_ok_and(|log| log.servers.has_password()), "publish"),
         ];
         let other = others.into_iter().find(|(name, secret, _)| *secret && by_flag(name)).map(|(_, _, flag)| flag);

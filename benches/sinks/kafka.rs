@@ -12,7 +12,8 @@
 use std::time::{Duration, Instant};
 
 use feedmill_connectors::kafka::{
-    Compression, Content, Encoder, KafkaLog, Layout, Origin, Part, Published, Publisher, TopicOptions, Topics, prepare,
+    Compression, Content, Encoder, Format, KafkaLog, Layout, Origin, Part, Published, Publisher, TopicOptions, Topics,
+    prepare,
 };
 use feedmill_model::{Change, Like, Lsn, Position, Row, SourceId, Tweet};
 use feedmill_test_servers::Kafka;
@@ -64,7 +65,8 @@ fn batches(args: &Args) -> Vec<(Position, Vec<Change>)> {
 /// The log with this prefix, its topics made.
 fn log(kafka: &Kafka, prefix: &str) -> anyhow::Result<KafkaLog> {
     let servers = format!("kafka://{}", kafka.bootstrap()).parse()?;
-    let log = KafkaLog { servers, prefix: prefix.to_owned(), layout: Layout::Tables };
+    let log =
+        KafkaLog { servers, prefix: prefix.to_owned(), layout: Layout::Tables, format: Format::Json, registry: None };
     prepare(&log, &OPTIONS)?;
     Ok(log)
 }
@@ -74,7 +76,7 @@ fn publish(to: &KafkaLog, batches: &[(Position, Vec<Change>)]) -> anyhow::Result
     let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
     let origin = Origin { source: &source, history: 0, greatest_entry: 0 };
     let mut publisher = Publisher::open(to, &OPTIONS)?;
-    let (mut encoder, encoded) = Encoder::new(to, "social", publisher.at());
+    let (mut encoder, encoded) = Encoder::new(to, "social", publisher.at())?;
     let first = Position { time: START, lsn: Lsn(0) };
     encoder.write(origin, &[Part { position: first, floor: None, content: Content::Rows(&[]), last: true }])?;
     publisher.publish(&encoded, LIMIT)?;

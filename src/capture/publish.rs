@@ -108,10 +108,10 @@ impl Publishing {
         }
         let mut publisher = Publisher::open(&self.to, &self.options)?;
         self.check(publisher.at())?;
+        let (encoder, encoded) = Encoder::new(&self.to, &self.database, publisher.at())?;
         self.stations.kafka().goes_on();
         tracing::info!("publishing to {}, from {}", self.to.servers, told(publisher.at()));
         self.published(publisher.at());
-        let (encoder, encoded) = Encoder::new(&self.to, &self.database, publisher.at());
         let at = publisher.at().cloned();
         let end = self.shutdown.child_token();
         std::thread::scope(|scope| {
@@ -129,6 +129,7 @@ impl Publishing {
     /// Whether what was published is of this log.
     fn check(&self, at: Option<&TimesRecord>) -> anyhow::Result<()> {
         let Some(at) = at else { return Ok(()) };
+        at.check_format(&self.to)?;
         let is_of_this_log = match self.log.position_of(at.time)? {
             Some(position) => position.lsn == at.lsn,
             // The first copy, of which the tail has no batch.

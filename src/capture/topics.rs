@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use feedmill_connectors::kafka::{Compression, KafkaLog, Layout, TopicOptions};
+use feedmill_connectors::kafka::{Compression, Format, KafkaLog, Layout, RegistryAddress, TopicOptions};
 
-use crate::config::{Settings, TopicCompression, TopicLayout};
+use crate::config::{Settings, TopicCompression, TopicFormat, TopicLayout};
 
 /// A topic's name may have 249 characters, and ours add up to 30 to the prefix.
 const PREFIX_MAX: usize = 200;
@@ -21,7 +21,11 @@ impl Settings {
             TopicLayout::Subjects => Layout::Subjects,
         };
         let servers = servers.parse().context("--publish cannot be used")?;
-        Ok(KafkaLog { servers, prefix: self.topic_prefix.clone(), layout })
+        let format = match self.topic_format {
+            TopicFormat::Json => Format::Json,
+            TopicFormat::Avro => Format::Avro,
+        };
+        Ok(KafkaLog { servers, prefix: self.topic_prefix.clone(), layout, format, registry: self.registry_address()? })
     }
 
     /// How topics are made and written.
@@ -39,6 +43,11 @@ impl Settings {
         }
     }
 
+    /// Where the schema registry is, if there is one.
+    pub fn registry_address(&self) -> anyhow::Result<Option<RegistryAddress>> {
+        self.registry.as_deref().map(str::parse).transpose().context("--registry cannot be used")
+    }
+
     pub(crate) fn check_topics(&self) -> anyhow::Result<()> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         ensure!(
@@ -50,6 +59,17 @@ impl Settings {
         );
         ensure!(self.topic_partitions > 0, "--topic-partitions is 0, but must be at least 1");
         ensure!(self.topic_retention_hours > 0, "--topic-retention-hours is 0, but must be at least 1");
+        let registry = self.registry_address()?;
+        if self.topic_format == TopicFormat::Avro {
+            ensure!(
+                registry.is_some(),
+                "--topic-format is avro, which needs a schema registry: name it with --registry"
+            );
+            ensure!(
+                self.topic_layout == TopicLayout::Tables,
+                "--topic-format is avro, of which a topic has one schema, so --topic-layout must be tables"
+            );
+        }
         if self.publish.is_some() {
             self.kafka_log()?;
         }

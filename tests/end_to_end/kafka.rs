@@ -3,9 +3,10 @@
 
 pub mod estate;
 mod plain;
+mod registry;
 mod security;
 
-mod servers {
+pub mod servers {
     use std::collections::BTreeMap;
     use std::os::unix::process::ExitStatusExt;
     use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ mod servers {
     };
 
     /// The rows of a table as they are in PostgreSQL, with the columns in the form of Debezium's types.
-    async fn in_postgres(sql: &tokio_postgres::Client, relation: Relation) -> plain::Table {
+    pub(super) async fn in_postgres(sql: &tokio_postgres::Client, relation: Relation) -> plain::Table {
         let times = ["created_at", "updated_at", "deleted_at"];
         let columns = relation.columns().iter().map(|column| {
             let value = match *column {
@@ -484,7 +485,7 @@ mod servers {
                 }
             };
             let publish = |publisher: &mut Publisher, time| {
-                let (mut encoder, encoded) = Encoder::new(&to, "social", publisher.at());
+                let (mut encoder, encoded) = Encoder::new(&to, "social", publisher.at()).unwrap();
                 assert!(encoder.write(origin, &[part(time)]).unwrap());
                 publisher.publish(&encoded, LIMIT)
             };

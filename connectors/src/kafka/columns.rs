@@ -8,8 +8,7 @@ use feedmill_model::{
 };
 use serde::de::Error as _;
 use serde::ser::SerializeMap;
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::zoned;
 
@@ -101,9 +100,7 @@ impl Serialize for Columns<'_> {
 }
 
 /// The row of a relation whose columns these are.
-pub(super) fn row(relation: Relation, columns: &RawValue) -> Result<Row, serde_json::Error> {
-    let mut json = serde_json::Deserializer::from_str(columns.get());
-    let json = &mut json;
+pub(super) fn row<'de, D: Deserializer<'de>>(relation: Relation, json: D) -> Result<Row, D::Error> {
     Ok(match relation {
         Relation::Users => Row::User(Box::new(UserColumns::deserialize(json)?)),
         Relation::Tweets => Row::Tweet(Box::new(TweetColumns::deserialize(json)?)),

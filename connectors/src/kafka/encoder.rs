@@ -21,10 +21,12 @@ use std::time::Duration;
 use feedmill_model::{Change, Position, Relation, Row, SourceId, Time};
 
 use super::block::{Block, End, Tag};
-use super::envelope::{self, Of, Order, Values};
+use super::envelope::{Of, Order};
 use super::error::KafkaError;
+use super::registry;
 use super::times::TimesRecord;
-use super::topics::{KafkaLog, Topics};
+use super::topics::{Format, KafkaLog, Topics};
+use super::values::{Form, Values};
 
 /// Blocks that wait to be sent: about the records of a large transaction, so that the next one is written when one is
 /// committed.
@@ -79,6 +81,8 @@ pub struct Encoder {
     topics: Topics,
     servers: String,
     database: String,
+    format: Format,
+    form: Form,
     /// What `times` ends with when all is committed that was written.
     at: Option<TimesRecord>,
     /// How many changes of each relation were written of a batch that did not end yet.
@@ -125,8 +129,14 @@ impl From<serde_json::Error> for Stop {
 }
 
 impl Encoder {
-    /// One that goes on after `at`, which `times` ends with, and what it will have written.
-    pub fn new(log: &KafkaLog, database: &str, at: Option<&TimesRecord>) -> (Encoder, Encoded) {
+    /// One that goes on after `at`, which `times` ends with, and what it will have written. The schemas of what is Avro are
+    /// registered here.
+    pub fn new(log: &KafkaLog, database: &str, at: Option<&TimesRecord>) -> Result<(Encoder, Encoded), KafkaError> {
+        let form = match (log.format, &log.registry) {
+            (Format::Json, _) => Form::Json,
+            (Format::Avro, Some(address)) => Form::Avro(registry::register(log, address)?),
+            (Format::Avro, None) => return Err(KafkaError::NoRegistry { topic: log.prefix.clone() }),
+        };
         let (to, from) = sync_channel(AHEAD);
         // There is room for all that there are.
         let (back, sent) = sync_channel(AHEAD + 2);
@@ -134,11 +144,13 @@ impl Encoder {
             topics: Topics::of(log),
             servers: log.servers.to_string(),
             database: database.to_owned(),
+            format: log.format,
+            form,
             at: at.cloned(),
             orders: Orders::default(),
             output: Output { block: Block::default(), to, sent },
         };
-        (encoder, Encoded { from, sent: back })
+        Ok((encoder, Encoded { from, sent: back }))
     }
 
     /// These changes, the first ones of the batch of which `at` is a part, were published by a predecessor.
@@ -167,7 +179,7 @@ impl Encoder {
         for part in parts {
             let goes_on = closing.last().is_some_and(|record| record.time == part.position.time);
             if !goes_on {
-                closing.push(following(closing.last().or(self.at.as_ref()), origin, part));
+                closing.push(following(closing.last().or(self.at.as_ref()), origin, part, self.format));
             }
             let number = closing.len() - 1;
             let Some(record) = closing.last_mut() else { continue };
@@ -189,15 +201,16 @@ impl Encoder {
 
     /// Each row once, into its row topic.
     fn write_rows(&mut self, part: &Part<'_>, rows: &[Row], number: usize) -> Result<(), Stop> {
-        let Encoder { topics, database, output, .. } = self;
-        let mut values = Values::new(Of { prefix: topics.prefix(), database, position: part.position }, true);
+        let Encoder { topics, database, output, form, .. } = self;
+        let mut values = Values::new(form, Of { prefix: topics.prefix(), database, position: part.position }, true);
         for row in rows {
             let relation = row.relation();
             let block = &mut output.block;
             let table = topics.table_of_key(relation);
-            let key = block.append(|bytes| envelope::append_key(bytes, &row.key(), table))?;
-            let value = block.append(|bytes| values.append_row(bytes, row))?;
-            block.push(Tag::new(number, topics.numbers(relation).1), part.position.time, key, Some(value));
+            let topic = topics.numbers(relation).1;
+            let key = block.append(|bytes| values.append_key(bytes, topic, &row.key(), table))?;
+            let value = block.append(|bytes| values.append_row(bytes, topic, row))?;
+            block.push(Tag::new(number, topic), part.position.time, key, Some(value));
             output.give_if_full()?;
         }
         Ok(())
@@ -205,8 +218,8 @@ impl Encoder {
 
     /// Each change into its change topic, and the row as it is then into its row topic; `done` of the batch came before.
     fn write_changes(&mut self, part: &Part<'_>, changes: &[Change], number: usize, done: u64) -> Result<(), Stop> {
-        let Encoder { topics, database, output, orders, .. } = self;
-        let mut values = Values::new(Of { prefix: topics.prefix(), database, position: part.position }, false);
+        let Encoder { topics, database, output, orders, form, .. } = self;
+        let mut values = Values::new(form, Of { prefix: topics.prefix(), database, position: part.position }, false);
         for (total, change) in (done + 1..).zip(changes) {
             let Some(row) = change.new.as_ref().or(change.old.as_ref()) else { continue };
             let relation = row.relation();
@@ -214,15 +227,19 @@ impl Encoder {
             let (into_changes, into_rows) = topics.numbers(relation);
             let block = &mut output.block;
             let table = topics.table_of_key(relation);
-            let key = block.append(|bytes| envelope::append_key(bytes, &row.key(), table))?;
+            let key = block.append(|bytes| values.append_key(bytes, into_changes, &row.key(), table))?;
             let mut after = None;
             let value = block.append(|bytes| {
-                after = values.append_change(bytes, relation, change, order)?;
+                after = values.append_change(bytes, into_changes, relation, change, order)?;
                 Ok::<_, serde_json::Error>(())
             })?;
             block.push(Tag::new(number, into_changes), part.position.time, key.clone(), Some(value));
+            let key = match values.shares_keys(into_changes, into_rows) {
+                true => key,
+                false => block.append(|bytes| values.append_key(bytes, into_rows, &row.key(), table))?,
+            };
             let row = match after {
-                Some(after) => Some(block.append(|bytes| values.append_row_again(bytes, relation, after))?),
+                Some(after) => Some(block.append(|bytes| values.append_row_again(bytes, into_rows, relation, after))?),
                 None => None,
             };
             block.push(Tag::new(number, into_rows), part.position.time, key, row);
@@ -264,7 +281,7 @@ impl Encoded {
 }
 
 /// The record of a part that follows `before`, of which nothing is written yet but what `before` tells.
-fn following(before: Option<&TimesRecord>, origin: Origin<'_>, part: &Part<'_>) -> TimesRecord {
+fn following(before: Option<&TimesRecord>, origin: Origin<'_>, part: &Part<'_>, format: Format) -> TimesRecord {
     let unfinished = before.filter(|before| !before.last);
     TimesRecord {
         time: part.position.time,
@@ -273,6 +290,7 @@ fn following(before: Option<&TimesRecord>, origin: Origin<'_>, part: &Part<'_>) 
         source: origin.source.into(),
         history: origin.history,
         snapshot: matches!(part.content, Content::Rows(_)),
+        format,
         greatest_entry: origin.greatest_entry,
         floor: part.floor,
         done: unfinished.map_or(0, |unfinished| unfinished.done),

@@ -27,6 +27,27 @@ pub(super) struct Of<'a> {
     pub position: Position,
 }
 
+/// What every source says of itself.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const CONNECTOR: &str = "postgresql";
+pub(super) const SCHEMA: &str = "public";
+
+impl Of<'_> {
+    /// Names the batch, as one transaction.
+    pub fn transaction_id(&self) -> String {
+        format!("{}:{}", self.position.time, self.position.lsn)
+    }
+}
+
+/// What a change does to its row.
+pub(super) fn op(change: &Change) -> &'static str {
+    match (&change.old, &change.new) {
+        (None, _) => "c",
+        (Some(_), Some(_)) => "u",
+        (Some(_), None) => "d",
+    }
+}
+
 /// Which place a change has in its batch, and of those of its relation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
@@ -62,8 +83,8 @@ pub(super) struct Values<'a> {
 
 impl<'a> Values<'a> {
     pub fn new(of: Of<'a>, is_snapshot: bool) -> Self {
-        let Position { time, lsn } = of.position;
-        let transaction = format!(r#"","ts_ms":{time},"transaction":{{"id":"{time}:{lsn}","total_order":"#);
+        let (time, id) = (of.position.time, of.transaction_id());
+        let transaction = format!(r#"","ts_ms":{time},"transaction":{{"id":"{id}","total_order":"#);
         Values { of, is_snapshot, sources: Default::default(), transaction: transaction.into_bytes() }
     }
 
@@ -75,11 +96,6 @@ impl<'a> Values<'a> {
         change: &Change,
         order: Order,
     ) -> Result<Option<Range<usize>>, serde_json::Error> {
-        let op = match (&change.old, &change.new) {
-            (None, _) => b'c',
-            (Some(_), Some(_)) => b'u',
-            (Some(_), None) => b'd',
-        };
         bytes.extend_from_slice(br#"{"before":"#);
         columns::append(bytes, &change.old.as_ref().map(Columns))?;
         bytes.extend_from_slice(br#","after":"#);
@@ -87,7 +103,7 @@ impl<'a> Values<'a> {
         columns::append(bytes, &change.new.as_ref().map(Columns))?;
         let after = begin..bytes.len();
         bytes.extend_from_slice(self.source(relation)?);
-        bytes.push(op);
+        bytes.extend_from_slice(op(change).as_bytes());
         bytes.extend_from_slice(&self.transaction);
         columns::append(bytes, &order.total)?;
         bytes.extend_from_slice(br#","data_collection_order":"#);
@@ -129,13 +145,13 @@ impl<'a> Values<'a> {
         let Some(written) = number.and_then(|number| sources.get_mut(number)) else { return Ok(&[]) };
         if written.is_empty() {
             let source = Source {
-                version: env!("CARGO_PKG_VERSION"),
-                connector: "postgresql",
+                version: VERSION,
+                connector: CONNECTOR,
                 name: of.prefix,
                 ts_ms: of.position.time,
                 snapshot: if *is_snapshot { "true" } else { "false" },
                 db: of.database,
-                schema: "public",
+                schema: SCHEMA,
                 table: relation.table(),
                 transaction_id: None,
                 lsn: of.position.lsn.0,
@@ -177,7 +193,10 @@ pub(super) fn change(value: &[u8]) -> Result<Change, serde_json::Error> {
     let relation = Relation::ALL.into_iter().find(|relation| relation.table() == source.table);
     let unknown = || serde::de::Error::custom(format!("there is no table {}", source.table));
     let relation = relation.ok_or_else(unknown)?;
-    let row = |columns: Option<&RawValue>| columns.map(|columns| columns::row(relation, columns)).transpose();
+    let row = |columns: Option<&RawValue>| {
+        let columns = columns.map(|columns| serde_json::Deserializer::from_str(columns.get()));
+        columns.map(|mut columns| columns::row(relation, &mut columns)).transpose()
+    };
     Ok(Change { old: row(before)?, new: row(after)? })
 }
 

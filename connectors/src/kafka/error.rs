@@ -47,12 +47,72 @@ pub enum KafkaError {
         how: String,
     },
     /// No client can be made with these settings.
-    #[error("could not make a client of Kafka at {servers}: {why}. Mend the address of Kafka (--publish)")]
+    #[error("could not make a client of {what}: {why}. Mend {mend}")]
     Settings {
-        /// The brokers.
-        servers: String,
+        /// Of whom.
+        what: String,
         /// What is wrong.
         why: String,
+        /// The setting.
+        mend: &'static str,
+    },
+    /// The schema registry does not answer, or cannot now.
+    #[error("could not {tried}: {why}. Is the schema registry at {registry} up, and can it be reached from here?")]
+    RegistryAway {
+        /// What was tried.
+        tried: String,
+        /// Where the registry is.
+        registry: String,
+        /// What is known of it.
+        why: String,
+    },
+    /// The schema registry refuses to answer, or answers what cannot be understood.
+    #[error(
+        "could not {tried}: the schema registry at {registry} does not do it ({why}). Mend the address of the registry \
+         (--registry), its path, user and password, or what is registered there; then start again"
+    )]
+    RegistryRefused {
+        /// What was tried.
+        tried: String,
+        /// Where the registry is.
+        registry: String,
+        /// What it says.
+        why: String,
+    },
+    /// The schema registry does not take a schema.
+    #[error(
+        "the schema registry at {registry} refuses the schema of {subject}: those who read what is there could not read what \
+         would be published ({why}). Remove the subject there, or set a compatibility for it that lets the schema in, if \
+         nobody reads by it; or name other topics with --topic-prefix. Then start again"
+    )]
+    Incompatible {
+        /// Whose schema.
+        subject: String,
+        /// Where the registry is.
+        registry: String,
+        /// What it says.
+        why: String,
+    },
+    /// A log would go on in another format.
+    #[error(
+        "the log of {topics} began as {found}, and would go on as {asked}, in which its rows have other keys. Set \
+         --topic-format {found}, or name other topics with --topic-prefix, and all is published anew"
+    )]
+    OtherFormat {
+        /// The topic `times`.
+        topics: String,
+        /// In which it began.
+        found: &'static str,
+        /// In which it would go on.
+        asked: &'static str,
+    },
+    /// Records are Avro, and it is not known who has their schemas.
+    #[error(
+        "the records of {topic} are Avro, and it is not said who has their schemas: name the registry with --registry"
+    )]
+    NoRegistry {
+        /// Which topic.
+        topic: String,
     },
     /// Another publisher has taken over.
     #[error(
@@ -154,7 +214,7 @@ pub enum KafkaError {
 impl KafkaError {
     /// Whether a later attempt may succeed without anybody changing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, KafkaError::Unreachable { .. } | KafkaError::NotReady { .. })
+        matches!(self, KafkaError::Unreachable { .. } | KafkaError::NotReady { .. } | KafkaError::RegistryAway { .. })
     }
 }
 
@@ -196,5 +256,9 @@ pub(crate) fn failed(tried: impl Into<String>, servers: &Servers, code: Option<C
 
 /// A client that cannot be made.
 pub(crate) fn unusable_settings(servers: &Servers, error: &Native) -> KafkaError {
-    KafkaError::Settings { servers: servers.to_string(), why: error.to_string() }
+    KafkaError::Settings {
+        what: format!("Kafka at {servers}"),
+        why: error.to_string(),
+        mend: "the address of Kafka (--publish)",
+    }
 }

@@ -20,14 +20,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use feedmill_model::{Key, Relation, Row, Time};
 use rdkafka::Offset;
-use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::message::Message;
 
 use super::client::{Client, partitions};
 use super::error::KafkaError;
 use super::reader::{Share, follows, incomplete, starts, time_of};
+use super::registry::Schemas;
 use super::times::{Times, Touched, decode, unusable};
 use super::topics::{KafkaLog, ROWS, TIMES_PARTITION, Topics};
-use super::{columns, envelope};
 
 /// Rows of a slice, at most.
 const SLICE_ROWS: usize = 8_192;
@@ -35,7 +35,7 @@ const SLICE_ROWS: usize = 8_192;
 /// Gives all rows of a share, in slices of bounded size.
 pub struct Hydration {
     client: Client,
-    topics: Topics,
+    schemas: Schemas,
     time: Time,
     /// Change topics, and their partitions, that are not read yet, with where they have the first change after the time.
     partitions: VecDeque<(String, i32, Offset)>,
@@ -49,7 +49,7 @@ impl Hydration {
     /// The rows as of `time`. Fails with [`KafkaError::Gone`], here or later, when the changes after it are not retained any
     /// more, and with [`KafkaError::Beyond`] when it was never published.
     pub fn begin(log: &KafkaLog, share: Share, time: Time) -> Result<Self, KafkaError> {
-        let (topics, client) = (Topics::of(log), Client::to_an_end(&log.servers)?);
+        let (topics, client, schemas) = (Topics::of(log), Client::to_an_end(&log.servers)?, Schemas::of(log)?);
         let of_log = Times::of(log)?;
         let newest = of_log.newest()?.time;
         if time > newest {
@@ -76,7 +76,7 @@ impl Hydration {
         let mut partitions: VecDeque<_> = wanted.into_iter().map(start).collect();
         let end = partitions.pop_back();
         let mut hydration =
-            Hydration { client, topics, time, partitions, changed: BTreeMap::new(), slices: VecDeque::new() };
+            Hydration { client, schemas, time, partitions, changed: BTreeMap::new(), slices: VecDeque::new() };
         if let Some((_, _, from)) = end {
             hydration.learn_changed(&times.0, from)?;
         }
@@ -133,13 +133,12 @@ impl Hydration {
                 return Ok(());
             }
             match message.payload() {
-                Some(value) => {
-                    let row = envelope::change(value).map(|change| change.new);
-                    let row = row.map_err(|error| unusable(&message, error.to_string()))?;
+                Some(_) => {
+                    let row = self.schemas.change(&message)?.new;
                     let row = row.ok_or_else(|| unusable(&message, "it has no row".to_owned()))?;
                     rows.insert(row.key(), row);
                 }
-                None => drop(rows.remove(&self.key(&message)?)),
+                None => drop(rows.remove(&self.schemas.key(&message)?)),
             }
             Ok(())
         })?;
@@ -158,8 +157,7 @@ impl Hydration {
                 return Ok(());
             }
             records += u64::from(known.is_some_and(|(known, _)| message.offset() <= known.offset));
-            let change = envelope::change(message.payload().unwrap_or_default());
-            let change = change.map_err(|error| unusable(&message, error.to_string()))?;
+            let change = self.schemas.change(&message)?;
             if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
                 undone.entry(key).or_insert(change.old);
             }
@@ -169,13 +167,6 @@ impl Hydration {
             Some((known, time)) if known.records != records => Err(incomplete(self.time, *time, known, records)),
             _ => Ok(undone),
         }
-    }
-
-    /// The key of a tombstone.
-    fn key(&self, message: &OwnedMessage) -> Result<Key, KafkaError> {
-        let relation = |table: Option<&str>| self.topics.relation(message.topic(), table);
-        let key = columns::key(message.key().unwrap_or_default(), relation);
-        key.map_err(|error| unusable(message, error.to_string()))
     }
 }
 

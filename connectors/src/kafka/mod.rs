@@ -26,6 +26,7 @@
 //! Records carry the Time as their Kafka timestamp, so a reader that begins at T has brokers look up where that is.
 
 mod address;
+mod avro;
 mod block;
 mod client;
 mod columns;
@@ -36,8 +37,10 @@ mod error;
 mod hydration;
 mod publisher;
 mod reader;
+mod registry;
 mod times;
 mod topics;
+mod values;
 mod zoned;
 
 pub use address::{ParseServersError, Servers};
@@ -46,5 +49,6 @@ pub use error::KafkaError;
 pub use hydration::Hydration;
 pub use publisher::{Published, Publisher};
 pub use reader::{BatchReader, Share};
+pub use registry::{ParseRegistryError, RegistryAddress};
 pub use times::{Times, TimesRecord, Touched};
-pub use topics::{Compression, KafkaLog, Layout, TopicOptions, Topics, prepare};
+pub use topics::{Compression, Format, KafkaLog, Layout, TopicOptions, Topics, prepare};

@@ -21,9 +21,9 @@ use rdkafka::message::{Message, OwnedMessage, Timestamp};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{ANSWER_MAX, Client, Said, partitions};
-use super::envelope;
 use super::error::KafkaError;
-use super::times::{self, Times, TimesRecord, Touched, unusable};
+use super::registry::Schemas;
+use super::times::{self, Times, TimesRecord, Touched};
 use super::topics::{KafkaLog, TIMES_PARTITION, Topics};
 
 /// Which partitions somebody reads: each is read by one of so many.
@@ -54,6 +54,7 @@ impl Share {
 /// Gives each batch after a time, once, without gaps, with the changes of the share's partitions.
 pub struct BatchReader {
     client: Client,
+    schemas: Schemas,
     times: Queue,
     partitions: BTreeMap<(String, i32), Queue>,
     /// The time after which it began.
@@ -97,7 +98,7 @@ impl BatchReader {
         if after > newest {
             return Err(KafkaError::Beyond { asked: after, newest });
         }
-        let (topics, client) = (Topics::of(log), Client::new(&log.servers)?);
+        let (topics, client, schemas) = (Topics::of(log), Client::new(&log.servers)?, Schemas::of(log)?);
         let metadata = client.metadata()?;
         let counted = topics.changes().map(|topic| (topic, partitions(&metadata, topic).unwrap_or(0)));
         let wanted = share.partitions(counted).into_iter().map(|(topic, partition)| (topic.to_owned(), partition));
@@ -114,8 +115,16 @@ impl BatchReader {
             queues.insert((topic, partition), Queue { next, early: VecDeque::new(), queue });
         }
         let own = queues.remove(&(times, TIMES_PARTITION)).ok_or_else(|| client.silent("read the log"))?;
-        let mut reader =
-            BatchReader { client, times: own, partitions: queues, start: after, after, record: None, pending: None };
+        let mut reader = BatchReader {
+            client,
+            schemas,
+            times: own,
+            partitions: queues,
+            start: after,
+            after,
+            record: None,
+            pending: None,
+        };
         reader.take_early()?;
         Ok(reader)
     }
@@ -180,8 +189,7 @@ impl BatchReader {
                         if time != pending.record.time || message.offset() > touched.offset {
                             return Err(incomplete(self.start, pending.record.time, touched, pending.records));
                         }
-                        let change = envelope::change(message.payload().unwrap_or_default());
-                        pending.changes.push(change.map_err(|error| unusable(&message, error.to_string()))?);
+                        pending.changes.push(self.schemas.change(&message)?);
                         pending.records += 1;
                     }
                     if message.offset() == touched.offset {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use super::error::KafkaError;
-use super::topics::{KafkaLog, TIMES_PARTITION, Topics};
+use super::topics::{Format, KafkaLog, TIMES_PARTITION, Topics};
 
 /// How many records are looked at to find the last ones, at first.
 const BACK: i64 = 64;
@@ -38,6 +38,9 @@ pub struct TimesRecord {
     pub done: u64,
     /// Whether they are all of it.
     pub last: bool,
+    /// In which form keys and values of the other topics are.
+    #[serde(default)]
+    pub format: Format,
     /// Where those are that are in the same Kafka transaction.
     pub partitions: Vec<Touched>,
 }
@@ -80,6 +83,15 @@ pub struct Touched {
 }
 
 impl TimesRecord {
+    /// Fails if `log` would go on in another format: a row would have two keys, each in a partition of its own.
+    pub fn check_format(&self, log: &KafkaLog) -> Result<(), KafkaError> {
+        if self.format == log.format {
+            return Ok(());
+        }
+        let (found, asked) = (self.format.name(), log.format.name());
+        Err(KafkaError::OtherFormat { topics: Topics::of(log).times(), found, asked })
+    }
+
     /// Its time and position.
     pub fn position(&self) -> Position {
         Position { time: self.time, lsn: self.lsn }
@@ -205,6 +217,7 @@ mod tests {
             floor: None,
             done: 7,
             last: false,
+            format: Format::Json,
             partitions: vec![Touched { topic: "tweets".to_owned(), partition: 3, offset: 12, records: 4 }],
         };
         let text = serde_json::to_string(&record).expect("it can be written");

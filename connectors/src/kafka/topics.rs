@@ -11,10 +11,12 @@ use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
 
 use super::Servers;
 use super::client::{self, ANSWER_MAX, Client, SILENCE_MAX, Said, partitions};
 use super::error::{KafkaError, failed, unusable_settings};
+use super::registry::RegistryAddress;
 
 /// A record is at most so large: rows before and after, and what is around them.
 pub(super) const RECORD_BYTES_MAX: &str = "16777216";
@@ -33,6 +35,21 @@ pub struct KafkaLog {
     pub prefix: String,
     /// How changes are distributed over topics.
     pub layout: Layout,
+    /// In which form records are written. Either is read.
+    pub format: Format,
+    /// Who has the schemas of what is Avro.
+    pub registry: Option<RegistryAddress>,
+}
+
+/// In which form keys and values are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JSON without schemas.
+    #[default]
+    Json,
+    /// Avro, with a schema registry. A topic has one table then.
+    Avro,
 }
 
 /// How changes are distributed over topics.
@@ -44,6 +61,15 @@ pub enum Layout {
     /// Four topics, without a prefix: `tweets`, `tweet-interactions`, `user-interactions`, `user-events`. A key says of which
     /// table it is, as it does where Debezium routes several tables into one topic.
     Subjects,
+}
+
+impl Format {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Avro => "avro",
+        }
+    }
 }
 
 /// How topics are made that are not there, and what is written into them.
@@ -329,7 +355,8 @@ mod tests {
 
     fn topics(layout: Layout) -> Topics {
         let servers = "kafka://one:9092".parse().expect("an address");
-        Topics::of(&KafkaLog { servers, prefix: "feedmill".to_owned(), layout })
+        let format = Format::Json;
+        Topics::of(&KafkaLog { servers, prefix: "feedmill".to_owned(), layout, format, registry: None })
     }
 
     #[test]

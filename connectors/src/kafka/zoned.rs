@@ -40,13 +40,13 @@ pub(super) mod option {
 
 /// A timestamp as text. Each row has one at least, so it is made without what `write!` takes, which is most of the time that a
 /// small row takes in all.
-struct Text {
+pub(super) struct Text {
     bytes: [u8; 40],
     length: usize,
 }
 
 impl Text {
-    fn of(at: Timestamp) -> Text {
+    pub fn of(at: Timestamp) -> Text {
         let mut text = Text { bytes: [0; 40], length: 0 };
         match at {
             Timestamp::MAX => text.append(INFINITY.as_bytes()),
@@ -56,7 +56,7 @@ impl Text {
         text
     }
 
-    fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         self.bytes.get(..self.length).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use feedmill_connectors::kafka::{BatchReader, Hydration, KafkaLog, Layout, Share, Times, Topics};
+use feedmill_connectors::kafka::{BatchReader, Format, Hydration, KafkaLog, Layout, Share, Times, Topics};
 use feedmill_ingest::{Log, Options};
 use feedmill_model::{Batch, Change, Key, Lsn, Position, Row, Time};
 use feedmill_test_servers::Kafka;
@@ -30,7 +30,8 @@ pub fn log_in(kafka: &Kafka, layout: Layout) -> KafkaLog {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let servers = format!("kafka://{}", kafka.bootstrap()).parse().unwrap();
-    KafkaLog { servers, prefix: format!("test{}-{number}", std::process::id()), layout }
+    let prefix = format!("test{}-{number}", std::process::id());
+    KafkaLog { servers, prefix, layout, format: Format::Json, registry: None }
 }
 
 /// A process that captures `postgres` and publishes to `to`, not yet started.
@@ -42,6 +43,10 @@ pub fn capture(postgres: &Postgres, to: &KafkaLog, settings: &[&str]) -> System 
     let more =
         ["--publish", &publish, "--topic-prefix", &to.prefix, "--topic-layout", &layout, "--topic-partitions", "3"];
     capture.settings.extend(more.map(str::to_owned));
+    if let Some(registry) = &to.registry {
+        let format = format!("{:?}", to.format).to_lowercase();
+        capture.settings.extend(["--registry", &registry.to_string(), "--topic-format", &format].map(str::to_owned));
+    }
     capture
 }
 
@@ -176,7 +181,7 @@ fn compare(to: &KafkaLog, log: &Path) {
     // Nothing else is there, and each record of `times` closes one batch or says that it does not.
     let changes: usize = in_log.iter().map(|batch| batch.changes.len()).sum();
     let topics = Topics::of(to);
-    let records = |topic: &str| plain::records(&to.servers.to_string(), topic).len();
+    let records = |topic: &str| plain::count(&to.servers.to_string(), topic);
     assert_eq!(topics.changes().map(records).sum::<usize>(), changes);
     let closing = times.iter().filter(|record| record.value.as_ref().unwrap()["last"] == true).count();
     assert_eq!(closing, in_log.len() + 1);

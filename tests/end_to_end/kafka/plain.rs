@@ -32,8 +32,18 @@ pub fn consumer(servers: &str) -> BaseConsumer {
     config.create().unwrap()
 }
 
-/// All committed records of a topic, partition by partition.
+/// All committed records of a topic, partition by partition, which are JSON.
 pub fn records(servers: &str, topic: &str) -> Vec<Record> {
+    records_by(servers, topic, |bytes| serde_json::from_slice(bytes).unwrap())
+}
+
+/// How many they are.
+pub fn count(servers: &str, topic: &str) -> usize {
+    records_by(servers, topic, |_| Value::Null).len()
+}
+
+/// The same, of which `decode` gives keys and values as JSON.
+pub fn records_by(servers: &str, topic: &str, decode: impl Fn(&[u8]) -> Value) -> Vec<Record> {
     let consumer = consumer(servers);
     let deadline = Instant::now() + LIMIT;
     let partitions = loop {
@@ -54,13 +64,12 @@ pub fn records(servers: &str, topic: &str) -> Vec<Record> {
         assert!(Instant::now() < deadline, "{topic} does not end");
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
-                let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
                 records.push(Record {
                     partition: message.partition(),
                     offset: message.offset(),
                     timestamp: message.timestamp().to_millis().unwrap(),
-                    key: message.key().map(json),
-                    value: message.payload().map(json),
+                    key: message.key().map(&decode),
+                    value: message.payload().map(&decode),
                 });
             }
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,

@@ -5,8 +5,8 @@ mod servers {
     use std::time::Duration;
 
     use feedmill_connectors::kafka::{
-        BatchReader, Compression, Content, Encoder, KafkaError, KafkaLog, Layout, Origin, Part, Published, Publisher,
-        Share, Times, TopicOptions, prepare,
+        BatchReader, Compression, Content, Encoder, Format, KafkaError, KafkaLog, Layout, Origin, Part, Published,
+        Publisher, Share, Times, TopicOptions, prepare,
     };
     use feedmill_model::{Change, Lsn, Popular, Position, Row, SourceId};
     use feedmill_test_servers::{Cassandra, Elasticsearch, SecureKafka};
@@ -31,7 +31,8 @@ mod servers {
     const PASSWORD: &str = "Br%40ker%2Fs3cret%3F12";
 
     fn log(address: &str, prefix: &str) -> KafkaLog {
-        KafkaLog { servers: address.parse().unwrap(), prefix: prefix.to_owned(), layout: Layout::Tables }
+        let (prefix, format) = (prefix.to_owned(), Format::Json);
+        KafkaLog { servers: address.parse().unwrap(), prefix, layout: Layout::Tables, format, registry: None }
     }
 
     /// The broker, and the file of the authority that has signed its certificate.
@@ -45,7 +46,7 @@ mod servers {
     fn publish_and_read(to: &KafkaLog) -> Result<(), KafkaError> {
         prepare(to, &OPTIONS)?;
         let mut publisher = Publisher::open(to, &OPTIONS)?;
-        let (mut encoder, encoded) = Encoder::new(to, "social", publisher.at());
+        let (mut encoder, encoded) = Encoder::new(to, "social", publisher.at())?;
         let source = SourceId { system: 1, timeline: 1, slot: "feedmill".to_owned() };
         let origin = Origin { source: &source, history: 0, greatest_entry: 0 };
         let change = Change { old: None, new: Some(Row::Popular(Popular { user_id: 7 })) };

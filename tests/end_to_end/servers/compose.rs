@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use feedmill_test_servers::{Cassandra, Elasticsearch, Kafka};
+use feedmill_test_servers::{Cassandra, Elasticsearch, Kafka, SchemaRegistry};
 use serde_json::{Value, json};
 
 use crate::postgres::Postgres;
@@ -44,6 +44,7 @@ impl Compose {
 async fn the_services_of_the_compose_file_work_together() {
     let compose = Compose::read();
     let (kafka, node, search) = (Kafka::shared(), Cassandra::shared(), Elasticsearch::shared());
+    let registry = SchemaRegistry::shared();
     let postgres = Postgres::new(&[]).await;
     let replica = postgres.standby().await;
     let folder = tempfile::tempdir().unwrap();
@@ -63,6 +64,7 @@ async fn the_services_of_the_compose_file_work_together() {
         text.replace("postgresql://feedmill:feedmill@postgres:5432/feedmill", &postgres.url())
             .replace("postgresql://feedmill:feedmill@replica:5432/feedmill", &replica.url())
             .replace("kafka:9092", &kafka.bootstrap())
+            .replace("http://registry:8080/apis/ccompat/v7", &registry.url())
             .replace("scylla:9042/feedmill", &format!("{}/compose{number}", node.address()))
             .replace("http://elasticsearch:9200/feedmill", &format!("{}/compose{number}", search.url()))
             .replace("/etc/feedmill/hosts", &hosts)

@@ -6,11 +6,13 @@
 
 use std::io::Read;
 
-use feedmill_test_servers::{Cassandra, Elasticsearch, Kafka};
+use feedmill_test_servers::{Cassandra, Elasticsearch, Kafka, SchemaRegistry};
 
 fn main() {
     let (cassandra, elasticsearch, kafka) = (Cassandra::start(), Elasticsearch::start(), Kafka::start());
+    let registry = SchemaRegistry::start();
     println!("FEEDMILL_PUBLISH=kafka://{}", kafka.bootstrap());
+    println!("FEEDMILL_REGISTRY={}", registry.url());
     println!("FEEDMILL_STORE=cql://{}/feedmill", cassandra.address());
     println!("FEEDMILL_SEARCH={}/feedmill", elasticsearch.url());
     // They end with this process.
