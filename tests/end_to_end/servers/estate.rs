@@ -290,6 +290,16 @@ async fn stores_that_are_emptied_while_no_process_runs_are_filled_from_kafka() {
         estate.published().await;
         estate.capture.verified().await;
     }
+    // A capture that has lost its folder copies anew, and leaves alone what others derived.
+    let before = processes.dump().await;
+    estate.anew(Kafka::shared()).await;
+    let sql = estate.postgres.sql().await;
+    let drop_slot = "SELECT pg_drop_replication_slot('feedmill')";
+    processes.all[0].until("the slot is let go of", async |_| sql.execute(drop_slot, &[]).await.is_ok()).await;
+    std::fs::remove_dir_all(estate.capture.data().join("log")).unwrap();
+    estate.capture.go().await;
+    assert!(estate.capture.log().contains("copied "), "{}", estate.capture.log());
+    assert!(processes.dump().await == before, "what is derived is as it was");
     assert!(estate.capture.interrupt().0.success());
     processes.stop();
 }
