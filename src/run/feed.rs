@@ -22,6 +22,8 @@ use crate::up::stations::Stations;
 
 /// How long to wait for a batch before it is looked whether to end.
 const WAIT: Duration = Duration::from_millis(100);
+/// How long the records of a batch may be late before it is told which partition lacks them.
+const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Pause before a reader is opened again.
 const RETRY: Duration = Duration::from_millis(500);
 /// A reader that cannot be opened for so long is given up, so that whoever runs this knows.
@@ -87,6 +89,7 @@ impl Feeding {
     /// Feeds batches until the end.
     fn feed(&self) -> anyhow::Result<()> {
         let (mut last, mut midway, mut told) = (self.beginning.load, false, None);
+        let mut given = Instant::now();
         let mut reader = self.reader(last)?;
         while !self.end.is_cancelled() {
             self.runtime.check()?;
@@ -96,7 +99,14 @@ impl Feeding {
             };
             let batch = match next {
                 Ok(Some(batch)) => batch,
-                Ok(None) => continue,
+                Ok(None) => {
+                    let lacking = reader.as_ref().and_then(BatchReader::waits_for);
+                    if let Some(partition) = lacking.filter(|_| given.elapsed() > SILENT_MAX) {
+                        let why = format!("{partition} in Kafka does not give what `times` tells of: has it a leader?");
+                        self.stations.dataflows().waiting(why);
+                    }
+                    continue;
+                }
                 // The pieces of a time that were fed cannot be fed again.
                 Err(error) if error.is_transient() && !midway => {
                     self.wait_for(&error);
@@ -105,6 +115,7 @@ impl Feeding {
                 }
                 Err(error) => return Err(error).context("could not read the log"),
             };
+            given = Instant::now();
             let record = reader.as_ref().and_then(BatchReader::record);
             let history = record.map_or(0, |record| record.history);
             if let (Some(index), Some(record)) = (&self.index, record)

@@ -154,6 +154,13 @@ impl BatchReader {
         Ok(Some(batch))
     }
 
+    /// The partition whose records the next batch lacks, if `times` has told of it.
+    pub fn waits_for(&self) -> Option<String> {
+        let pending = self.pending.as_ref()?;
+        let touched = pending.record.partitions.get(pending.partition)?;
+        Some(format!("partition {} of {}", touched.partition, touched.topic))
+    }
+
     /// What `times` says of what was given last: its source, and since when positions are of the present history.
     pub fn record(&self) -> Option<&TimesRecord> {
         self.record.as_ref()

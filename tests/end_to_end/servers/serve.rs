@@ -188,7 +188,7 @@ async fn who_serves_waits_for_the_stores_and_goes_on_when_they_are_back() {
     let place = Place::new(&node, Elasticsearch::shared(), "serve_waits").await;
     // Nobody has filled them: it starts, and says what it waits for.
     let mut writer = place.writer(&[]);
-    let keys = feedmill_api::Keys::load_or_create(&writer.data().join("keys")).unwrap();
+    feedmill_api::Keys::load_or_create(&writer.data().join("keys")).unwrap();
     let mut reader = place.reader(&writer, &AT_ONCE);
     reader.listen().await;
     reader
@@ -201,7 +201,6 @@ async fn who_serves_waits_for_the_stores_and_goes_on_when_they_are_back() {
     writer.go().await;
     reader.until("it is ready", async |system| ready(system).await.0 == 200).await;
     let ada = reader.register("ada").await;
-    assert!(keys.token_for(1, Duration::from_secs(1)).is_some());
     let (first, token) = reader.tweet(&ada, "first").await;
     assert_eq!(reader.home(&ada, Some(&token)).await, std::slice::from_ref(&first));
     // The node dies: reads fail, writes go on, and all is served when it is back.
