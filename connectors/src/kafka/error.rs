@@ -258,7 +258,7 @@ pub(crate) fn failed(tried: impl Into<String>, servers: &Servers, code: Option<C
 pub(crate) fn unusable_settings(servers: &Servers, error: &Native) -> KafkaError {
     KafkaError::Settings {
         what: format!("Kafka at {servers}"),
-        why: error.to_string(),
+        why: format!("{error}; it was to {}", servers.how()),
         mend: "the address of Kafka (--publish)",
     }
 }

@@ -1,7 +1,7 @@
 //! Records as Avro, with a schema registry.
 
 mod servers {
-    use std::collections::HashMap;
+    use std::collections::{BTreeSet, HashMap};
 
     use apache_avro::{Schema, from_avro_datum};
     use feedmill_connectors::kafka::{Format, KafkaLog, Layout, Topics};
@@ -63,19 +63,17 @@ mod servers {
             assert_eq!(bytes[0], 0, "the wire format begins with a zero");
             u32::from_be_bytes(bytes[1..5].try_into().unwrap())
         };
-        let ids = std::sync::Mutex::new(Vec::new());
+        let ids = std::sync::Mutex::new(BTreeSet::new());
         let servers = Kafka::shared().bootstrap();
         let note = |bytes: &[u8]| {
-            ids.lock().unwrap().push(id(bytes));
+            ids.lock().unwrap().insert(id(bytes));
             Value::Null
         };
         tokio::task::block_in_place(|| plain::records_by(&servers, topic, note));
         let mut schemas = HashMap::new();
         for id in ids.into_inner().unwrap() {
-            if !schemas.contains_key(&id) {
-                let (_, found) = ask(reqwest::Method::GET, registry, &format!("schemas/ids/{id}"), None).await;
-                schemas.insert(id, Schema::parse_str(found["schema"].as_str().unwrap()).unwrap());
-            }
+            let (_, found) = ask(reqwest::Method::GET, registry, &format!("schemas/ids/{id}"), None).await;
+            schemas.insert(id, Schema::parse_str(found["schema"].as_str().unwrap()).unwrap());
         }
         let by = by.map(|schema| Schema::parse(&schema).unwrap());
         let decode = |bytes: &[u8]| {
