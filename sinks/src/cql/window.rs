@@ -1,7 +1,8 @@
 //! How many requests are on their way: as many as the cluster answers in time.
 //!
 //! ```text
-//!   answered within SLOW ─► a little more: one for each window of answers
+//!   answered within SLOW ─► before the first that was not: one more, which doubles it with each window of answers;
+//!                           after it a little more: one for each window
 //!   answered later       ─► a quarter less, once in SLOW
 //!   not answered         ─► half, once in SLOW
 //! ```
@@ -85,7 +86,8 @@ impl State {
     fn hear(&mut self, answer: Answer, most: f64, now: Instant) {
         let share = match answer {
             Answer::After(latency) if latency <= SLOW => {
-                self.limit = (self.limit + 1.0 / self.limit).min(most);
+                let more = if self.cut.is_none() { 1.0 } else { 1.0 / self.limit };
+                self.limit = (self.limit + more).min(most);
                 return;
             }
             Answer::After(_) => 0.75,
