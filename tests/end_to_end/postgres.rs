@@ -119,7 +119,7 @@ impl Postgres {
             binaries: binaries(),
             owner: geteuid().is_root().then(root),
             process: None,
-            port: TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port(),
+            port: 0,
         };
         for folder in [server.data(), server.socket()] {
             fs::create_dir(&folder).unwrap();
@@ -129,8 +129,9 @@ impl Postgres {
         server
     }
 
-    /// Has it listen on its own port and in its own folder.
-    fn take_place(&self) {
+    /// Has it listen on a port of its own and in its own folder. It is started next, before others take the port.
+    fn take_place(&mut self) {
+        self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let socket = format!("unix_socket_directories = '{}'", self.socket().display());
         self.configure(&[&format!("port = {}", self.port), &socket]);
     }
