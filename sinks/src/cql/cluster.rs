@@ -144,9 +144,12 @@ impl Cluster {
         self.barred.lock().get_or_insert(fault);
     }
 
-    /// Fails once something says that nothing may be written.
+    /// Fails from when on something says that nothing may be written; whoever asks first is told why.
     pub(super) fn check(&self) -> Result<(), Fault> {
-        self.barred.lock().take().map_or(Ok(()), Err)
+        match &mut *self.barred.lock() {
+            Some(fault) => Err(std::mem::replace(fault, Fault::Stopped)),
+            None => Ok(()),
+        }
     }
 
     /// The process ends: what is not answered in a moment fails, and is not tried again.
