@@ -17,12 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslConnector, SslMethod};
+use openssl::x509::X509;
+use openssl::x509::store::X509StoreBuilder;
 use parking_lot::Mutex;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileBuilder, ExecutionProfileHandle};
-use scylla::client::session::Session;
+use scylla::client::session::{OpenSsl010Config, Session};
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::ExecutionError;
 use scylla::policies::load_balancing::DefaultPolicy;
@@ -342,8 +343,9 @@ async fn connect(settings: &CqlSettings) -> Result<Session, CqlError> {
     if let Some(user) = &settings.user {
         builder = builder.user(user, settings.password.clone().unwrap_or_default());
     }
-    if let Some(roots) = trusted(&settings.tls)? {
-        builder = builder.tls_context(Some(Arc::new(client(roots)?)));
+    if let Some(authorities) = trusted(&settings.tls)? {
+        let context = client(authorities).map_err(|error| CqlError::Tls(error.to_string()))?;
+        builder = builder.tls_context(Some(context));
     }
     let session = builder.build().await.map_err(|error| fault::connect(settings.servers(), &error))?;
     let state = session.get_cluster_state();
@@ -391,39 +393,40 @@ fn impatient(settings: &CqlSettings) -> ExecutionProfileHandle {
     profile(settings).request_timeout(Some(timeout)).speculative_execution_policy(policy).build().into_handle()
 }
 
-fn client(roots: RootCertStore) -> Result<ClientConfig, CqlError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| CqlError::Tls(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+/// Nodes must show a certificate of their address that one of `authorities` has signed.
+fn client(authorities: Vec<X509>) -> Result<OpenSsl010Config, ErrorStack> {
+    let mut store = X509StoreBuilder::new()?;
+    for authority in authorities {
+        store.add_cert(authority)?;
+    }
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    builder.set_cert_store(store.build());
+    Ok(OpenSsl010Config::new(builder))
 }
 
 /// Whom we trust to vouch for the servers; `None` where nothing is encrypted.
-fn trusted(tls: &Tls) -> Result<Option<RootCertStore>, CqlError> {
-    let mut roots = RootCertStore::empty();
-    match tls {
+fn trusted(tls: &Tls) -> Result<Option<Vec<X509>>, CqlError> {
+    let authorities = match tls {
         Tls::Off => return Ok(None),
         Tls::System => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let known = rustls_native_certs::load_native_certs().certs;
+            known.iter().filter_map(|certificate| X509::from_der(certificate).ok()).collect()
         }
         Tls::File(file) => {
             let unusable = |problem: String| {
                 let file = file.display();
                 CqlError::Tls(format!("the authority's file {file} cannot be used ({problem}); name a PEM file"))
             };
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unusable(error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-            }
+            let text = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
+            X509::stack_from_pem(&text).map_err(|error| unusable(error.to_string()))?
         }
-    }
-    if roots.is_empty() {
+    };
+    if authorities.is_empty() {
         let problem = "no authority is trusted; name one with tls=FILE, or install some, for example by: apt-get install \
                        ca-certificates";
         return Err(CqlError::Tls(problem.to_owned()));
     }
-    Ok(Some(roots))
+    Ok(Some(authorities))
 }
 
 const fn level(consistency: Consistency) -> Level {
