@@ -13,7 +13,7 @@ TESTED := --release --locked --features failpoints
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test servers test-servers test-all soak soak-servers fuzz lint fmt clippy doc audit bench clean
+.PHONY: help setup build run test servers test-servers soak soak-servers fuzz lint fmt clippy doc audit bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ test: export TMPDIR ?= $(shell .ci/scratch)
 test: setup ## Run the tests that need nothing but PostgreSQL (make test ARGS="--test end_to_end -- c17")
 	$(CARGO) test $(TESTED) --workspace $(if $(ARGS),$(ARGS),-- --skip servers::)
 
-servers: ## Fetch the servers that test-servers needs: Cassandra, Kafka, a schema registry, Elasticsearch
+servers: setup ## Fetch the servers that test-servers needs: Cassandra, Kafka, a schema registry, Elasticsearch
 	@sh .ci/setup servers
 	@sh .ci/servers
 
@@ -42,12 +42,6 @@ test-servers: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 test-servers: export TMPDIR ?= $(shell .ci/scratch)
 test-servers: setup servers ## Run the tests that need those servers
 	$(CARGO) test $(TESTED) --workspace -- servers::
-
-# Side by side they take less: what waits for a server needs no core.
-test-all: export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(nproc))
-test-all: export TMPDIR ?= $(shell .ci/scratch)
-test-all: setup servers ## Run the tests of both
-	$(CARGO) test $(TESTED) --workspace
 
 # A test of the binary's own package has it built.
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)

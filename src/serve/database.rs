@@ -14,6 +14,7 @@ use feedmill_connectors::postgres::{Source, SourceError};
 use feedmill_model::{Lsn, Phase, SourceId, Time};
 use feedmill_sinks::Views;
 use tokio::sync::watch;
+use tokio::time::error::Elapsed;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,8 @@ const IDENTITY: &str = "SELECT system_identifier::text, to_regclass('accounts') 
 /// Checks that the database is the one that the stores are of. An error that is none of the connection is final.
 pub async fn check(source: &Source, of: &SourceId) -> anyhow::Result<()> {
     let client = source.connect("feedmill-status").await?;
-    let row = client.query_one(IDENTITY, &[]).await.context("could not ask which database it is")?;
+    let asked = timeout(ANSWER_MAX, client.query_one(IDENTITY, &[])).await;
+    let row = asked.context("could not ask which database it is")?.context("could not ask which database it is")?;
     let (system, has_tables): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
     ensure!(
         system == of.system.to_string(),
@@ -54,7 +56,9 @@ pub async fn check(source: &Source, of: &SourceId) -> anyhow::Result<()> {
 /// Whether another attempt can help.
 pub fn is_transient(error: &anyhow::Error) -> bool {
     let of_source = error.downcast_ref::<SourceError>().is_some_and(SourceError::is_transient);
-    of_source || error.downcast_ref::<tokio_postgres::Error>().is_some_and(tokio_postgres::Error::is_closed)
+    of_source
+        || error.is::<Elapsed>()
+        || error.downcast_ref::<tokio_postgres::Error>().is_some_and(tokio_postgres::Error::is_closed)
 }
 
 /// Ends of the log, and when they were.

@@ -169,7 +169,7 @@ impl BatchReader {
     /// The next record of `times` that is after what was given.
     fn begin(&mut self, deadline: Instant) -> Result<Option<Pending>, KafkaError> {
         loop {
-            let Next::Message(message) = self.times.next(&self.client, deadline)? else { return Ok(None) };
+            let Next::Message(message) = self.times.next(&self.client, self.after, deadline)? else { return Ok(None) };
             let record = times::decode(&message)?;
             if record.time <= self.after {
                 continue;
@@ -189,7 +189,9 @@ impl BatchReader {
                     return Err(incomplete(self.start, pending.record.time, touched, 0));
                 }
                 loop {
-                    let Next::Message(message) = queue.next(&self.client, deadline)? else { return Ok(false) };
+                    let Next::Message(message) = queue.next(&self.client, self.after, deadline)? else {
+                        return Ok(false);
+                    };
                     let time = time_of(&message)?;
                     let is_skipped = time <= self.start && pending.records == 0;
                     if !is_skipped {
@@ -234,7 +236,8 @@ impl BatchReader {
 }
 
 impl Queue {
-    fn next(&mut self, client: &Client, deadline: Instant) -> Result<Next, KafkaError> {
+    /// Of what comes after `after`, the next record.
+    fn next(&mut self, client: &Client, after: Time, deadline: Instant) -> Result<Next, KafkaError> {
         loop {
             if let Some(message) = self.early.pop_front() {
                 self.next = message.offset() + 1;
@@ -245,7 +248,7 @@ impl Queue {
                     self.next = message.offset() + 1;
                     return Ok(Next::Message(message.detach()));
                 }
-                Some(Err(error)) => client.check(&error, 0)?,
+                Some(Err(error)) => client.check(&error, after)?,
                 None if Instant::now() >= deadline => return Ok(Next::Nothing),
                 None => {}
             }

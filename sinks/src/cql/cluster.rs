@@ -36,7 +36,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::block_in_place;
 
-use super::fault::{self, CqlError, Fault, may_pass};
+use super::fault::{self, CqlError, Fault, is_unknown, may_pass};
 use super::schema;
 use super::settings::{BATCH_BYTES, BATCH_ROWS, Consistency, CqlSettings, Tls};
 use super::state::State;
@@ -82,7 +82,7 @@ impl Cluster {
     pub(super) async fn open(settings: CqlSettings) -> Result<Self, CqlError> {
         let session = connect(&settings).await?;
         // Tables are not made again where they are: each takes a round of all nodes.
-        if !is_made(&session, &settings).await {
+        if !is_made(&session, &settings).await? {
             schema::make(&session, &settings).await?;
         }
         Cluster::with(session, settings).await
@@ -91,7 +91,7 @@ impl Cluster {
     /// Connects, and makes nothing.
     pub(super) async fn open_made(settings: CqlSettings) -> Result<Self, CqlError> {
         let session = connect(&settings).await?;
-        if !is_made(&session, &settings).await {
+        if !is_made(&session, &settings).await? {
             return Err(CqlError::Empty { servers: settings.servers(), keyspace: settings.keyspace });
         }
         Cluster::with(session, settings).await
@@ -326,10 +326,18 @@ fn requests(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
 }
 
 /// Whether the tables are all there, as the last that is made says.
-async fn is_made(session: &Session, settings: &CqlSettings) -> bool {
+async fn is_made(session: &Session, settings: &CqlSettings) -> Result<bool, CqlError> {
     let text = format!("SELECT value FROM {}.state WHERE name = 'format'", settings.keyspace);
-    let found = session.query_unpaged(text, ()).await;
-    found.ok().and_then(|found| found.into_rows_result().ok()).is_some_and(|rows| rows.rows_num() > 0)
+    match session.query_unpaged(text, ()).await {
+        Ok(found) => Ok(found.into_rows_result().is_ok_and(|rows| rows.rows_num() > 0)),
+        Err(error) if is_unknown(&error) => Ok(false),
+        // What may not be read must not be taken for what is not there.
+        Err(error) => Err(CqlError::Engine {
+            tried: "look what there is",
+            keyspace: settings.keyspace.clone(),
+            source: Box::new(Fault::Refused { servers: settings.servers(), problem: error.to_string() }),
+        }),
+    }
 }
 
 async fn connect(settings: &CqlSettings) -> Result<Session, CqlError> {

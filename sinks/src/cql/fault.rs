@@ -191,6 +191,11 @@ fn attempt_may_pass(error: &RequestAttemptError) -> bool {
     }
 }
 
+/// Whether the cluster does not know the table that was asked for, or its keyspace.
+pub(super) fn is_unknown(error: &ExecutionError) -> bool {
+    matches!(error, ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Invalid, _)))
+}
+
 pub(super) fn connect(servers: String, error: &NewSessionError) -> CqlError {
     CqlError::Connect { servers, problem: error.to_string() }
 }

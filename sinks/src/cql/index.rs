@@ -1,9 +1,10 @@
 //! Facts and rows in a CQL cluster.
 //!
 //! ```text
-//!   worker ─ Closed ─► place of each row ─┬─ marks of lists ─► acknowledged ─┐
-//!                                         ├─ counts: what they are, + ───────┤
-//!                                         └─ rows ───────────────────────────┴─► acknowledged ─► progress ─► told
+//!   worker ─ Closed ─┬─ shard ─► place of each row ─┬─ marks of lists ─► acknowledged ─┐
+//!                    │                              ├─ counts: what they are, + ───────┤
+//!                    │                              └─ rows ───────────────────────────┴─► acknowledged ─┐
+//!                    └─ shard ─► … some at a time ───────────────────────────────────────────────────────┴─► progress ─► told
 //! ```
 //!
 //! At most one operation of a closed time is of one row, since a cluster keeps of two with one timestamp the delete, or the
@@ -14,12 +15,13 @@
 //! sent twice, or a closed time of which a crash has left a part, all end at the same value. One that comes down to zero stays:
 //! it means the same as none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use feedmill_model::{
     Closed, Counter, Fact, Op, Position, RowSink, Shard, SourceId, StoreError, Time, View, ViewRow, failpoint,
 };
+use futures::{TryStreamExt, stream};
 use quick_cache::sync::Cache;
 
 use super::cluster::Cluster;
@@ -33,7 +35,9 @@ use crate::{Changes, IndexStore, layout};
 
 /// Counts that are known without being read.
 const COUNTS_MAX: usize = 200_000;
-/// Operations of a closed time that are written before the next are looked at.
+/// Shards of a closed time that are written at once: each waits for the marks of its lists before it goes on,
+const SHARDS_AT_ONCE: usize = 16;
+/// and the operations of all of them, unless one has more.
 const OPS_AT_ONCE: usize = 50_000;
 
 /// Facts and rows in a CQL cluster.
@@ -53,12 +57,6 @@ struct Writes {
     laid: Laid,
     rows: Vec<Write>,
     sums: Vec<(Counter, i64, i64)>,
-}
-
-impl Writes {
-    fn len(&self) -> usize {
-        self.laid.rows.len() + self.rows.len() + self.sums.len()
-    }
 }
 
 impl CqlIndex {
@@ -121,31 +119,37 @@ impl CqlIndex {
         applied.map_err(|fault: Fault| fault.store(ledger.store, format!("apply the closed time {}", position.time)))
     }
 
+    /// Returns whether it brings anything.
     async fn write<R>(
         &self,
         due: &mut Due<'_>,
         closed: &Closed<R>,
         take: impl Fn(&Op<R>, &mut Vec<Listed>, &mut Writes) -> Result<(), Fault>,
     ) -> Result<bool, Fault> {
-        let time = closed.position.time;
-        let (mut writes, mut has_rows) = (Writes::default(), false);
-        for ops in closed.ops.chunk_by(|(one, _), (other, _)| one == other) {
-            let Some(shard) = ops.first().map(|(shard, _)| *shard) else { continue };
-            let Some(known) = due.get_mut(usize::from(shard)).and_then(Option::as_mut) else { continue };
-            let mut listed = Vec::new();
+        let (time, take) = (closed.position.time, &take);
+        let by_shard = closed.ops.chunk_by(|(one, _), (other, _)| one == other);
+        let mut brings: HashMap<Shard, _> = by_shard.filter_map(|ops| Some((ops.first()?.0, ops))).collect();
+        let most = brings.values().map(|ops| ops.len()).max().unwrap_or(0);
+        let at_once = (OPS_AT_ONCE / most.max(1)).clamp(1, SHARDS_AT_ONCE);
+        let mut has_rows = false;
+        let shards = due.iter_mut().zip(0..).filter_map(|(known, shard)| {
+            let (known, ops) = (known.as_mut()?, brings.remove(&shard)?);
+            has_rows = true;
+            Some(Ok::<_, Fault>((shard, known, ops)))
+        });
+        // A shard is laid out when another has ended, so the cluster has always something to do.
+        let written = stream::iter(shards).try_for_each_concurrent(at_once, |(shard, known, ops)| async move {
+            let (mut listed, mut writes) = (Vec::new(), Writes::default());
             for (_, op) in ops {
                 take(op, &mut listed, &mut writes)?;
             }
             let partition_rows = self.cluster().settings.partition_rows;
-            known.full.lay_out(shard as Shard, time, listed, partition_rows, &mut writes.laid);
-            if writes.len() >= OPS_AT_ONCE {
-                self.flush(time, std::mem::take(&mut writes)).await?;
-                has_rows = true;
-                failpoint!("sink_write_part_after");
-            }
-        }
-        has_rows |= writes.len() > 0;
-        self.flush(time, writes).await?;
+            known.full.lay_out(shard, time, listed, partition_rows, &mut writes.laid);
+            self.flush(time, writes).await?;
+            failpoint!("sink_write_part_after");
+            Ok(())
+        });
+        written.await?;
         Ok(has_rows)
     }
 

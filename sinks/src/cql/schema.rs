@@ -60,19 +60,25 @@ pub(super) async fn make(session: &Session, settings: &CqlSettings) -> Result<()
             source: Box::new(Fault::Refused { servers: settings.servers(), problem: error.to_string() }),
         }
     };
-    let nodes = session.get_cluster_state().get_nodes_info().len();
-    let replicas = settings.replication.unwrap_or_else(|| nodes.clamp(1, 3) as u16);
-    let tablets = if has_tablets(session).await { " AND tablets = {'enabled': true}" } else { "" };
-    let statement = format!(
-        "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = \
-         {{'class': 'NetworkTopologyStrategy', 'replication_factor': {replicas}}}{tablets}"
-    );
-    session.query_unpaged(statement, ()).await.map_err(failed("make it"))?;
+    let found =
+        session.query_unpaged("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", (keyspace,));
+    let found = found.await.map_err(failed("look for it"))?;
+    // Whoever has made it has said where its replicas are, and need not let others make keyspaces.
+    if found.into_rows_result().is_ok_and(|rows| rows.rows_num() == 0) {
+        let nodes = session.get_cluster_state().get_nodes_info().len();
+        let replicas = settings.replication.unwrap_or_else(|| nodes.clamp(1, 3) as u16);
+        let tablets = if has_tablets(session).await { " AND tablets = {'enabled': true}" } else { "" };
+        let statement = format!(
+            "CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = \
+             {{'class': 'NetworkTopologyStrategy', 'replication_factor': {replicas}}}{tablets}"
+        );
+        session.query_unpaged(statement, ()).await.map_err(failed("make it"))?;
+        tracing::info!("made the keyspace {keyspace} with {replicas} replicas of each row in the CQL cluster");
+    }
     for (name, columns) in tables() {
         let statement = format!("CREATE TABLE IF NOT EXISTS {keyspace}.{name} {columns}");
         session.query_unpaged(statement, ()).await.map_err(failed("make the tables"))?;
     }
-    tracing::info!("made the keyspace {keyspace} with {replicas} replicas of each row in the CQL cluster");
     Ok(())
 }
 

@@ -181,6 +181,7 @@ async fn opened(
 ) -> Result<Opened, ElasticOpenError> {
     let copy = known.filter(|known| least(&known.reached()).is_some());
     let until = Instant::now() + if copy.is_some() { OPEN_WITH_COPY_MAX } else { OPEN_MAX };
+    let mut said = None;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let reason = match tokio::time::timeout(left, look_or_begin(server, owner)).await {
@@ -192,7 +193,8 @@ async fn opened(
                 });
             }
             Ok(Err(failure)) => failure.to_string(),
-            Err(_) => format!("it did not answer within {left:?}"),
+            // The last attempt may have had no time: what was said to the one before says more.
+            Err(_) => said.unwrap_or_else(|| format!("it did not answer within {left:?}")),
         };
         if Instant::now() + OPEN_RETRY >= until {
             let Some(copy) = copy else {
@@ -201,6 +203,7 @@ async fn opened(
             tracing::warn!("the search server does not answer ({reason}); search goes on when it does");
             return Ok(Opened { standing: copy.clone(), version: None });
         }
+        said = Some(reason);
         tokio::time::sleep(OPEN_RETRY).await;
     }
 }

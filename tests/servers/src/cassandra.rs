@@ -40,15 +40,36 @@ pub type Cassandra = Server<CqlNode>;
 
 /// Its ports.
 pub struct CqlNode {
-    cql: u16,
+    pub(crate) cql: u16,
     storage: u16,
     storage_tls: u16,
 }
+
+/// Whoever comes may do everything.
+const OPEN: &str = "authenticator: AllowAllAuthenticator\nauthorizer: AllowAllAuthorizer\n";
 
 impl Cassandra {
     /// Host and port.
     pub fn address(&self) -> String {
         self.place()
+    }
+}
+
+impl CqlNode {
+    /// Writes its settings; `entrance` says who may come in, and how.
+    pub(crate) fn write_settings(&self, folder: &Path, entrance: &str) {
+        let [cql, storage, storage_tls] = [self.cql, self.storage, self.storage_tls].map(|port| port.to_string());
+        let place = folder.display().to_string();
+        let marks = [
+            ("FOLDER", place.as_str()),
+            ("CQL", cql.as_str()),
+            ("STORAGE", storage.as_str()),
+            ("STORAGE_TLS", storage_tls.as_str()),
+            ("ENTRANCE", entrance),
+        ];
+        fill(&folder.join("cassandra.yaml"), include_str!("../cassandra/cassandra.yaml"), &marks);
+        fill(&folder.join("logback.xml"), include_str!("../cassandra/logback.xml"), &[]);
+        fs::create_dir(folder.join("tmp")).unwrap();
     }
 }
 
@@ -71,17 +92,7 @@ impl Kind for CqlNode {
     }
 
     fn prepare(&self, _programs: &Path, folder: &Path) {
-        let [cql, storage, storage_tls] = [self.cql, self.storage, self.storage_tls].map(|port| port.to_string());
-        let place = folder.display().to_string();
-        let marks = [
-            ("FOLDER", place.as_str()),
-            ("CQL", cql.as_str()),
-            ("STORAGE", storage.as_str()),
-            ("STORAGE_TLS", storage_tls.as_str()),
-        ];
-        fill(&folder.join("cassandra.yaml"), include_str!("../cassandra/cassandra.yaml"), &marks);
-        fill(&folder.join("logback.xml"), include_str!("../cassandra/logback.xml"), &[]);
-        fs::create_dir(folder.join("tmp")).unwrap();
+        self.write_settings(folder, OPEN);
     }
 
     fn command(&self, programs: &Path, folder: &Path) -> Command {

@@ -14,6 +14,8 @@ use crate::server::{Kind, Server, Shared, fill, free_ports, java};
 
 /// As whom it runs where the tests run as root, which it refuses.
 const SOMEBODY: &str = "nobody";
+/// What it writes to.
+const FOLDERS: [&str; 4] = ["config", "data", "logs", "tmp"];
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A node of Elasticsearch.
@@ -21,7 +23,7 @@ pub type Elasticsearch = Server<SearchNode>;
 
 /// Its ports.
 pub struct SearchNode {
-    http: u16,
+    pub(crate) http: u16,
     transport: u16,
 }
 
@@ -35,6 +37,61 @@ impl Elasticsearch {
 /// As whom it runs, where that is somebody else.
 fn somebody() -> Option<User> {
     geteuid().is_root().then(|| User::from_name(SOMEBODY).unwrap().expect("there is a user `nobody`"))
+}
+
+/// Gives the folder to as whom it runs.
+pub(crate) fn give_away(folder: &Path) {
+    let Some(user) = somebody() else { return };
+    let folders = FOLDERS.map(|name| folder.join(name));
+    let inside = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|file| file.unwrap().path());
+    let owned = inside.chain(folders.iter().cloned()).chain([folder.to_path_buf()]);
+    owned.for_each(|path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap());
+}
+
+impl SearchNode {
+    /// Writes its settings; `entrance` says who may come in, and how.
+    pub(crate) fn write_settings(&self, folder: &Path, entrance: &str) {
+        let [http, transport] = [self.http, self.transport].map(|port| port.to_string());
+        let place = folder.display().to_string();
+        let settings = folder.join("config");
+        FOLDERS.iter().for_each(|name| fs::create_dir(folder.join(name)).unwrap());
+        let marks = [
+            ("FOLDER", place.as_str()),
+            ("HTTP", http.as_str()),
+            ("TRANSPORT", transport.as_str()),
+            ("ENTRANCE", entrance),
+        ];
+        fill(&settings.join("elasticsearch.yml"), include_str!("../elasticsearch/elasticsearch.yml"), &marks);
+        fill(&settings.join("jvm.options"), include_str!("../elasticsearch/jvm.options"), &[]);
+        fill(&settings.join("log4j2.properties"), include_str!("../elasticsearch/log4j2.properties"), &[]);
+    }
+
+    /// A program of the distribution, with what all of them need.
+    pub(crate) fn program(&self, name: &str, programs: &Path, folder: &Path) -> Command {
+        let program =
+            fs::read_dir(programs.join("dist")).unwrap().map(|file| file.unwrap().path().join("bin").join(name));
+        let program = program.into_iter().find(|program| program.exists()).expect("the distribution has it");
+        let mut command = match somebody() {
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+                command.args(["--clear-groups", "--"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        let java = fs::canonicalize(which(&java())).unwrap();
+        let home = java.parent().and_then(Path::parent).expect("java lies in a folder `bin`");
+        for name in ["JAVA_HOME", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JAVA_OPTS"] {
+            command.env_remove(name);
+        }
+        command
+            .env("ES_JAVA_HOME", home)
+            .env("ES_PATH_CONF", folder.join("config"))
+            .env("ES_TMPDIR", folder.join("tmp"));
+        command.env("CLI_JAVA_OPTS", "-XX:TieredStopAtLevel=1").current_dir(folder);
+        command
+    }
 }
 
 impl Kind for SearchNode {
@@ -56,45 +113,12 @@ impl Kind for SearchNode {
     }
 
     fn prepare(&self, _programs: &Path, folder: &Path) {
-        let [http, transport] = [self.http, self.transport].map(|port| port.to_string());
-        let place = folder.display().to_string();
-        let settings = folder.join("config");
-        let folders = ["config", "data", "logs", "tmp"].map(|name| folder.join(name));
-        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
-        let marks = [("FOLDER", place.as_str()), ("HTTP", http.as_str()), ("TRANSPORT", transport.as_str())];
-        fill(&settings.join("elasticsearch.yml"), include_str!("../elasticsearch/elasticsearch.yml"), &marks);
-        fill(&settings.join("jvm.options"), include_str!("../elasticsearch/jvm.options"), &[]);
-        fill(&settings.join("log4j2.properties"), include_str!("../elasticsearch/log4j2.properties"), &[]);
-        if let Some(user) = somebody() {
-            let owned = folders.iter().map(|path| path.as_path()).chain([folder]);
-            owned.for_each(|path| chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap());
-        }
+        self.write_settings(folder, "xpack.security.enabled: false");
+        give_away(folder);
     }
 
     fn command(&self, programs: &Path, folder: &Path) -> Command {
-        let program =
-            fs::read_dir(programs.join("dist")).unwrap().map(|file| file.unwrap().path().join("bin/elasticsearch"));
-        let program =
-            program.into_iter().find(|program| program.exists()).expect("the distribution has bin/elasticsearch");
-        let mut command = match somebody() {
-            Some(user) => {
-                let mut command = Command::new("setpriv");
-                command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
-                command.args(["--clear-groups", "--"]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        let java = fs::canonicalize(which(&java())).unwrap();
-        let home = java.parent().and_then(Path::parent).expect("java lies in a folder `bin`");
-        for name in ["JAVA_HOME", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JAVA_OPTS"] {
-            command.env_remove(name);
-        }
-        command
-            .env("ES_JAVA_HOME", home)
-            .env("ES_PATH_CONF", folder.join("config"))
-            .env("ES_TMPDIR", folder.join("tmp"));
-        command.env("CLI_JAVA_OPTS", "-XX:TieredStopAtLevel=1").current_dir(folder);
+        let mut command = self.program("elasticsearch", programs, folder);
         // What is started is a launcher.
         let pid = folder.join("tmp/pid");
         let _ = fs::remove_file(&pid);

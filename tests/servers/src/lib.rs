@@ -31,5 +31,5 @@ pub use cassandra::{Cassandra, CqlNode};
 pub use elasticsearch::{Elasticsearch, SearchNode};
 pub use kafka::{Broker, Kafka};
 pub use registry::SchemaRegistry;
-pub use secure::SecureKafka;
+pub use secure::{SecureCassandra, SecureElasticsearch, SecureKafka};
 pub use server::Mortal;

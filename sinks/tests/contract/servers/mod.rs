@@ -6,3 +6,4 @@ mod cql_reader;
 mod crashes;
 mod elastic;
 mod proxy;
+mod secure;

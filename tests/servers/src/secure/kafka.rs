@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::Pid;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use super::{Identity, PASSWORD, USER};
 use crate::kafka::Broker;
 use crate::server::{Kind, Server, Shared, free_ports};
 
@@ -22,16 +22,14 @@ pub struct SecureBroker {
     users: u16,
     /// By TLS alone.
     anybody: u16,
-    authority: String,
-    /// Certificate and key.
-    identity: String,
+    identity: Identity,
 }
 
 impl SecureKafka {
     /// Who may sign in, by SCRAM and by PLAIN.
-    pub const USER: &'static str = "publisher";
+    pub const USER: &'static str = USER;
     /// The password.
-    pub const PASSWORD: &'static str = "Br@ker/s3cret?12";
+    pub const PASSWORD: &'static str = PASSWORD;
 
     /// Host and port where one signs in.
     pub fn bootstrap(&self) -> String {
@@ -45,7 +43,7 @@ impl SecureKafka {
 
     /// The authority that has signed its certificate, as PEM.
     pub fn authority(&self) -> &str {
-        &self.kind().authority
+        &self.kind().identity.authority
     }
 }
 
@@ -55,19 +53,7 @@ impl Kind for SecureBroker {
 
     fn new() -> Self {
         let [users, anybody] = free_ports();
-        let mut about = CertificateParams::new(Vec::new()).unwrap();
-        about.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        about.distinguished_name.push(DnType::CommonName, "authority of a broker");
-        let key = KeyPair::generate().unwrap();
-        let authority = about.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(about, key);
-        let key = KeyPair::generate().unwrap();
-        let mut of_host = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        // One of the same name as its authority would be taken for one that signs itself.
-        of_host.distinguished_name.push(DnType::CommonName, "localhost");
-        let certificate = of_host.signed_by(&key, &issuer).unwrap().pem();
-        let identity = key.serialize_pem() + &certificate;
-        SecureBroker { broker: Broker::new(), users, anybody, authority, identity }
+        SecureBroker { broker: Broker::new(), users, anybody, identity: Identity::new() }
     }
 
     fn address(&self) -> String {
@@ -81,11 +67,11 @@ impl Kind for SecureBroker {
 
     fn prepare(&self, programs: &Path, folder: &Path) {
         let SecureBroker { broker, users, anybody, identity, .. } = self;
-        let (user, password) = (SecureKafka::USER, SecureKafka::PASSWORD);
+        let (user, password) = (USER, PASSWORD);
         broker.write_settings(folder, &format!(",USERS://localhost:{users},ANYBODY://localhost:{anybody}"));
         let mut settings = fs::OpenOptions::new().append(true).open(folder.join("server.properties")).unwrap();
         let keys = folder.join("keys.pem");
-        fs::write(&keys, identity).unwrap();
+        fs::write(&keys, format!("{}{}", identity.key, identity.certificate)).unwrap();
         let modules = "org.apache.kafka.common.security";
         write!(
             settings,
