@@ -1,8 +1,12 @@
 //! Tokens by which a client reads its own writes.
 //!
 //! ```text
-//!   base64url( version 1 | LSN 8 ) . base64url( HMAC-SHA256( purpose | source identity | version | LSN ) )
+//!   base64url( form 1 | LSN 8 ) . base64url( HMAC-SHA256( purpose | source identity | form | LSN ) )
 //! ```
+//!
+//! What likes bring can be seconds behind all else, when somebody writes very many of them at once. So a token says by its form
+//! whether there is a like among what its client wrote last: only such a one has reads of tweets wait for likes too. Reads of
+//! nothing but what likes bring, as of notifications, wait for them whatever the token is.
 //!
 //! A token is authenticated, because a position that PostgreSQL never had would make readers wait, and capture ask for
 //! it, for ever. The source is part of what is authenticated: after a restore or a failover, positions mean something
@@ -31,9 +35,27 @@ const NOT_YET_VISIBLE: HeaderName = HeaderName::from_static("x-feedmill-not-yet-
 
 const HEADER: HeaderName = HeaderName::from_static(CONSISTENCY_TOKEN);
 /// The form of the token; another form will be another number.
-const VERSION: u8 = 1;
+const FORM: u8 = 1;
+/// That of one that likes are waited for with.
+const FORM_OF_LIKES: u8 = 2;
 /// 9 bytes in base64, a point, 32 bytes in base64.
 const TOKEN_BYTES: usize = 12 + 1 + 43;
+
+/// What a read is to hold: everything that was committed before these positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    /// In what is read.
+    pub lsn: Lsn,
+    /// In what likes bring; 0 if that need not be waited for.
+    pub likes: Lsn,
+}
+
+impl Awaited {
+    /// Both.
+    pub fn and(self, other: Awaited) -> Self {
+        Awaited { lsn: self.lsn.max(other.lsn), likes: self.likes.max(other.likes) }
+    }
+}
 
 /// Makes and reads tokens.
 pub(crate) struct ConsistencyTokens {
@@ -53,16 +75,16 @@ impl ConsistencyTokens {
         self.source.borrow()
     }
 
-    /// The token for everything that was committed before `lsn`; `None` if the library refuses to sign.
-    fn token(&self, lsn: Lsn) -> Option<String> {
-        let mut position = vec![VERSION];
+    /// The token for everything that was committed before `lsn`, with `likes` or without; `None` if the library refuses to sign.
+    pub fn token(&self, lsn: Lsn, likes: bool) -> Option<String> {
+        let mut position = vec![if likes { FORM_OF_LIKES } else { FORM }];
         position.extend(lsn.0.to_be_bytes());
         let code = self.keys.code(&self.message(&position))?;
         Some(format!("{}.{code}", URL_SAFE_NO_PAD.encode(position)))
     }
 
-    /// The position in `token`; `None` for what is no token of this source.
-    pub fn position(&self, token: &str) -> Option<Lsn> {
+    /// What `token` is for; `None` for what is no token of this source.
+    pub fn awaited(&self, token: &str) -> Option<Awaited> {
         if token.len() != TOKEN_BYTES {
             return None;
         }
@@ -71,8 +93,11 @@ impl ConsistencyTokens {
         if !self.keys.confirms(&self.message(&position), code) {
             return None;
         }
-        match position.split_first()? {
-            (&VERSION, lsn) => Some(Lsn(u64::from_be_bytes(lsn.try_into().ok()?))),
+        let (form, lsn) = position.split_first()?;
+        let lsn = Lsn(u64::from_be_bytes(lsn.try_into().ok()?));
+        match *form {
+            FORM => Some(Awaited { lsn, likes: Lsn(0) }),
+            FORM_OF_LIKES => Some(Awaited { lsn, likes: lsn }),
             _ => None,
         }
     }
@@ -84,32 +109,37 @@ impl ConsistencyTokens {
 }
 
 impl Context {
-    /// The position of the token that came with a request, if one came.
-    pub fn asked_for(&self, headers: &HeaderMap) -> Result<Option<Lsn>, Problem> {
+    /// What the token is for that came with a request, if one came.
+    pub fn asked_for(&self, headers: &HeaderMap) -> Result<Option<Awaited>, Problem> {
         let Some(token) = headers.get(HEADER) else { return Ok(None) };
-        let lsn = token.to_str().ok().and_then(|token| self.tokens.position(token)).ok_or_else(|| {
+        let awaited = token.to_str().ok().and_then(|token| self.tokens.awaited(token)).ok_or_else(|| {
             Kind::InvalidConsistencyToken.because(
                 "X-Consistency-Token must be one that a write returned, and not from before the database was restored \
                  or failed over. Send the request without it.",
             )
         })?;
-        Ok(Some(lsn))
+        Ok(Some(awaited))
     }
 
     /// Waits until `phase` of the views holds the write whose token came with the request; and for what the reader wrote a
     /// moment ago, but then what is there is served anyway.
     pub async fn catch_up<V>(&self, reader: &Reader<V>, phase: Phase) -> Result<(), Problem> {
         let until = Instant::now() + self.settings.read_wait;
-        if let Some(lsn) = reader.must_hold
-            && !self.holds(phase, lsn, until).await
+        if let Some(awaited) = reader.must_hold
+            && !self.holds_all(phase, awaited, until).await
         {
             let told = "The views have not reached the write of X-Consistency-Token yet. Ask again.";
             return Err(Kind::NotYetVisible.because(told));
         }
-        if let Some(lsn) = reader.shall_hold {
-            self.holds(phase, lsn, until).await;
+        if let Some(awaited) = reader.shall_hold {
+            self.holds_all(phase, awaited, until).await;
         }
         Ok(())
+    }
+
+    /// Waits until `phase`, and what likes bring, hold what is awaited of each; `false` when that is not so at `until`.
+    async fn holds_all(&self, phase: Phase, Awaited { lsn, likes }: Awaited, until: Instant) -> bool {
+        self.holds(phase, lsn, until).await && (likes == Lsn(0) || self.holds(Phase::Reactions, likes, until).await)
     }
 
     /// Waits until `phase` holds everything before `lsn`; `false` when that is not so at `until`.
@@ -127,14 +157,28 @@ impl Context {
 
     /// The answer to a write after which the source's log ended at `lsn`.
     pub fn written(&self, lsn: Lsn, answer: impl IntoResponse) -> Response {
+        self.answered(Awaited { lsn, likes: Lsn(0) }, answer)
+    }
+
+    /// The same for a write of a like.
+    pub fn liked(&self, lsn: Lsn, answer: impl IntoResponse) -> Response {
+        self.answered(Awaited { lsn, likes: lsn }, answer)
+    }
+
+    fn answered(&self, written: Awaited, answer: impl IntoResponse) -> Response {
         let mut response = answer.into_response();
-        response.extensions_mut().insert(Written(lsn));
-        let token = self.tokens.token(lsn).and_then(|token| HeaderValue::try_from(token).ok());
-        match token {
+        response.extensions_mut().insert(Written(written));
+        self.give_token(&mut response, written);
+        response
+    }
+
+    /// Has an answer carry the token for what was written.
+    pub fn give_token(&self, response: &mut Response, written: Awaited) {
+        let token = self.tokens.token(written.lsn, written.likes > Lsn(0));
+        match token.and_then(|token| HeaderValue::try_from(token).ok()) {
             Some(token) => drop(response.headers_mut().insert(HEADER, token)),
             None => tracing::error!("a consistency token could not be signed"),
         }
-        response
     }
 
     /// The same for a write that narrows who may read: it is answered once the visibility facts of this instance have it.
@@ -164,13 +208,15 @@ mod tests {
         let (now, is) = watch::channel(source(1));
         let tokens = ConsistencyTokens::new(keys.clone(), is);
         for lsn in [Lsn(0), Lsn(0x16_B374_D848), Lsn(u64::MAX)] {
-            let token = tokens.token(lsn).unwrap();
+            let token = tokens.token(lsn, false).unwrap();
             assert_eq!(token.len(), TOKEN_BYTES);
-            assert_eq!(tokens.position(&token), Some(lsn));
+            assert_eq!(tokens.awaited(&token), Some(Awaited { lsn, likes: Lsn(0) }));
+            let of_likes = tokens.token(lsn, true).unwrap();
+            assert_eq!(tokens.awaited(&of_likes), Some(Awaited { lsn, likes: lsn }));
             for other in [source(2), SourceId { timeline: 2, ..source(1) }, SourceId { slot: "x".into(), ..source(1) }]
             {
                 now.send_replace(other);
-                assert_eq!(tokens.position(&token), None);
+                assert_eq!(tokens.awaited(&token), None);
             }
             now.send_replace(source(1));
         }
@@ -181,14 +227,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
         let tokens = ConsistencyTokens::new(keys.clone(), watch::channel(source(1)).1);
-        let token = tokens.token(Lsn(100)).unwrap();
+        let token = tokens.token(Lsn(100), false).unwrap();
         for at in 0..token.len() {
             let mut altered = token.clone().into_bytes();
             altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(tokens.position(std::str::from_utf8(&altered).unwrap()), None, "at {at}");
+            assert_eq!(tokens.awaited(std::str::from_utf8(&altered).unwrap()), None, "at {at}");
         }
         for text in ["", ".", "é", &token[1..], &format!("{token}=")] {
-            assert_eq!(tokens.position(text), None, "{text}");
+            assert_eq!(tokens.awaited(text), None, "{text}");
         }
         // Neither is a user's token, although the same key signs both.
         let (_, signature) = token.split_once('.').unwrap();

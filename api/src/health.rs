@@ -107,7 +107,7 @@ impl fmt::Display for StageState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
-    /// `postgresql`, `stream`, `log`, `dataflows`, `facts`, `rows`, `home` or `search`; `kafka` where the log is published.
+    /// `postgresql`, `stream`, `log`, `dataflows`, `facts`, `rows`, `home`, `search` or `reactions`; `kafka` where the log is published.
     pub name: String,
     /// What it does.
     pub state: StageState,

@@ -2,8 +2,8 @@
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use feedmill_model::Lsn;
 
+use crate::consistency::Awaited;
 use crate::problem::Problem;
 use crate::state::Shared;
 use crate::viewer::Viewer;
@@ -11,10 +11,10 @@ use crate::viewer::Viewer;
 /// Whoever reads: anyone, or as `Reader<Viewer>` only who is signed in.
 pub(crate) struct Reader<V = Option<Viewer>> {
     viewer: V,
-    /// The position of the token that came with the request: the answer holds it, or there is none.
-    pub must_hold: Option<Lsn>,
-    /// The position of what the reader wrote a moment ago: it is waited for.
-    pub shall_hold: Option<Lsn>,
+    /// What the token is for that came with the request: the answer holds it, or there is none.
+    pub must_hold: Option<Awaited>,
+    /// What the reader wrote a moment ago: it is waited for.
+    pub shall_hold: Option<Awaited>,
 }
 
 impl Reader {

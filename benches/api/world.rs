@@ -13,12 +13,12 @@ use axum::body::{Body, Bytes};
 use axum::http::Request;
 use feedmill_api::{Health, Keys, PoolLimits, RateLimits, Report, Settings, State, Status};
 use feedmill_connectors::postgres::{Cluster, schema};
-use feedmill_dataflows::{Config, Runtime, Stores};
+use feedmill_dataflows::{Config, Part, Runtime, Stores};
 use feedmill_model::{
     Activity, Batch, Change, Fact, Follow, Lsn, Parameters, Position, Row, RowSink, SourceId, Time, Tweet, User,
     ViewRow, floor_of, id_at,
 };
-use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, Progress};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, Progress, Reactions};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -119,10 +119,12 @@ impl World {
         let index = Arc::new(LocalIndex::open(&dir.path().join("index"))?);
         let home = Arc::new(LocalHome::new(parameters.clone()));
         let search = Arc::new(LocalSearch::open(&dir.path().join("search"))?);
-        let progress = Arc::new(Progress::new([load; 4]));
+        let progress = Arc::new(Progress::new([load; 5]));
         let (facts, rows): (Arc<dyn RowSink<Fact>>, Arc<dyn RowSink<ViewRow>>) = (index.clone(), index.clone());
-        let config = Config { workers: 1, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
-        let stores = Stores { facts, rows, home: home.clone(), search: search.clone() };
+        let rows_at_a_time = Config::ROWS_AT_A_TIME;
+        let config = Config { workers: 1, part: Part::All, parameters, rows_at_a_time, profile: None };
+        let reactions = Arc::new(Reactions(Arc::clone(&index)));
+        let stores = Stores { facts, rows, home: home.clone(), search: search.clone(), reactions };
         let applied = Arc::clone(&progress);
         let runtime = Runtime::start(config, stores, load, Arc::new(move |now| applied.applied(now)))?;
 
@@ -283,7 +285,7 @@ impl Writer {
     /// Waits until all that was posted is delivered.
     fn wait(&self) -> anyhow::Result<()> {
         let asked = Instant::now();
-        while self.runtime.applied().home <= self.time {
+        while self.runtime.applied().home.min(self.runtime.applied().reactions) <= self.time {
             ensure!(asked.elapsed() < LIMIT, "the dataflows did not reach {} within {LIMIT:?}", self.time);
             std::thread::park_timeout(Duration::from_millis(1));
         }

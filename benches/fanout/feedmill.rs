@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use feedmill_dataflows::{Cluster, Config, Meeting, Runtime, RuntimeError, Stores};
+use feedmill_dataflows::{Cluster, Config, Meeting, Part, Runtime, RuntimeError, Stores};
 use feedmill_model::{
     Activity, Batch, Change, Closed, Document, Fact, Follow, Lsn, Parameters, Position, Row, RowSink, SHARDS,
     StoreError, Tweet, ViewRow, floor_of, id_at,
@@ -48,9 +48,12 @@ pub fn run(args: &Args) -> anyhow::Result<Figures> {
     let discard = Arc::new(Discard(load));
     let facts: Arc<dyn RowSink<Fact>> = discard.clone();
     let rows: Arc<dyn RowSink<ViewRow>> = discard.clone();
+    let reactions = Arc::clone(&rows);
     let search: Arc<dyn RowSink<Document>> = discard;
-    let config = Config { workers: args.workers, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
-    let runtime = Group::start(args.processes, &config, &Stores { facts, rows, home: home.clone(), search }, load)?;
+    let rows_at_a_time = Config::ROWS_AT_A_TIME;
+    let config = Config { workers: args.workers, part: Part::All, parameters, rows_at_a_time, profile: None };
+    let stores = Stores { facts, rows, home: home.clone(), search, reactions };
+    let runtime = Group::start(args.processes, &config, &stores, load)?;
     let day = i32::try_from(START / 86_400_000)?;
     let users: Vec<i64> = (0..args.users).collect();
     for users in users.chunks(65_536) {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use feedmill_dataflows::{Config, Profile, Runtime, Stores};
+use feedmill_dataflows::{Config, Part, Profile, Runtime, Stores};
 use feedmill_model::{
     Activity, Batch, Change, Closed, Fact, Follow, Like, Lsn, Parameters, Position, Retweet, Row, RowSink, SHARDS,
     StoreError, Tweet, User, ViewRow, floor_of, id_at,
 };
-use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, Progress};
+use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, Progress, Reactions};
 use tempfile::TempDir;
 
 use crate::Args;
@@ -62,14 +62,16 @@ impl World {
         let search = Arc::new(LocalSearch::open(&dir.path().join("search"))?);
         let search = Arc::new(Loaded { store: search, load });
         let (facts, rows): (Arc<dyn RowSink<Fact>>, Arc<dyn RowSink<ViewRow>>) = (loaded.clone(), loaded);
+        let reactions = Arc::new(Loaded { store: Arc::new(Reactions(Arc::clone(&index))), load });
         let profile = Profile::default();
         let config = Config {
             workers: args.workers,
+            part: Part::All,
             parameters,
             rows_at_a_time: Config::ROWS_AT_A_TIME,
             profile: Some(profile.clone()),
         };
-        let stores = Stores { facts, rows, home: home.clone(), search };
+        let stores = Stores { facts, rows, home: home.clone(), search, reactions };
         let runtime = Runtime::start(config, stores, load, Arc::new(|_| {}))?;
         let authors = (args.users * args.follows / args.followers).max(1);
         let world =
@@ -114,7 +116,7 @@ impl World {
     /// Waits until all that was fed is applied.
     pub fn wait(&self) -> anyhow::Result<()> {
         let asked = Instant::now();
-        while self.runtime.applied().home <= self.time {
+        while self.runtime.applied().home.min(self.runtime.applied().reactions) <= self.time {
             anyhow::ensure!(asked.elapsed() < LIMIT, "the dataflows did not reach {} within {LIMIT:?}", self.time);
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -124,7 +126,7 @@ impl World {
     /// What the stores serve.
     pub fn views(&self) -> LocalViews {
         let at = Position { time: self.time, lsn: Lsn(self.time) };
-        LocalViews::new(self.index.clone(), self.home.clone(), Arc::new(Progress::new([at; 4])))
+        LocalViews::new(self.index.clone(), self.home.clone(), Arc::new(Progress::new([at; 5])))
     }
 
     pub fn stop(self) -> anyhow::Result<()> {

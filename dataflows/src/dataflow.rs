@@ -1,39 +1,34 @@
-//! How the jobs are connected: one dataflow, the same on every worker.
+//! How the jobs are connected: one dataflow for each part, the same on every worker.
 //!
 //! ```text
-//!   users tweets follows blocks mutes ─► facts ────────────────────────────────► facts sink
-//!   users ─► profile ┐                                                               │
-//!   follows ─► follows├──────────────────────────────────────────────────────────► rows sink
-//!   tweets likes retweets ─► tweets, retweets, user_timeline, hashtags ┤             │
-//!   tweets likes retweets follows users ─► conversation, trends, notifications ┘     │
-//!   activity ─► active ┐                                                             │
-//!   follows blocks mutes ─► audience ─► by author ┬─► verified_following ─► records  │
-//!   users popular ─► hot ─────────────────────────┤                              ▼   ▼
-//!   tweets retweets ─► entries ───────────────────┴─► home ─► deliveries ─────► home sink
-//!   tweets users ─► search, after the facts ───────────────────────────────────► search sink
+//!   inputs ─┬─► main ───────► facts, rows, home timelines, search
+//!           │                          │ ticks of what is applied, where both are one dataflow
+//!           └─► reactions ◄────────────┘     (else whoever feeds it is behind the rows)
+//!                  └─► what likes bring
 //! ```
 //!
 //! What feeds only stores that have reached a time already is not even mapped up to that time; what feeds another
 //! operator always is (see the sinks for the rest of hydration).
 
+mod main;
+mod reactions;
+
 use std::rc::Rc;
-use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
 use feedmill_model::{
-    Activity, Applied, Block, Follow, HomeRecordChange, Like, Mute, Popular, Position, ReadMark, Retweet, Row, Time,
-    Tweet, User,
+    Activity, Applied, Block, Follow, Like, Mute, Popular, Position, ReadMark, Retweet, Row, Time, Tweet, User,
 };
-use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::probe::Handle as ProbeHandle;
 use timely::dataflow::operators::vec::input::Handle as InputHandle;
-use timely::dataflow::{Scope, operators::Input};
+use timely::dataflow::operators::{Input, Probe};
+use timely::dataflow::{Scope, StreamVec};
 
-use crate::Stores;
-use crate::collection::{Rows, after, index, set};
-use crate::jobs::{self, home::BulkTimes, home::Window, notifications::Causes};
-use crate::sink::{Tick, home_sink, row_sink};
+use crate::collection::Rows;
+use crate::jobs::home::BulkTimes;
+use crate::sink::Tick;
 use crate::worker::Plan;
+use crate::{Part, Stores};
 
 /// Changes of one relation.
 type Changes<D> = InputSession<Time, D, isize>;
@@ -127,123 +122,103 @@ impl Inputs {
     }
 }
 
-/// How far the sinks are.
+/// How far the sinks are; `None` for those of another part.
+#[derive(Default)]
 pub(crate) struct Probes {
-    facts: ProbeHandle<Time>,
-    rows: ProbeHandle<Time>,
-    home: ProbeHandle<Time>,
-    search: ProbeHandle<Time>,
+    facts: Option<ProbeHandle<Time>>,
+    rows: Option<ProbeHandle<Time>>,
+    home: Option<ProbeHandle<Time>>,
+    search: Option<ProbeHandle<Time>>,
+    reactions: Option<ProbeHandle<Time>>,
 }
 
 impl Probes {
-    /// The frontiers, on all workers; `None` when the dataflow has come to its end.
+    /// The frontiers, on all workers, of other parts beyond all times; `None` when the dataflow has come to its end.
     pub(crate) fn applied(&self) -> Option<Applied> {
-        let frontier = |probe: &ProbeHandle<Time>| probe.with_frontier(|frontier| frontier.first().copied());
+        let frontier = |probe: &Option<ProbeHandle<Time>>| match probe {
+            Some(probe) => probe.with_frontier(|frontier| frontier.first().copied()),
+            None => Some(Time::MAX),
+        };
         Some(Applied {
             facts: frontier(&self.facts)?,
             rows: frontier(&self.rows)?,
             home: frontier(&self.home)?,
             search: frontier(&self.search)?,
+            reactions: frontier(&self.reactions)?,
         })
     }
 
     /// Whether everything at `time` is applied.
     pub(crate) fn passed(&self, time: Time) -> bool {
-        !self.home.less_equal(&time) && !self.search.less_equal(&time)
+        // Home timelines come after facts and rows.
+        let last = [&self.home, &self.search, &self.reactions];
+        last.into_iter().flatten().all(|probe| !probe.less_equal(&time))
     }
 }
 
+/// What comes of the inputs.
+pub(crate) struct Sources<'scope> {
+    pub(crate) users: Rows<'scope, Rc<User>>,
+    pub(crate) tweets: Rows<'scope, Rc<Tweet>>,
+    pub(crate) follows: Rows<'scope, Follow>,
+    pub(crate) likes: Rows<'scope, Like>,
+    pub(crate) retweets: Rows<'scope, Retweet>,
+    pub(crate) blocks: Rows<'scope, Block>,
+    pub(crate) mutes: Rows<'scope, Mute>,
+    pub(crate) activity: Rows<'scope, Activity>,
+    pub(crate) popular: Rows<'scope, Popular>,
+    pub(crate) read_marks: Rows<'scope, ReadMark>,
+    pub(crate) ticks: Ticks<'scope>,
+}
+
+/// A batch each, on every worker.
+pub(crate) type Ticks<'scope> = StreamVec<'scope, Time, Tick>;
+
 /// Builds the dataflow of a plan in `scope`.
 pub(crate) fn build(scope: Scope<'_, Time>, plan: &Plan, bulk: BulkTimes) -> (Inputs, Probes) {
-    let Plan { workers: searchers, parameters, stores, load, fill, supervisor, .. } = plan;
-    let (searchers, load, fill) = (*searchers, *load, *fill);
     let mut inputs = Inputs::new();
-    let users = inputs.users.to_collection(scope);
-    let tweets = inputs.tweets.to_collection(scope);
-    let follows = inputs.follows.to_collection(scope);
-    let likes = inputs.likes.to_collection(scope);
-    let retweets = inputs.retweets.to_collection(scope);
-    let blocks = inputs.blocks.to_collection(scope);
-    let mutes = inputs.mutes.to_collection(scope);
-    let activity = inputs.activity.to_collection(scope);
-    let popular = inputs.popular.to_collection(scope);
-    let read_marks = inputs.read_marks.to_collection(scope);
-    let ticks = scope.input_from(&mut inputs.ticks);
-    let live_retweets = jobs::retweets::live_retweets(retweets.clone(), tweets.clone());
-
-    let reached = reached_by_all(stores);
-    let (new_users, new_tweets) = (after(users.clone(), reached), after(tweets.clone(), reached));
-    let searched = reached_by(stores.search.progress());
-    let documents = jobs::search::search(after(tweets.clone(), searched), after(users.clone(), searched));
-    let new_follows = after(follows.clone(), reached);
-    let facts = jobs::facts::facts(
-        new_users.clone(),
-        new_tweets.clone(),
-        new_follows.clone(),
-        after(blocks.clone(), reached),
-        after(mutes.clone(), reached),
-    );
-    let (new_likes, new_retweets) = (after(likes.clone(), reached), after(retweets.clone(), reached));
-    let new_live_retweets = after(live_retweets.clone(), reached);
-    // Each in a region of its own, which is scheduled, drawn and measured as one.
-    let conversation = scope.region_named("Conversation", |job| {
-        jobs::conversation::conversation(tweets.clone().enter_region(job), reached).leave_region(scope)
-    });
-    let trending_hashtags = scope.region_named("TrendingHashtags", |job| {
-        let (tweets, users) = (tweets.clone().enter_region(job), users.clone().enter_region(job));
-        jobs::trends::trending_hashtags(tweets, users, load.time).leave_region(scope)
-    });
-    let trending_tweets = scope.region_named("TrendingTweets", |job| {
-        let (likes, tweets) = (likes.clone().enter_region(job), tweets.clone().enter_region(job));
-        jobs::trends::trending_tweets(likes, tweets, load.time).leave_region(scope)
-    });
-    let notifications = scope.region_named("Notifications", |job| {
-        let causes = Causes {
-            users: users.clone().enter_region(job),
-            tweets: tweets.clone().enter_region(job),
-            follows: follows.clone().enter_region(job),
-            likes: likes.enter_region(job),
-            retweets: retweets.enter_region(job),
-        };
-        jobs::notifications::notifications(causes, load.time).leave_region(scope)
-    });
-    let with_windows = trending_hashtags.concatenate([trending_tweets, notifications]);
-    let rows = jobs::profile::profile(new_users).concatenate([
-        jobs::follows::follows(new_follows),
-        jobs::tweets::tweets(new_tweets.clone(), new_likes.clone(), new_retweets.clone()),
-        jobs::likes::likes(new_likes),
-        jobs::retweets::retweeters(new_retweets),
-        jobs::retweets::retweets(new_live_retweets.clone()),
-        jobs::user_timeline::user_timeline(new_tweets.clone(), new_live_retweets),
-        jobs::hashtags::hashtags(new_tweets),
-        jobs::read_marks::read_marks(after(read_marks, reached)),
-        conversation,
-        after(with_windows, reached),
-    ]);
-
-    let active = jobs::active::active(activity, load.time, parameters);
-    let hot = set(jobs::hot::hot(users, popular), "HotSet");
-    let audience = jobs::audience::audience(follows, mutes, blocks, active.clone());
-    let audience = index(audience, "AudienceByAuthor");
-    let records = jobs::verified_following::verified_following(hot.clone(), audience.clone());
-    let records: Rows<'_, HomeRecordChange> =
-        records.concat(active.clone().map(|viewer| HomeRecordChange::Active { viewer }));
-    let entries = jobs::home::entries(tweets, live_retweets, load.time, parameters);
-    let window = Window::new(parameters, load.time, fill, bulk);
-    let deliveries = jobs::home::home(entries, hot, audience, set(active, "ActiveSet"), window);
-
-    let all = scope.peers();
-    let (facts_store, rows_store) = (Arc::clone(&stores.facts), Arc::clone(&stores.rows));
-    let facts = row_sink("FactsSink", facts, ticks, facts_store, all, load, Arc::clone(supervisor));
-    let (ticks, search_store) = (facts.clone(), Arc::clone(&stores.search));
-    let search = row_sink("SearchSink", documents, ticks, search_store, searchers, load, Arc::clone(supervisor));
-    let rows = row_sink("RowsSink", rows, facts.clone(), rows_store, all, load, Arc::clone(supervisor));
-    // What comes before the load's own time is applied with it, unless the load fills the store.
-    let first = if fill { 0 } else { load.time };
-    let home = home_sink(deliveries, records, rows.clone(), Arc::clone(&stores.home), first, Arc::clone(supervisor));
-    let probes =
-        Probes { facts: facts.probe().0, rows: rows.probe().0, home: home.probe().0, search: search.probe().0 };
+    let sources = Sources {
+        users: inputs.users.to_collection(scope),
+        tweets: inputs.tweets.to_collection(scope),
+        follows: inputs.follows.to_collection(scope),
+        likes: inputs.likes.to_collection(scope),
+        retweets: inputs.retweets.to_collection(scope),
+        blocks: inputs.blocks.to_collection(scope),
+        mutes: inputs.mutes.to_collection(scope),
+        activity: inputs.activity.to_collection(scope),
+        popular: inputs.popular.to_collection(scope),
+        read_marks: inputs.read_marks.to_collection(scope),
+        ticks: scope.input_from(&mut inputs.ticks),
+    };
+    let probe = |applied: Ticks<'_>| Some(applied.probe().0);
+    let probes = match plan.part {
+        Part::All => {
+            let causes = reactions::Causes::of(&sources);
+            let main = main::main(scope, sources, plan, bulk);
+            let reactions = probe(reactions::reactions(scope, causes, main.rows.clone(), plan));
+            Probes { reactions, ..main.probes() }
+        }
+        Part::Main => main::main(scope, sources, plan, bulk).probes(),
+        Part::Reactions => {
+            let causes = reactions::Causes::of(&sources);
+            let reactions = probe(reactions::reactions(scope, causes, sources.ticks, plan));
+            Probes { reactions, ..Probes::default() }
+        }
+    };
     (inputs, probes)
+}
+
+impl main::Applied<'_> {
+    fn probes(self) -> Probes {
+        let probe = |applied: Ticks<'_>| Some(applied.probe().0);
+        Probes {
+            facts: probe(self.facts),
+            rows: probe(self.rows),
+            home: probe(self.home),
+            search: probe(self.search),
+            reactions: None,
+        }
+    }
 }
 
 /// The time that every shard of the facts and rows has reached; 0 if one has not reached any.

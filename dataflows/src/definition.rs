@@ -33,6 +33,7 @@ const fn template(view: View) -> &'static str {
         View::Retweet => include_str!("jobs/retweets/retweet.sql"),
         View::UserTimeline => include_str!("jobs/user_timeline.sql"),
         View::Counts => include_str!("jobs/tweets/counts.sql"),
+        View::LikeCounts => include_str!("jobs/likes/like_counts.sql"),
         View::Likers => include_str!("jobs/likes/likers.sql"),
         View::Liked => include_str!("jobs/likes/liked.sql"),
         View::Retweeters => include_str!("jobs/retweets/retweeters.sql"),

@@ -11,6 +11,7 @@ mod dataflow;
 mod definition;
 mod expire;
 mod jobs;
+mod part;
 mod profile;
 mod runtime;
 mod sink;
@@ -21,6 +22,7 @@ mod worker;
 
 pub use cluster::{Cluster, Meeting};
 pub use definition::definition;
+pub use part::Part;
 pub use profile::Profile;
 pub use runtime::{Config, OnApplied, Runtime, RuntimeError, Stores};
 pub use sink::shards_of_process;

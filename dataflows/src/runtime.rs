@@ -18,21 +18,22 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use differential_dataflow::trace::ExertionLogic;
 use feedmill_model::{
-    Applied, Batch, Document, Fact, HomeSink, Parameters, Position, Row, RowSink, SHARDS, StoreError, Time, ViewRow,
+    Applied, Batch, Document, Fact, HomeSink, Parameters, Phase, Position, Row, RowSink, SHARDS, StoreError, Time,
+    ViewRow,
 };
 use timely::communication::WorkerGuards;
 use timely::execute::execute_from;
 use timely::{CommunicationConfig, WorkerConfig};
 
-use crate::Profile;
 use crate::cluster::{Beginning, Meeting};
 use crate::dataflow::{reached_by, reached_by_all};
 use crate::supervisor::Supervisor;
 use crate::worker::{Feed, Plan, work};
+use crate::{Part, Profile};
 
 /// Batches and slices that wait for each worker.
 const QUEUED_MAX: usize = 16;
-/// Rows of the state that are loaded at one time, where facts, rows or search are given what is loaded: their sinks hold all that
+/// Rows of the state that are loaded at one time, where facts, rows, search or reactions are given what is loaded: their sinks hold all that
 /// is derived until the time ends.
 const ROWS_TO_STORES_AT_A_TIME: usize = 1 << 16;
 /// The same while the load fills home timelines.
@@ -47,6 +48,8 @@ const MERGE_EFFORT: usize = 50_000;
 pub struct Config {
     /// Worker threads of this process, 1 to 64 in all of them together.
     pub workers: usize,
+    /// Which views are derived.
+    pub part: Part,
     /// Settings of the views.
     pub parameters: Parameters,
     /// Rows of the state that are loaded at one time. What an arrangement takes in at one time is sorted and built at once,
@@ -72,6 +75,20 @@ pub struct Stores {
     pub home: Arc<dyn HomeSink>,
     /// What search finds.
     pub search: Arc<dyn RowSink<Document>>,
+    /// What likes bring.
+    pub reactions: Arc<dyn RowSink<ViewRow>>,
+}
+
+impl Stores {
+    /// The least that those of `part` have which are given what is loaded, by store.
+    fn reached(&self, part: Part) -> [Time; 3] {
+        [
+            (Phase::Rows, reached_by_all(self)),
+            (Phase::Search, reached_by(self.search.progress())),
+            (Phase::Reactions, reached_by(self.reactions.progress())),
+        ]
+        .map(|(phase, reached)| if part.has(phase) { reached } else { Time::MAX })
+    }
 }
 
 /// Called by one of the workers whenever a frontier of [`Applied`] has moved. It must not block.
@@ -181,20 +198,20 @@ impl Runtime {
         load: Position,
         on_applied: OnApplied,
     ) -> Result<Self, RuntimeError> {
-        let workers = config.workers;
+        let (workers, part) = (config.workers, config.part);
         let failed = |reason: String| RuntimeError::Start { workers, reason };
         let processes = meeting.as_ref().map_or(1, Meeting::processes);
         if !(1..=SHARDS).contains(&workers.saturating_mul(processes)) {
             return Err(failed(format!("there must be 1 to {SHARDS}, so that each has a shard")));
         }
-        let supervisor = Arc::new(Supervisor::default());
+        let supervisor = Arc::new(Supervisor::new(part.begun()));
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(QUEUED_MAX)).unzip();
         // Each worker takes its own end, so that it closes when that worker ends.
         let receivers: Mutex<Vec<Option<Receiver<Feed>>>> = Mutex::new(receivers.into_iter().map(Some).collect());
         let parameters = config.parameters;
-        let (reached, searched) = (reached_by_all(&stores), reached_by(stores.search.progress()));
-        let to_stores = reached.min(searched) < load.time;
-        let fill = stores.home.is_to_be_filled();
+        let reached = stores.reached(part);
+        let to_stores = reached.iter().any(|reached| *reached < load.time);
+        let fill = part.has(Phase::Home) && stores.home.is_to_be_filled();
         let filled_above = fill.then(|| parameters.horizon(load.time));
         let rows_max = match (fill, to_stores) {
             (true, _) => ROWS_TO_FILL_AT_A_TIME,
@@ -206,7 +223,7 @@ impl Runtime {
         worker_config.set::<ExertionLogic>("differential/default_exert_logic".to_owned(), Arc::new(merge_effort));
         let (builders, links) = match meeting {
             Some(meeting) => {
-                let beginning = Beginning { load, reached: [reached, searched], fill };
+                let beginning = Beginning { load, reached, fill };
                 let (builders, links) = meeting.begin(&beginning, &supervisor)?;
                 (builders, Box::new(links) as Box<dyn Any + Send>)
             }
@@ -214,6 +231,7 @@ impl Runtime {
         };
         let plan = Plan {
             workers,
+            part,
             parameters,
             profile: config.profile,
             stores,
@@ -235,8 +253,8 @@ impl Runtime {
         Ok(Runtime { load, filled_above, rows_at_a_time, feeder, supervisor, workers })
     }
 
-    /// A slice of the state at the load time; some 10,000 rows, in
-    /// [`Relation::LOAD_ORDER`](feedmill_model::Relation::LOAD_ORDER). Blocks while too much is in flight.
+    /// A slice of the state at the load time; some 10,000 rows, in the order of [`Part::relations`]. Blocks while too much is in
+    /// flight.
     pub fn load(&self, rows: Vec<Row>) -> Result<(), RuntimeError> {
         let mut feeder = self.feeder();
         let Fed::Rows(time, before) = feeder.fed else {
@@ -288,7 +306,7 @@ impl Runtime {
         self.give(&feeder, Feed::Batch(batch))
     }
 
-    /// How far the stores are.
+    /// How far the stores are; those of other parts are beyond all times.
     pub fn applied(&self) -> Applied {
         self.supervisor.applied()
     }

@@ -11,7 +11,6 @@ use feedmill_model::{Applied, StoreError};
 use crate::RuntimeError;
 
 /// Shared by all threads of one runtime.
-#[derive(Default)]
 pub(crate) struct Supervisor {
     stopping: AtomicBool,
     anomalies: AtomicU64,
@@ -26,6 +25,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Supervisor {
+    /// Of a runtime whose stores are this far before it has begun.
+    pub(crate) fn new(applied: Applied) -> Self {
+        Supervisor {
+            stopping: AtomicBool::new(false),
+            anomalies: AtomicU64::new(0),
+            applied: Mutex::new(applied),
+            failure: Mutex::new(None),
+            workers: Mutex::new(Vec::new()),
+        }
+    }
+
     /// The current thread is a worker, to be woken when there is something to do.
     pub(crate) fn enlist(&self) {
         lock(&self.workers).push(std::thread::current());

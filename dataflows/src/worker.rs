@@ -21,14 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use feedmill_model::{Batch, Parameters, Position, Row, Time, failpoint};
+use feedmill_model::{Batch, Change, Parameters, Position, Row, Time, failpoint};
 use timely::worker::Worker;
 
 use crate::dataflow::{Inputs, Probes, build};
 use crate::jobs::home::BulkTimes;
 use crate::sink::Tick;
 use crate::supervisor::Supervisor;
-use crate::{OnApplied, Profile, RuntimeError, Stores};
+use crate::{OnApplied, Part, Profile, RuntimeError, Stores};
 
 /// Batches that are fed and not yet applied: at most this many,
 const BATCHES_IN_FLIGHT_MAX: usize = 64;
@@ -52,6 +52,7 @@ pub(crate) enum Feed {
 pub(crate) struct Plan {
     /// Workers of this process.
     pub(crate) workers: usize,
+    pub(crate) part: Part,
     pub(crate) parameters: Parameters,
     pub(crate) profile: Option<Profile>,
     pub(crate) stores: Stores,
@@ -75,7 +76,7 @@ pub(crate) fn work(worker: &mut Worker, plan: &Plan, feed: &Receiver<Feed>) {
         }
         let (inputs, probes) = worker.dataflow(|scope| build(scope, plan, known));
         let (index, peers) = (worker.index() % plan.workers, plan.workers);
-        let share = share.insert(Share { index, peers, load: plan.load, inputs, bulk });
+        let share = share.insert(Share { index, peers, part: plan.part, load: plan.load, inputs, bulk });
         run(worker, plan, feed, share, &probes);
     }));
     if let Err(panic) = outcome {
@@ -130,6 +131,7 @@ struct Share {
     index: usize,
     /// How many take part.
     peers: usize,
+    part: Part,
     load: Position,
     inputs: Inputs,
     bulk: BulkTimes,
@@ -163,7 +165,11 @@ impl Share {
                 if batch.floor.is_some() {
                     self.bulk.borrow_mut().insert(time);
                 }
-                for change in batch.changes.iter().skip(self.index).step_by(self.peers) {
+                let relations = self.part.relations();
+                let is_needed = |change: &&Change| {
+                    change.old.as_ref().or(change.new.as_ref()).is_some_and(|row| relations.contains(&row.relation()))
+                };
+                for change in batch.changes.iter().filter(is_needed).skip(self.index).step_by(self.peers) {
                     for (row, diff) in
                         change.old.iter().map(|old| (old, -1)).chain(change.new.iter().map(|new| (new, 1)))
                     {

@@ -248,12 +248,22 @@ impl Log {
 
     /// Reads the batches after `after`, in order.
     pub fn reader(&self, after: Time) -> Result<Reader, LogError> {
-        Reader::new(self.clone(), after)
+        self.reader_of(after, &Relation::ALL)
+    }
+
+    /// The same for who needs nothing but what is of `relations`: of a large batch parts that have nothing of them are left out.
+    pub fn reader_of(&self, after: Time, relations: &'static [Relation]) -> Result<Reader, LogError> {
+        Reader::new(self.clone(), after, relations)
     }
 
     /// The rows as of `time`, which must not lie before the tail nor after the newest batch.
     pub fn state_at(&self, time: Time) -> Result<StateAt, LogError> {
-        StateAt::new(self, time)
+        self.state_of(time, &Relation::LOAD_ORDER)
+    }
+
+    /// Those of them that are of `relations`, relation by relation.
+    pub fn state_of(&self, time: Time, relations: &[Relation]) -> Result<StateAt, LogError> {
+        StateAt::new(self, time, relations)
     }
 
     /// Drops batches before `before`, but never the newest.

@@ -8,12 +8,14 @@
 //! Why there are no gaps: the ring knows after which time it has every batch, and a batch on disk names the time of the
 //! one before it. If that one lies beyond what the reader has, the batches between are gone, and the reader says so. What
 //! lies beyond the position is not read: it may be part of a batch that is not published yet.
+//!
+//! Who needs only some relations passes over the parts of a large batch that have none of them ([`tail::next_of`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use feedmill_model::{Batch, Time};
+use feedmill_model::{Batch, Relation, Time};
 use parking_lot::MutexGuard;
 
 use crate::error::storage;
@@ -31,6 +33,8 @@ const PIECE_PARTS: u32 = 4;
 /// Gives each batch after a time, once, without gaps.
 pub struct Reader {
     log: Log,
+    /// What is needed.
+    relations: &'static [Relation],
     /// Time of the last batch that was given in full.
     after: Time,
     /// What comes next, already taken.
@@ -40,9 +44,9 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(log: Log, after: Time) -> Result<Self, LogError> {
+    pub(crate) fn new(log: Log, after: Time, relations: &'static [Relation]) -> Result<Self, LogError> {
         log.check_is_held(after)?;
-        Ok(Reader { log, after, taken: VecDeque::new(), large: None })
+        Ok(Reader { log, relations, after, taken: VecDeque::new(), large: None })
     }
 
     /// The next batch, or the next piece of one; blocks until there is one, and gives `None` when none has come within
@@ -108,17 +112,18 @@ impl Reader {
         if self.taken.is_empty() && self.large.is_none() { Err(self.gap(previous)) } else { Ok(()) }
     }
 
-    /// The piece of a large batch that begins with this part.
+    /// The piece of a large batch that begins with this part, or a later one that has something of what is needed.
     fn piece(&mut self, head: Head, part: u32) -> Result<Arc<Batch>, LogError> {
+        let time = head.position.time;
+        let read = |number| {
+            let part = self.log.shared.tail.get(tail_key(time, number)).map_err(storage("read the tail of"))?;
+            part.ok_or_else(|| self.gap(self.after))
+        };
+        let part = tail::next_of(self.relations, &head, part, read)?;
         let end = part.saturating_add(PIECE_PARTS).min(head.parts);
         let mut changes = Vec::new();
         for number in part..end {
-            let time = head.position.time;
-            let part = self.log.shared.tail.get(tail_key(time, number)).map_err(storage("read the tail of"))?;
-            match part {
-                Some(part) => changes.extend(tail::changes(&part, time)?),
-                None => return Err(self.gap(self.after)),
-            }
+            changes.extend(tail::changes(&read(number)?, time)?);
         }
         let last = end == head.parts;
         if last {

@@ -8,7 +8,7 @@
 //!   … as many ranges at once as there are threads ──────────────────┘
 //! ```
 //!
-//! The row store is as of the newest batch. Each change after the time asked for is undone: of a key that changed
+//! Only the relations that are asked for are read. The row store is as of the newest batch. Each change after the time asked for is undone: of a key that changed
 //! several times, the first of these changes knows the row as it was. Rows, tail and its extent are read from one
 //! snapshot of the storage engine, so appends and compaction go on meanwhile. What must be undone is held in memory: one
 //! row for each key that has changed since.
@@ -115,13 +115,13 @@ impl Jobs {
 }
 
 impl StateAt {
-    pub(crate) fn new(log: &Log, time: Time) -> Result<Self, LogError> {
-        let source = Arc::new(Source::new(log, time)?);
+    pub(crate) fn new(log: &Log, time: Time, relations: &[Relation]) -> Result<Self, LogError> {
+        let source = Arc::new(Source::new(log, time, relations)?);
         let wanted = (log.rows_about() as usize / log.shared.range_rows.max(1)).clamp(1, RANGES_MAX);
         let mut ranges = VecDeque::new();
         let mut jobs = Vec::new();
-        for relation in Relation::LOAD_ORDER {
-            for range in source.ranges(relation, wanted)? {
+        for relation in relations {
+            for range in source.ranges(*relation, wanted)? {
                 let (sender, receiver) = sync_channel(SLICES_AHEAD);
                 jobs.push((range, sender));
                 ranges.push_back(receiver);
@@ -190,7 +190,7 @@ impl Drop for StateAt {
 }
 
 impl Source {
-    fn new(log: &Log, time: Time) -> Result<Self, LogError> {
+    fn new(log: &Log, time: Time, relations: &[Relation]) -> Result<Self, LogError> {
         let shared = &log.shared;
         let snapshot = shared.settled_snapshot()?;
         let meta = shared.meta_in(&snapshot)?;
@@ -200,7 +200,8 @@ impl Source {
         let mut previous = time;
         let mut undo_all = |changes: Vec<Change>| {
             for change in changes {
-                if let Some(key) = change.old.as_ref().or(change.new.as_ref()).map(Row::key) {
+                let key = change.old.as_ref().or(change.new.as_ref()).map(Row::key);
+                if let Some(key) = key.filter(|key| relations.contains(&key.relation)) {
                     undo.entry(key.relation).or_default().entry(row_key(&key)).or_insert(change.old);
                 }
             }
@@ -216,11 +217,15 @@ impl Source {
             match stored {
                 Stored::Whole(_, batch) => undo_all(batch.changes),
                 Stored::Large(head) => {
-                    for number in 1..head.parts {
+                    let read = |number| {
                         let part = snapshot.get(&shared.tail, tail_key(previous, number));
-                        let part = part.map_err(storage("read the tail of"))?;
                         let lost = || LogError::Corrupt { what: format!("the batch of time {previous}") };
-                        undo_all(tail::changes(&part.ok_or_else(lost)?, previous)?);
+                        part.map_err(storage("read the tail of"))?.ok_or_else(lost)
+                    };
+                    let mut number = tail::next_of(relations, &head, 1, read)?;
+                    while number < head.parts {
+                        undo_all(tail::changes(&read(number)?, previous)?);
+                        number = tail::next_of(relations, &head, number + 1, read)?;
                     }
                 }
             }

@@ -11,7 +11,7 @@
 //! missed any, whatever compaction has dropped meanwhile. The head of a large batch has no changes of its own, and is
 //! written last: parts without a head are those of a batch that was never published.
 
-use feedmill_model::{Batch, Change, Position, Time};
+use feedmill_model::{Batch, Change, Position, Relation, Row, Time};
 use fjall::{Keyspace, OwnedWriteBatch, UserValue};
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +133,54 @@ impl<Seek: Fn([u8; 12]) -> fjall::Iter> Iterator for Batches<Seek> {
 /// The changes of a part other than the first, from its value.
 pub(crate) fn changes(part: &[u8], time: Time) -> Result<Vec<Change>, LogError> {
     decode(part, || of(time))
+}
+
+/// The first of the parts of a large batch from `part` on that can have a change of `relations`; their number if none can.
+///
+/// The changes of a large batch are in the order of their keys, which begin with the relation. So the parts that begin with one
+/// relation stand side by side, all but the last of them have nothing else, and that one is found by halving.
+pub(crate) fn next_of(
+    relations: &[Relation],
+    head: &Head,
+    mut part: u32,
+    read: impl Fn(u32) -> Result<UserValue, LogError>,
+) -> Result<u32, LogError> {
+    let time = head.position.time;
+    let first = |number| first_relation(&read(number)?, time);
+    while part < head.parts && relations.len() < Relation::ALL.len() {
+        let relation = first(part)?;
+        if relation.is_some_and(|relation| relations.contains(&relation)) {
+            break;
+        }
+        // `same` begins with the relation, and `other` does not, or is none.
+        let (mut same, mut other) = (part, head.parts);
+        while other - same > 1 {
+            let middle = same + (other - same) / 2;
+            if first(middle)? == relation { same = middle } else { other = middle }
+        }
+        let is_needed = |change: &Change| row_of(change).is_some_and(|row| relations.contains(&row.relation()));
+        if changes(&read(same)?, time)?.iter().any(is_needed) {
+            return Ok(same);
+        }
+        part = other;
+    }
+    Ok(part)
+}
+
+/// The relation of the first change of a part; `None` of one without changes.
+fn first_relation(part: &[u8], time: Time) -> Result<Option<Relation>, LogError> {
+    let corrupt = |_| LogError::Corrupt { what: of(time) };
+    // As a list is written: how many there are, then each of them.
+    let (changes, part) = postcard::take_from_bytes::<u64>(part).map_err(corrupt)?;
+    if changes == 0 {
+        return Ok(None);
+    }
+    let (first, _) = postcard::take_from_bytes::<Change>(part).map_err(corrupt)?;
+    Ok(row_of(&first).map(Row::relation))
+}
+
+fn row_of(change: &Change) -> Option<&Row> {
+    change.old.as_ref().or(change.new.as_ref())
 }
 
 /// A chunk of changes as a part: their number, then each of them.

@@ -4,9 +4,13 @@
 //! changes of its shards to the stores in phases, each of which begins when all workers have ended the one before:
 //!
 //! ```text
-//!     facts(t) ─┬─► rows(t) ─► home(t)          facts(t+1) need not wait for rows(t)
-//!               └─► search(t)                   nor anybody for search(t)
+//!     facts(t) ─┬─► rows(t) ─┬─► home(t)          facts(t+1) need not wait for rows(t)
+//!               │            └─► reactions(t)     nor anybody for reactions(t)
+//!               └─► search(t)                     or search(t)
 //! ```
+//!
+//! What likes bring is a phase of its own, because one transaction can bring millions of them: they may come later than the
+//! rows of the same time, and never earlier. So a like that can be read is of a tweet and a user that can be.
 //!
 //! A reader goes the other way, home record first and facts last, so what it judges is never newer than the facts that
 //! it is judged by.
@@ -24,11 +28,13 @@ pub enum Phase {
     Home,
     /// Documents of search.
     Search,
+    /// What likes bring: lists and counts of them, tweets that trend, notifications.
+    Reactions,
 }
 
 impl Phase {
     /// All of them, in their order.
-    pub const ALL: [Phase; 4] = [Phase::Facts, Phase::Rows, Phase::Home, Phase::Search];
+    pub const ALL: [Phase; 5] = [Phase::Facts, Phase::Rows, Phase::Home, Phase::Search, Phase::Reactions];
 
     /// Its name, which is that of its store.
     pub const fn name(self) -> &'static str {
@@ -37,6 +43,7 @@ impl Phase {
             Phase::Rows => "rows",
             Phase::Home => "home",
             Phase::Search => "search",
+            Phase::Reactions => "reactions",
         }
     }
 }
@@ -52,12 +59,33 @@ pub struct Applied {
     pub home: Time,
     /// Frontier of search: it has been handed all times before, and finds them when it has committed them.
     pub search: Time,
+    /// Frontier of what likes bring.
+    pub reactions: Time,
 }
 
 impl Applied {
+    /// Before everything.
+    pub const NOTHING: Applied = Applied::at(0);
+
+    /// All of them are at `frontier`.
+    pub const fn at(frontier: Time) -> Self {
+        Applied { facts: frontier, rows: frontier, home: frontier, search: frontier, reactions: frontier }
+    }
+
+    /// As far as both are.
+    pub fn met(self, other: Applied) -> Self {
+        Applied {
+            facts: self.facts.min(other.facts),
+            rows: self.rows.min(other.rows),
+            home: self.home.min(other.home),
+            search: self.search.min(other.search),
+            reactions: self.reactions.min(other.reactions),
+        }
+    }
+
     /// Every time before this is applied in all stores.
     pub fn by_all(&self) -> Time {
-        self.facts.min(self.rows).min(self.home).min(self.search)
+        self.facts.min(self.rows).min(self.home).min(self.search).min(self.reactions)
     }
 }
 

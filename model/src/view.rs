@@ -33,8 +33,10 @@ pub enum View {
     Retweet,
     /// User to own entries and replies.
     UserTimeline,
-    /// All counters.
+    /// All counters but that of likes.
     Counts,
+    /// How often tweets are liked.
+    LikeCounts,
     /// Tweet to who likes it.
     Likers,
     /// Tweet to who retweeted it.
@@ -69,7 +71,7 @@ pub enum View {
 
 impl View {
     /// All views.
-    pub const ALL: [View; 29] = [
+    pub const ALL: [View; 30] = [
         View::FollowFacts,
         View::Blocks,
         View::Mutes,
@@ -84,6 +86,7 @@ impl View {
         View::Retweet,
         View::UserTimeline,
         View::Counts,
+        View::LikeCounts,
         View::Likers,
         View::Retweeters,
         View::Liked,
@@ -118,6 +121,7 @@ impl View {
             View::Retweet => "retweet",
             View::UserTimeline => "user_timeline",
             View::Counts => "counts",
+            View::LikeCounts => "like_counts",
             View::Likers => "likers",
             View::Retweeters => "retweeters",
             View::Liked => "liked",
@@ -153,17 +157,16 @@ impl View {
             | View::Retweet
             | View::UserTimeline
             | View::Counts
-            | View::Likers
             | View::Retweeters
-            | View::Liked
             | View::Retweeted
             | View::FollowRequests
             | View::ReadMarks
             | View::Hashtag
             | View::TrendingHashtags
-            | View::TrendingTweets
-            | View::Conversation
-            | View::Notifications => Phase::Rows,
+            | View::Conversation => Phase::Rows,
+            View::LikeCounts | View::Likers | View::Liked | View::TrendingTweets | View::Notifications => {
+                Phase::Reactions
+            }
             View::Active | View::VerifiedFollowing | View::Home => Phase::Home,
             View::Search => Phase::Search,
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EntryId, Notice, Timestamp, Tweet, User};
+use crate::{EntryId, Notice, Timestamp, Tweet, User, View};
 
 /// The longest path of a reply. One that lies deeper hangs from the last that fits.
 pub const PATH_MAX: usize = 1_000;
@@ -29,6 +29,16 @@ impl Counter {
     /// All of them.
     pub const ALL: [Counter; 6] =
         [Counter::Followers, Counter::Following, Counter::Tweets, Counter::Likes, Counter::Retweets, Counter::Replies];
+
+    /// The view that has it: likes are counted apart from all else.
+    pub const fn view(self) -> View {
+        match self {
+            Counter::Likes => View::LikeCounts,
+            Counter::Followers | Counter::Following | Counter::Tweets | Counter::Retweets | Counter::Replies => {
+                View::Counts
+            }
+        }
+    }
 
     /// Its name.
     pub const fn name(self) -> &'static str {

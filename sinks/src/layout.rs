@@ -12,7 +12,7 @@
 //! | `retweeters` | tweet, id ↓ | user |
 //! | `retweeted` | user, tweet | id |
 //! | `user_timeline` | user, reply, id ↓, kind ↓ | tweet |
-//! | `counts` | counter, id | count, time |
+//! | `counts`, `like_counts` | counter, id | count, time |
 //! | `hashtag` | tag, 0, tweet ↓ | |
 //! | `trending_hashtags` | window, tag | authors, uses |
 //! | `trending_tweets` | tweet | likes |
@@ -45,7 +45,7 @@ pub(crate) const fn view(row: &ViewRow) -> View {
         ViewRow::Tweet(_) => View::Tweet,
         ViewRow::Retweet { .. } => View::Retweet,
         ViewRow::TimelineEntry { .. } => View::UserTimeline,
-        ViewRow::Count { .. } => View::Counts,
+        ViewRow::Count { counter, .. } => counter.view(),
         ViewRow::Liker { .. } => View::Likers,
         ViewRow::Liked { .. } => View::Liked,
         ViewRow::Retweeter { .. } => View::Retweeters,
@@ -142,7 +142,7 @@ pub(crate) fn row(view: View, key: &[u8], value: &[u8]) -> Option<(ViewRow, i64)
             let (user, reply, item) = timeline_item(key, value)?;
             ViewRow::TimelineEntry { user, reply, entry: item.entry, tweet: item.tweet }
         }
-        View::Counts => {
+        View::Counts | View::LikeCounts => {
             let (counter, of, count) = counted(key, value)?;
             return Some((ViewRow::Count { counter, of }, count));
         }

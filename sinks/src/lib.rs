@@ -18,7 +18,7 @@ pub use local::{
     FrozenViews, HomeCopy, LocalHome, LocalIndex, LocalSearch, LocalViews, OpenError, Saved, SearchOpenError,
 };
 pub use progress::Progress;
-pub use stores::{HomeStore, IndexStore, StoreViews};
+pub use stores::{HomeStore, IndexStore, Reactions, StoreViews};
 pub use views::{
     CountedTweet, Edge, HomeHead, HomeRecord, List, Profile, ReadError, Rebuilding, Relationship, Reply, TimelineItem,
     TrendingTag, TrendingTweet, Views,

@@ -10,7 +10,8 @@
 //! they have begun.
 //!
 //! A reader that holds a token waits for the position of the phase that it reads last needed; since phases follow one
-//! another, a time that home has reached is in facts and rows too.
+//! another, a time that home or reactions have reached is in facts and rows too. Reactions may be seconds behind the others: what
+//! is remembered of batches meanwhile are two numbers each.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -32,13 +33,14 @@ pub struct Progress {
     follows: bool,
     /// Positions of times before it are of another history.
     history: Mutex<Time>,
-    reached: watch::Sender<[Position; 4]>,
+    reached: watch::Sender<[Position; 5]>,
     wanted: watch::Sender<Lsn>,
 }
 
 impl Progress {
-    /// Facts, rows, home timelines and search start where they are: at these positions, whose `lsn` is 0 where there is nothing.
-    pub fn new(reached: [Position; 4]) -> Self {
+    /// Facts, rows, home timelines, search and reactions start where they are: at these positions, whose `lsn` is 0 where there is
+    /// nothing.
+    pub fn new(reached: [Position; 5]) -> Self {
         Progress {
             batches: Mutex::default(),
             follows: false,
@@ -50,7 +52,7 @@ impl Progress {
 
     /// Others write the stores: nothing is known yet of how far they are.
     pub fn following() -> Self {
-        Progress { follows: true, ..Progress::new([Position::default(); 4]) }
+        Progress { follows: true, ..Progress::new([Position::default(); 5]) }
     }
 
     /// The stores of `phase` were found to be at `position`, which is what a read from now on has at least. It may be less than
@@ -83,7 +85,7 @@ impl Progress {
             let end = batches.partition_point(|position| position.time < frontier);
             end.checked_sub(1).and_then(|index| batches.get(index)).copied()
         };
-        let found = [applied.facts, applied.rows, applied.home, applied.search].map(newest_before);
+        let found = [applied.facts, applied.rows, applied.home, applied.search, applied.reactions].map(newest_before);
         self.reached.send_if_modified(|reached| {
             let before = *reached;
             for (reached, found) in reached.iter_mut().zip(found) {
@@ -105,7 +107,7 @@ impl Progress {
     pub fn rebuild(&self, phases: &[Phase]) {
         let mut batches = self.batches.lock();
         batches.clear();
-        self.reached.send_modify(|[facts, rows, home, search]| {
+        self.reached.send_modify(|[facts, rows, home, search, reactions]| {
             let nothing = |time| Position { time, lsn: Lsn(0) };
             for phase in phases {
                 match phase {
@@ -113,6 +115,7 @@ impl Progress {
                     Phase::Rows => *rows = nothing(0),
                     Phase::Home => *home = nothing(0),
                     Phase::Search => *search = nothing(0),
+                    Phase::Reactions => *reactions = nothing(0),
                 }
             }
             if phases.contains(&Phase::Home) {
@@ -124,12 +127,13 @@ impl Progress {
     /// The newest position whose batch is applied in `phase`.
     pub fn position(&self, phase: Phase) -> Position {
         let reached = self.reached.borrow();
-        let [facts, rows, home, search] = *reached;
+        let [facts, rows, home, search, reactions] = *reached;
         match phase {
             Phase::Facts => facts,
             Phase::Rows => rows,
             Phase::Home => home,
             Phase::Search => search,
+            Phase::Reactions => reactions,
         }
     }
 
@@ -182,15 +186,15 @@ impl Progress {
         self.wanted.send_replace(Lsn(0));
     }
 
-    /// Whether somebody has waited for more than facts, rows and home timelines have.
+    /// Whether somebody has waited for more than facts, rows, home timelines and reactions have.
     pub(crate) fn is_awaited(&self) -> bool {
         let wanted = *self.wanted.borrow();
-        let [facts, rows, home, _] = *self.reached.borrow();
-        [facts, rows, home].iter().any(|position| position.lsn < wanted)
+        let [facts, rows, home, _, reactions] = *self.reached.borrow();
+        [facts, rows, home, reactions].iter().any(|position| position.lsn < wanted)
     }
 
-    /// Changes whenever a store has reached a new position: facts, rows, home, search.
-    pub fn watch(&self) -> watch::Receiver<[Position; 4]> {
+    /// Changes whenever a store has reached a new position: facts, rows, home, search, reactions.
+    pub fn watch(&self) -> watch::Receiver<[Position; 5]> {
         self.reached.subscribe()
     }
 
@@ -210,72 +214,72 @@ mod tests {
 
     #[tokio::test]
     async fn a_phase_has_reached_the_newest_batch_before_its_frontier() {
-        let progress = Progress::new([at(10, 100); 4]);
+        let progress = Progress::new([at(10, 100); 5]);
         progress.covers(at(10, 100));
         progress.covers(at(20, 200));
         progress.covers(at(30, 300));
-        progress.applied(Applied { facts: 31, rows: 30, home: 20, search: 20 });
+        progress.applied(Applied { facts: 31, rows: 30, home: 20, search: 20, reactions: 20 });
         assert_eq!(progress.position(Phase::Facts), at(30, 300));
         assert_eq!(progress.position(Phase::Rows), at(20, 200));
         assert_eq!(progress.position(Phase::Home), at(10, 100));
         assert!(progress.reached(Phase::Facts, Lsn(300), Duration::ZERO).await);
         assert!(!progress.reached(Phase::Home, Lsn(101), Duration::ZERO).await);
         assert_eq!(*progress.wanted().borrow(), Lsn(101));
-        progress.applied(Applied { facts: 31, rows: 31, home: 31, search: 31 });
+        progress.applied(Applied::at(31));
         assert!(progress.reached(Phase::Home, Lsn(300), Duration::ZERO).await);
     }
 
     #[test]
     fn a_position_has_the_time_of_its_batch_while_that_is_remembered() {
-        let progress = Progress::new([at(0, 0); 4]);
+        let progress = Progress::new([at(0, 0); 5]);
         let times = [10, 20, 10_000, 20_000];
         times.into_iter().for_each(|time| progress.covers(at(time, time * 10)));
         let time_of = |lsn| progress.time_of(Lsn(lsn));
         assert_eq!([1, 100, 101, 200_000, 200_001].map(time_of), [Some(10), Some(10), Some(20), Some(20_000), None]);
         assert_eq!(progress.begun(), 20_000);
-        progress.applied(Applied { facts: 20_001, rows: 20_001, home: 20_001, search: 20_001 });
+        progress.applied(Applied::at(20_001));
         assert_eq!([1, 200_000].map(time_of), [Some(10_000), Some(20_000)]);
     }
 
     #[test]
     fn a_store_that_is_built_again_has_nothing_and_the_others_what_they_had() {
-        let progress = Progress::new([at(30, 300), at(20, 200), at(20, 200), at(30, 300)]);
+        let progress = Progress::new([at(30, 300), at(20, 200), at(20, 200), at(30, 300), at(20, 200)]);
         progress.covers(at(30, 300));
         progress.rebuild(&[Phase::Home]);
         let reached = || Phase::ALL.map(|phase| progress.position(phase));
-        assert_eq!(reached(), [at(30, 300), at(20, 200), at(20, 0), at(30, 300)]);
-        progress.rebuild(&[Phase::Rows, Phase::Home, Phase::Search]);
-        assert_eq!(reached(), [at(30, 300), at(0, 0), at(0, 0), at(0, 0)]);
+        assert_eq!(reached(), [at(30, 300), at(20, 200), at(20, 0), at(30, 300), at(20, 200)]);
+        progress.rebuild(&[Phase::Rows, Phase::Home, Phase::Search, Phase::Reactions]);
+        assert_eq!(reached(), [at(30, 300), at(0, 0), at(0, 0), at(0, 0), at(0, 0)]);
         // What was handed over before is handed over again, from the load on.
         progress.covers(at(20, 0));
-        progress.applied(Applied { facts: 21, rows: 21, home: 21, search: 21 });
-        assert_eq!(reached(), [at(30, 300), at(20, 0), at(20, 0), at(20, 0)]);
+        progress.applied(Applied::at(21));
+        assert_eq!(reached(), [at(30, 300), at(20, 0), at(20, 0), at(20, 0), at(20, 0)]);
         progress.covers(at(30, 300));
-        progress.applied(Applied { facts: 31, rows: 31, home: 31, search: 31 });
-        assert_eq!(reached(), [at(30, 300); 4]);
+        progress.applied(Applied::at(31));
+        assert_eq!(reached(), [at(30, 300); 5]);
     }
 
     #[test]
     fn positions_of_another_history_come_before_all() {
-        let progress = Progress::new([at(10, 900), at(10, 900), at(20, 120), at(20, 120)]);
+        let progress = Progress::new([at(10, 900), at(10, 900), at(20, 120), at(20, 120), at(10, 900)]);
         progress.covers(at(10, 900));
         progress.covers(at(20, 120));
         progress.begin_history(20);
-        progress.applied(Applied { facts: 11, rows: 21, home: 21, search: 21 });
+        progress.applied(Applied { facts: 11, rows: 21, home: 21, search: 21, reactions: 21 });
         let reached = Phase::ALL.map(|phase| progress.position(phase));
-        assert_eq!(reached, [at(10, 0), at(20, 120), at(20, 120), at(20, 120)]);
+        assert_eq!(reached, [at(10, 0), at(20, 120), at(20, 120), at(20, 120), at(20, 120)]);
     }
 
     #[test]
     fn what_a_store_had_at_the_start_counts_until_the_dataflows_pass_it() {
-        let progress = Progress::new([at(20, 200), at(30, 300), at(10, 0), at(10, 0)]);
+        let progress = Progress::new([at(20, 200), at(30, 300), at(10, 0), at(10, 0), at(10, 0)]);
         progress.covers(at(10, 100));
-        progress.applied(Applied { facts: 11, rows: 11, home: 11, search: 11 });
+        progress.applied(Applied::at(11));
         let reached = || Phase::ALL.map(|phase| progress.position(phase));
-        assert_eq!(reached(), [at(20, 200), at(30, 300), at(10, 100), at(10, 100)]);
+        assert_eq!(reached(), [at(20, 200), at(30, 300), at(10, 100), at(10, 100), at(10, 100)]);
         progress.covers(at(25, 250));
-        progress.applied(Applied { facts: 26, rows: 26, home: 26, search: 26 });
-        assert_eq!(reached(), [at(25, 250), at(30, 300), at(25, 250), at(25, 250)]);
+        progress.applied(Applied::at(26));
+        assert_eq!(reached(), [at(25, 250), at(30, 300), at(25, 250), at(25, 250), at(25, 250)]);
     }
 
     #[tokio::test]

@@ -1,14 +1,22 @@
 //! What whoever runs the stores asks of each, whichever it is.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use feedmill_model::{Counter, Fact, HomeSink, Position, RowSink, SourceId, StoreError, Time, ViewRow};
+use feedmill_model::{Closed, Counter, Fact, HomeSink, Position, RowSink, SourceId, StoreError, Time, ViewRow};
 
 use crate::{FrozenViews, LocalHome, LocalIndex, LocalViews, ReadError, Saved, Views};
 
-/// A store of facts and rows.
+/// A store of facts, rows and reactions. As a [`RowSink`] of rows it takes those of the phase of that name; [`Reactions`] takes the
+/// others.
 pub trait IndexStore: RowSink<Fact> + RowSink<ViewRow> {
+    /// The last closed time of the reactions that each shard has, as [`RowSink::progress`] tells it.
+    fn reactions_progress(&self) -> Vec<Option<Position>>;
+
+    /// Applies a closed time of the reactions, as [`RowSink::apply`] does.
+    fn apply_reactions(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError>;
+
     /// Begins the facts anew, empty and without progress. Until they have the closed time `due` on all shards, reads that
     /// need them fail with [`Rebuilding`](crate::Rebuilding). No closed time may be applied meanwhile.
     fn rebuild_facts(&self, due: Time) -> Result<(), StoreError>;
@@ -16,8 +24,16 @@ pub trait IndexStore: RowSink<Fact> + RowSink<ViewRow> {
     /// The same for the rows.
     fn rebuild_rows(&self, due: Time) -> Result<(), StoreError>;
 
+    /// The same for the reactions.
+    fn rebuild_reactions(&self, due: Time) -> Result<(), StoreError>;
+
+    /// Whether rows and reactions are in the same tables: then each is begun anew with the other.
+    fn shares_tables(&self) -> bool {
+        false
+    }
+
     /// Makes all that was applied before the call durable, and records how far that is. Returns the least position that a
-    /// shard of facts or rows has, `None` while one has none: the change log must keep what came after it. To be called
+    /// shard of facts, rows or reactions has, `None` while one has none: the change log must keep what came after it. To be called
     /// every few seconds.
     fn durable(&self) -> Result<Option<Position>, StoreError>;
 
@@ -32,6 +48,19 @@ pub trait IndexStore: RowSink<Fact> + RowSink<ViewRow> {
 
     /// Does what makes the next start quick; gives up after `limit`.
     fn write_out(&self, limit: Duration) -> Result<(), StoreError>;
+}
+
+/// The reactions of a store.
+pub struct Reactions<S: ?Sized>(pub Arc<S>);
+
+impl<S: IndexStore + ?Sized> RowSink<ViewRow> for Reactions<S> {
+    fn progress(&self) -> Vec<Option<Position>> {
+        self.0.reactions_progress()
+    }
+
+    fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        self.0.apply_reactions(closed)
+    }
 }
 
 /// A store of home timelines.
@@ -81,6 +110,18 @@ pub trait StoreViews: Views {
 }
 
 impl IndexStore for LocalIndex {
+    fn reactions_progress(&self) -> Vec<Option<Position>> {
+        LocalIndex::reactions_progress(self)
+    }
+
+    fn apply_reactions(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        LocalIndex::apply_reactions(self, closed)
+    }
+
+    fn rebuild_reactions(&self, due: Time) -> Result<(), StoreError> {
+        LocalIndex::rebuild_reactions(self, due)
+    }
+
     fn rebuild_facts(&self, due: Time) -> Result<(), StoreError> {
         LocalIndex::rebuild_facts(self, due)
     }

@@ -84,7 +84,7 @@ async fn capture(
     };
     // Whoever publishes reports here as stores do, so that the rest of the process need not know which it is.
     let position = log.position().unwrap_or_default();
-    let progress = Arc::new(Progress::new([feedmill_model::Position { lsn: Lsn(0), ..position }; 4]));
+    let progress = Arc::new(Progress::new([feedmill_model::Position { lsn: Lsn(0), ..position }; 5]));
     progress.begin_history(log.history());
     let (identity, _) = watch::channel(ready.identity);
     let durable = Arc::new(watch::Sender::new(position.lsn));

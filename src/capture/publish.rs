@@ -189,7 +189,7 @@ impl Publishing {
         }
         self.progress.covers(position);
         let next = position.time + 1;
-        self.progress.applied(Applied { facts: next, rows: next, home: next, search: next });
+        self.progress.applied(Applied::at(next));
     }
 }
 

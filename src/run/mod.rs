@@ -25,11 +25,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use feedmill_connectors::kafka::{KafkaError, KafkaLog, Times, TimesRecord};
-use feedmill_dataflows::{Config, Meeting, Runtime};
+use feedmill_dataflows::{Config, Meeting, Part, Runtime};
 use feedmill_model::{Lsn, Position};
-use feedmill_sinks::Progress;
 use feedmill_sinks::cql::CqlViews;
 use feedmill_sinks::search::SearchStore;
+use feedmill_sinks::{Progress, Reactions};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -181,13 +181,23 @@ async fn start(
         }
         let progress = Arc::new(Progress::new(beginning.positions()));
         let watched = Arc::new(Watched::new(Arc::clone(&stores.index) as _));
-        let config =
-            Config { workers: settings.workers, parameters, rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
+        let config = Config {
+            workers: settings.workers,
+            part: Part::All,
+            parameters,
+            rows_at_a_time: Config::ROWS_AT_A_TIME,
+            profile: None,
+        };
         let given = feedmill_dataflows::Stores {
             facts: Arc::new(Reporting::new(Arc::clone(&stores.index), &stations, Stations::facts)),
             rows: Arc::new(Reporting::new(Arc::clone(&watched), &stations, Stations::rows)),
             home: Arc::new(Reporting::new(Arc::clone(&stores.home), &stations, Stations::home)),
             search: Arc::new(Reporting::new(stores.documents(&beginning), &stations, Stations::search)),
+            reactions: Arc::new(Reporting::new(
+                Arc::new(Reactions(Arc::clone(&stores.index))),
+                &stations,
+                Stations::reactions,
+            )),
         };
         let load = beginning.load;
         let on_applied = {
@@ -283,7 +293,7 @@ async fn commit(search: Arc<dyn SearchStore>, end: CancellationToken) -> anyhow:
 
 impl Beginning {
     /// Where the stores are: nobody waits for a position of them before the dataflows are loaded.
-    fn positions(&self) -> [Position; 4] {
-        [Position { lsn: Lsn(0), ..self.load }; 4]
+    fn positions(&self) -> [Position; 5] {
+        [Position { lsn: Lsn(0), ..self.load }; 5]
     }
 }

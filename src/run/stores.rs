@@ -27,7 +27,7 @@ const EMPTIED_MAX: Duration = Duration::from_secs(60);
 /// Facts, rows, home timelines; and search, where this process writes it.
 #[derive(Clone)]
 pub struct Stores {
-    /// Facts and rows.
+    /// Facts, rows and reactions.
     pub index: Arc<CqlIndex>,
     /// Home timelines.
     pub home: Arc<CqlHome>,
@@ -99,6 +99,8 @@ pub fn empty(settings: &Settings, phases: &[Phase]) -> anyhow::Result<()> {
         match phase {
             Phase::Facts => index.rebuild_facts(newest.time)?,
             Phase::Rows => index.rebuild_rows(newest.time)?,
+            // In the tables of the rows.
+            Phase::Reactions => index.rebuild_rows(newest.time)?,
             Phase::Home => home.clear()?,
             Phase::Search => {
                 let owner = estate.owner(&source);
@@ -123,6 +125,7 @@ impl Stores {
         let reached = [
             range(RowSink::<Fact>::progress(&*self.index)),
             range(RowSink::<ViewRow>::progress(&*self.index)),
+            range(self.index.reactions_progress()),
             range(feedmill_model::HomeSink::progress(&*self.home)),
             range(searched.to_vec()),
         ];

@@ -103,7 +103,7 @@ pub async fn watch(
         tokio::select! {
             _ = again.tick() => {}
             Ok(()) = moved.changed() => {
-                for phase in [Phase::Rows, Phase::Home] {
+                for phase in [Phase::Rows, Phase::Home, Phase::Reactions] {
                     let position = views.progress().position(phase);
                     if let Some(ms) = ends.before(position.lsn) {
                         views.changes().committed(position.time, ms);

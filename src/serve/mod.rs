@@ -163,6 +163,7 @@ fn look_at(stations: &Stations, reader: CqlReader, search: Arc<ElasticReader>) {
             (Phase::Rows, stations.rows()),
             (Phase::Home, stations.home()),
             (Phase::Search, stations.search()),
+            (Phase::Reactions, stations.reactions()),
         ] {
             let position = progress.position(phase);
             if position.lsn > Lsn(0) {
@@ -192,7 +193,7 @@ async fn begin(
 ) -> anyhow::Result<&'static str> {
     let filled = async {
         let mut moved = reader.progress().watch();
-        while reader.missing().iter().any(|store| matches!(store, Phase::Facts | Phase::Rows)) {
+        while reader.missing().iter().any(|store| matches!(store, Phase::Facts | Phase::Rows | Phase::Reactions)) {
             stations.load().begin(None, "the keyspace is being filled by those who write it");
             moved.changed().await.context("nobody looks how far the stores are")?;
         }

@@ -37,10 +37,11 @@ impl CatchUp {
         let caught_up = async {
             // Stores that had it all already serve new writes only once the dataflows are loaded.
             is_loaded.wait_for(|loaded| *loaded).await.ok()?;
-            let caught_up = reached.wait_for(|[_, _, home, _]| {
-                stations.catch_up().set(bytes(home.lsn.min(to)));
+            let caught_up = reached.wait_for(|[_, _, home, _, reactions]| {
+                let last = if reactions.time < home.time { reactions } else { home };
+                stations.catch_up().set(bytes(last.lsn.min(to)));
                 // After a resync meanwhile the end is of another history: what it took over is newer.
-                home.lsn >= to || (log.history() > history && home.time >= log.history())
+                last.lsn >= to || (log.history() > history && last.time >= log.history())
             });
             caught_up.await.ok().map(drop)
         };

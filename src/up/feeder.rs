@@ -1,25 +1,33 @@
 //! From the change log into the dataflows.
 //!
 //! ```text
-//!   Log::state_at(load time) ── slices ─► Runtime::load … loaded ─► Log::reader ── batch ─► Runtime::feed
-//!                                                                       │
-//!                                            Hold: no batch beyond a position, while `verify` reads the stores
-//!                                            (a large batch comes in pieces, and is held only after its last);
-//!                                            likewise of what is published
+//!   Log::state_of(load time) ── slices ─► Runtime::load … loaded ─► Log::reader_of ── batch ─► Runtime::feed    main
+//!   Log::state_of(load time) ── slices ─► Runtime::load … loaded ─► Log::reader_of ── batch ─► Runtime::feed    reactions
+//!                                                                       │               ▲
+//!                 Hold: no batch beyond a position, while `verify`  ◄───┘               └─ once the rows have its time
+//!                 reads the stores (a large batch comes in pieces,
+//!                 and is held only after its last); likewise of what is published
 //! ```
 //!
-//! The feeder is one thread. `Runtime::feed` blocks while too much is in flight, so what the stores cannot take stays in
-//! the log, on disk.
+//! Each part of the dataflows has a runtime and a feeder, which is one thread, and reads what the part needs: a transaction of
+//! millions of likes is a few parts of the log that the main part passes over, so what is behind it is not late. `Runtime::feed`
+//! blocks while too much is in flight, so what the stores cannot take stays in the log, on disk.
+//!
+//! Why reactions are never newer than the rows that they are shown with, nor than the facts that these are judged by: their
+//! feeder hands a batch over when the rows have its time, and the state is loaded where rows are, or at what reactions have.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use feedmill_dataflows::Runtime;
+use feedmill_dataflows::{Part, Runtime};
 use feedmill_ingest::Log;
-use feedmill_model::{Lsn, Position, failpoint};
+use feedmill_model::{Batch, Lsn, Phase, Position, Row, Time, failpoint};
 use feedmill_sinks::Progress;
 use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::stations::{Station, Stations};
@@ -71,63 +79,168 @@ impl Drop for Held {
     }
 }
 
-/// Loads the state at `load` into the dataflows.
-pub fn load(log: &Log, runtime: &Runtime, load: Position, stations: &Stations) -> anyhow::Result<()> {
-    stations.load().begin(Some(log.rows_about()), "rows of the change log into the dataflows");
-    let mut rows = 0;
-    for slice in log.state_at(load.time).context("could not load the state from the change log")? {
-        let slice = slice.context("could not load the state from the change log")?;
-        let slice_rows = slice.len() as u64;
-        runtime.load(slice)?;
-        stations.load().add(slice_rows);
-        if stations.is_replaying() {
-            stations.replay().add(slice_rows);
-        }
-        rows += slice_rows;
-    }
-    // What is not in this state comes after it, through the join: so home timelines are complete above the greatest entry
-    // that is, and a system that begins empty pushes whatever is imported into it.
-    runtime.loaded(log.greatest_entry())?;
-    // Nothing counts as loaded, and so nothing as caught up, before facts and rows that were lost are there again.
-    runtime.wait_until_loaded()?;
-    tracing::info!("loaded {rows} rows into the dataflows");
-    stations.load().end(format!("{rows} rows"));
-    stations.dataflows().reached(load);
-    Ok(())
+/// The load of all parts of the dataflows, as it is told.
+pub struct Loading {
+    stations: Arc<Stations>,
+    loaded: Arc<watch::Sender<bool>>,
+    rows: AtomicU64,
+    parts_left: AtomicUsize,
 }
 
-/// Feeds batches until shutdown.
-pub fn feed(
-    log: &Log,
-    runtime: &Runtime,
-    progress: &Progress,
-    hold: &Hold,
-    load: Position,
-    stations: &Stations,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    let mut reader = log.reader(load.time).context("could not read the change log")?;
-    let mut last = load;
-    while !shutdown.is_cancelled() {
-        hold.wait(last, stations.dataflows(), shutdown);
-        let Some(batch) = reader.next(WAIT).context("could not read the change log")? else { continue };
-        // A time of which a piece is fed must be fed to its end: nothing is held in between.
-        if batch.last {
-            last = batch.position;
-            if last.time < log.history() {
-                // A position of another history says nothing to who waits for one of this.
-                last.lsn = Lsn(0);
+impl Loading {
+    /// So many parts are about to load what `log` has.
+    pub fn begin(parts: usize, log: &Log, stations: &Arc<Stations>, loaded: &Arc<watch::Sender<bool>>) -> Arc<Self> {
+        stations.load().begin(Some(log.rows_about()), "rows of the change log into the dataflows");
+        Arc::new(Loading {
+            stations: Arc::clone(stations),
+            loaded: Arc::clone(loaded),
+            rows: AtomicU64::new(0),
+            parts_left: AtomicUsize::new(parts),
+        })
+    }
+
+    /// A part has loaded a slice. What another part loads too counts there.
+    fn add(&self, part: Part, slice: &[Row]) {
+        let others = if part == Part::Reactions { Part::Main.relations() } else { &[] };
+        if slice.first().is_some_and(|row| others.contains(&row.relation())) {
+            return;
+        }
+        let rows = slice.len() as u64;
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.stations.load().add(rows);
+        if self.stations.is_replaying() {
+            self.stations.replay().add(rows);
+        }
+    }
+
+    /// A part is loaded; all are when the last is.
+    fn end(&self) {
+        if self.parts_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let rows = self.rows.load(Ordering::Relaxed);
+            tracing::info!("loaded {rows} rows into the dataflows");
+            self.stations.load().end(format!("{rows} rows"));
+            self.loaded.send_replace(true);
+        }
+    }
+}
+
+/// Feeds a part of the dataflows.
+pub struct Feeder {
+    /// From where.
+    pub log: Log,
+    /// Which part.
+    pub part: Part,
+    /// Where to.
+    pub runtime: Arc<Runtime>,
+    /// The state that is loaded.
+    pub load: Position,
+    /// Told by the main part which positions the times have; asked by reactions how far the rows are.
+    pub progress: Arc<Progress>,
+    /// Keeps batches back.
+    pub hold: Arc<Hold>,
+    /// Where it reports how far it is.
+    pub stations: Arc<Stations>,
+    /// The load of all parts.
+    pub loading: Arc<Loading>,
+}
+
+impl Feeder {
+    /// Loads and feeds until `stop`.
+    pub fn run(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let fed = self.load().and_then(|()| self.feed(stop));
+        // The dataflows know best why they took no more.
+        self.runtime.join()?;
+        match fed {
+            Err(_) if stop.is_cancelled() => Ok(()),
+            fed => fed,
+        }
+    }
+
+    fn is_main(&self) -> bool {
+        self.part != Part::Reactions
+    }
+
+    fn load(&self) -> anyhow::Result<()> {
+        let state = self.log.state_of(self.load.time, self.part.relations());
+        for slice in state.context("could not load the state from the change log")? {
+            let slice = slice.context("could not load the state from the change log")?;
+            self.loading.add(self.part, &slice);
+            self.runtime.load(slice)?;
+        }
+        // What is not in this state comes after it, through the join: so home timelines are complete above the greatest entry
+        // that is, and a system that begins empty pushes whatever is imported into it.
+        self.runtime.loaded(self.log.greatest_entry())?;
+        // Nothing counts as loaded, and so nothing as caught up, before facts and rows that were lost are there again.
+        self.runtime.wait_until_loaded()?;
+        self.loading.end();
+        if self.is_main() {
+            self.stations.dataflows().reached(self.load);
+        }
+        Ok(())
+    }
+
+    fn feed(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let reader = self.log.reader_of(self.load.time, self.part.relations());
+        let mut reader = reader.context("could not read the change log")?;
+        let mut last = self.load;
+        while !stop.is_cancelled() {
+            self.hold.wait(last, self.station(), stop);
+            let Some(batch) = reader.next(WAIT).context("could not read the change log")? else { continue };
+            if !self.is_main() && !self.rows_have(batch.position.time, stop) {
+                break;
             }
-            progress.covers(last);
-        } else {
-            stations.dataflows().midway();
+            // A time of which a piece is fed must be fed to its end: nothing is held in between.
+            if batch.last {
+                last = batch.position;
+                if last.time < self.log.history() {
+                    // A position of another history says nothing to who waits for one of this.
+                    last.lsn = Lsn(0);
+                }
+            } else {
+                self.station().midway();
+            }
+            if self.is_main() { self.give(batch, last) } else { self.give_reactions(batch) }?;
+        }
+        Ok(())
+    }
+
+    fn give(&self, batch: Arc<Batch>, last: Position) -> anyhow::Result<()> {
+        if batch.last {
+            self.progress.covers(last);
         }
         let changes = batch.changes.len() as u64;
         failpoint!("batch_handed_over_before");
-        runtime.feed(batch)?;
+        self.runtime.feed(batch)?;
         failpoint!("batch_handed_over_after");
-        stations.dataflows().reached(last);
-        stations.dataflows().changed(changes);
+        self.station().reached(last);
+        self.station().changed(changes);
+        Ok(())
     }
-    Ok(())
+
+    fn give_reactions(&self, batch: Arc<Batch>) -> anyhow::Result<()> {
+        let changes = batch.changes.len() as u64;
+        failpoint!("reactions_handed_over_before");
+        self.runtime.feed(batch)?;
+        failpoint!("reactions_handed_over_after");
+        self.station().changed(changes);
+        Ok(())
+    }
+
+    fn station(&self) -> &Station {
+        if self.is_main() { self.stations.dataflows() } else { self.stations.reactions() }
+    }
+
+    /// Waits until the rows have `time`; `false` at `stop`.
+    fn rows_have(&self, time: Time, stop: &CancellationToken) -> bool {
+        if self.progress.position(Phase::Rows).time >= time {
+            return true;
+        }
+        let mut reached = self.progress.watch();
+        Handle::current().block_on(async {
+            tokio::select! {
+                reached = reached.wait_for(|[_, rows, ..]| rows.time >= time) => reached.is_ok(),
+                () = stop.cancelled() => false,
+            }
+        })
+    }
 }

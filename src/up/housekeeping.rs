@@ -130,7 +130,7 @@ pub struct House {
     pub data: PathBuf,
     /// The change log.
     pub log: Log,
-    /// Facts and rows.
+    /// Facts, rows and reactions.
     pub index: Arc<dyn IndexStore>,
     /// Home timelines.
     pub home: Arc<dyn HomeStore>,
@@ -202,6 +202,7 @@ impl House {
             needed = Some(durable.min(saved));
             self.stations.facts().saved(index.lsn);
             self.stations.rows().saved(index.lsn);
+            self.stations.reactions().saved(index.lsn);
         }
         if let Some(search) = search {
             self.stations.search().saved(search.lsn);

@@ -39,7 +39,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use feedmill_connectors::postgres::{Cluster, Source};
-use feedmill_dataflows::Config;
+use feedmill_dataflows::{Config, Part};
 use feedmill_ingest::Log;
 use feedmill_model::{Lsn, Phase, SourceId};
 use feedmill_sinks::search::SearchStore;
@@ -188,11 +188,8 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     front.send_replace(Some(app(&views, &stores.search, is_identity.clone())?));
     parts.spawn(stores::tell_history(Arc::clone(&stores.index), log.clone(), is_identity, end.clone()));
     stations.allow_writes();
-    let mut load = stores.start(&log)?;
     progress.begin_history(log.history());
-    if load.time < log.history() {
-        load.lsn = Lsn(0);
-    }
+    let starts = stores.start(&log)?.of_history(log.history());
     let Stores { index, home, search, .. } = stores.clone();
     let at_stop = stores.clone();
     let watched = Arc::new(Watched::new(Arc::clone(&index)));
@@ -211,6 +208,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         stations: Arc::clone(&stations),
         config: Config {
             workers: settings.workers,
+            part: Part::All,
             parameters: parameters.clone(),
             rows_at_a_time: Config::ROWS_AT_A_TIME,
             profile: None,
@@ -219,7 +217,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
         marker,
         anomalies: Arc::clone(&anomalies),
     };
-    let flow = pipeline.begin(load)?;
+    let flow = pipeline.begin(starts)?;
     observer::look_at_log(&stations, log.clone());
     let found = Some(Arc::clone(&search));
     observer::look_at_stores(&stations, Arc::clone(&progress), Arc::clone(&home), found, move || anomalies.count());
@@ -229,7 +227,7 @@ async fn serve(settings: &Settings, cluster: &mut Option<Cluster>, shutdown: Can
     let caught_up = CatchUp {
         progress: Arc::clone(&progress),
         is_loaded,
-        from: load.lsn,
+        from: starts.earlier().lsn,
         to: ready.end,
         log: log.clone(),
         stations: Arc::clone(&stations),

@@ -73,9 +73,12 @@ pub fn look_at_stores(
     anomalies: impl Fn() -> u64 + Send + Sync + 'static,
 ) {
     stations.look(move |stations| {
-        for (phase, station) in
-            [(Phase::Facts, stations.facts()), (Phase::Rows, stations.rows()), (Phase::Home, stations.home())]
-        {
+        for (phase, station) in [
+            (Phase::Facts, stations.facts()),
+            (Phase::Rows, stations.rows()),
+            (Phase::Home, stations.home()),
+            (Phase::Reactions, stations.reactions()),
+        ] {
             let position: Position = progress.position(phase);
             // Before the load has ended a store stands nowhere.
             if position.lsn > Lsn(0) {

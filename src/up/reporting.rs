@@ -6,6 +6,9 @@ use feedmill_model::{Closed, HomeClosed, HomeSink, Position, RowSink, StoreError
 
 use super::stations::{Station, Stations};
 
+/// Operations from which on a closed time may be a part of one that comes in several.
+const PART_OF_MANY: usize = 65_536;
+
 /// A store whose station is told when it begins and ends to apply a closed time.
 pub struct Reporting<S: ?Sized> {
     store: Arc<S>,
@@ -20,8 +23,12 @@ impl<S: ?Sized> Reporting<S> {
     }
 
     fn report<R>(&self, position: Position, apply: impl FnOnce(&S) -> R) -> R {
-        let _at_work = (self.station)(&self.stations).at_work(format!("applying time {}", position.time));
+        let _at_work = self.station().at_work(format!("applying time {}", position.time));
         apply(&self.store)
+    }
+
+    fn station(&self) -> &Station {
+        (self.station)(&self.stations)
     }
 }
 
@@ -31,7 +38,11 @@ impl<R, S: RowSink<R> + ?Sized> RowSink<R> for Reporting<S> {
     }
 
     fn apply(&self, closed: &Closed<R>) -> Result<(), StoreError> {
-        self.report(closed.position, |store| store.apply(closed))
+        let applied = self.report(closed.position, |store| store.apply(closed));
+        if closed.ops.len() >= PART_OF_MANY {
+            self.station().midway();
+        }
+        applied
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   postgresql ─► stream ─► log ─┬─► dataflows ─► facts ─► rows ─► home, search   a Station each: where it stands
+//!                                │               └─► reactions, after the rows
 //!                                └─► kafka ─► dataflows …                         (of one that only captures, and one that runs)
 //!   copy, load, catch up, replay …                                                a Work each: rows done of rows in all
 //!
@@ -73,6 +74,7 @@ pub struct Stations {
     rows: Station,
     home: Station,
     search: Station,
+    reactions: Station,
     kafka: Station,
     copy: Work,
     publish: Work,
@@ -108,6 +110,7 @@ impl Stations {
             rows: Station::new("rows"),
             home: Station::new("home"),
             search: Station::new("search"),
+            reactions: Station::new("reactions"),
             kafka: match role {
                 // Whoever reads asks it for its end again and again.
                 Role::Run { .. } => Station::answering("kafka"),
@@ -177,6 +180,11 @@ impl Stations {
     /// What search was handed, and finds when it has committed it.
     pub fn search(&self) -> &Station {
         &self.search
+    }
+
+    /// What lists and counts of likes, tweets that trend and notifications have.
+    pub fn reactions(&self) -> &Station {
+        &self.reactions
     }
 
     /// What is published in Kafka.
@@ -293,17 +301,17 @@ impl Stations {
 
     /// The way of a commit, in its order.
     fn way(&self) -> Vec<&Station> {
-        let Stations { postgresql, stream, log, dataflows, facts, rows, home, search, kafka, .. } = self;
+        let Stations { postgresql, stream, log, dataflows, facts, rows, home, search, reactions, kafka, .. } = self;
         match self.role {
-            Role::Everything => vec![postgresql, stream, log, dataflows, facts, rows, home, search],
+            Role::Everything => vec![postgresql, stream, log, dataflows, facts, rows, home, search, reactions],
             Role::Capture => vec![postgresql, stream, log, kafka],
-            Role::Serve => vec![postgresql, facts, rows, home, search],
-            Role::Run { searches: true } => vec![kafka, dataflows, facts, rows, home, search],
-            Role::Run { searches: false } => vec![kafka, dataflows, facts, rows, home],
+            Role::Serve => vec![postgresql, facts, rows, home, search, reactions],
+            Role::Run { searches: true } => vec![kafka, dataflows, facts, rows, home, search, reactions],
+            Role::Run { searches: false } => vec![kafka, dataflows, facts, rows, home, reactions],
         }
     }
 
-    /// What others read: home timelines, which are the last of all views, or the topics.
+    /// What others read: home timelines, for which all else is there but reactions, or the topics.
     fn served(&self) -> &Station {
         match self.role {
             Role::Everything | Role::Serve | Role::Run { .. } => &self.home,
@@ -390,7 +398,7 @@ impl Health for Stations {
         let replaying = self.replaying.read();
         let missing: Vec<&str> = replaying
             .iter()
-            .filter(|phase| matches!(phase, Phase::Facts | Phase::Rows))
+            .filter(|phase| matches!(phase, Phase::Facts | Phase::Rows | Phase::Reactions))
             .map(|phase| phase.name())
             .collect();
         if missing.is_empty() {

@@ -7,7 +7,7 @@
 //!   search ──┘
 //! ```
 //!
-//! Facts, rows and home timelines are on this machine, or with `--store` in a CQL cluster. Which it is, is asked here alone.
+//! Facts, rows, reactions and home timelines are on this machine, or with `--store` in a CQL cluster. Which it is, is asked here alone.
 //! What is in a cluster is of the source that the log is of, so the log is opened first.
 
 use std::path::{Path, PathBuf};
@@ -28,10 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{SearchPlace, Settings};
 
-/// Facts, rows, home timelines and search.
+/// Facts, rows, reactions, home timelines and search.
 #[derive(Clone)]
 pub struct Stores {
-    /// Facts and rows.
+    /// Facts, rows and reactions.
     pub index: Arc<dyn IndexStore>,
     /// Home timelines.
     pub home: Arc<dyn HomeStore>,
@@ -175,24 +175,33 @@ impl Stores {
         }
     }
 
-    /// How far facts, rows, home timelines and search are; `None` for one that has nothing.
-    fn reached(&self) -> [Option<(Position, Position)>; 4] {
+    /// How far facts, rows, home timelines, search and reactions are; `None` for one that has nothing.
+    fn reached(&self) -> [Option<(Position, Position)>; 5] {
         [
             range(RowSink::<Fact>::progress(&*self.index)),
             range(RowSink::<ViewRow>::progress(&*self.index)),
             range(self.home.progress()),
             range(self.search.progress()),
+            range(self.index.reactions_progress()),
         ]
     }
 
-    /// Whether they can be read: home timelines that are not there are merged from rows, and facts, rows or search that
+    /// Whether they can be read: home timelines that are not there are merged from rows, and facts, rows, reactions or search that
     /// are `rebuilt` refuse by themselves.
     pub fn are_filled(&self, rebuilt: &[Phase]) -> bool {
-        let [facts, rows, ..] = self.reached();
-        (facts.is_some() || rebuilt.contains(&Phase::Facts)) && (rows.is_some() || rebuilt.contains(&Phase::Rows))
+        let [facts, rows, _, _, reactions] = self.reached();
+        let needed = [(Phase::Facts, facts), (Phase::Rows, rows), (Phase::Reactions, reactions)];
+        needed.iter().all(|(phase, reached)| reached.is_some() || rebuilt.contains(phase))
     }
 
-    /// Empties the stores of `phases`, whose progress goes first. Facts, rows and search are not read before they have the time
+    /// Those that are begun anew where `phases` are.
+    pub fn begun_with(&self, phases: &[Phase]) -> Vec<Phase> {
+        let together = [Phase::Rows, Phase::Reactions];
+        let shared = self.index.shares_tables() && together.iter().any(|phase| phases.contains(phase));
+        Phase::ALL.into_iter().filter(|phase| phases.contains(phase) || (shared && together.contains(phase))).collect()
+    }
+
+    /// Empties the stores of `phases`, whose progress goes first. Facts, rows, reactions and search are not read before they have the time
     /// `due`, and home timelines not before the next load has filled them. No closed time may be applied meanwhile.
     pub fn rebuild(&self, phases: &[Phase], due: Time) -> anyhow::Result<()> {
         for phase in phases {
@@ -201,25 +210,27 @@ impl Stores {
                 Phase::Rows => self.index.rebuild_rows(due)?,
                 Phase::Home => self.home.fill()?,
                 Phase::Search => self.search.rebuild(due)?,
+                Phase::Reactions => self.index.rebuild_reactions(due)?,
             }
         }
         Ok(())
     }
 
-    /// Where the views are that are read: facts, rows, home timelines, search. The position of a store that has nothing is the
+    /// Where the views are that are read: facts, rows, home timelines, search, reactions. The position of a store that has nothing is the
     /// time of `otherwise`, and no LSN.
-    pub fn positions(&self, otherwise: Position) -> [Position; 4] {
-        let [facts, rows, home, search] = self.reached();
+    pub fn positions(&self, otherwise: Position) -> [Position; 5] {
+        let reached = self.reached();
+        let [_, rows, ..] = reached;
         let least = |reached: Option<(Position, Position)>| reached.map(|(least, _)| least);
         let nothing = Position { lsn: Lsn(0), ..least(rows).unwrap_or(otherwise) };
-        [facts, rows, home, search].map(|reached| least(reached).unwrap_or(nothing))
+        reached.map(|reached| least(reached).unwrap_or(nothing))
     }
 
-    /// Where the dataflows load the state of the log and go on from: the least that a store has. Stores that have
-    /// nothing are loaded at whatever time the others stand at; if none has anything, at the newest.
+    /// Where each part of the dataflows loads the state of the log and goes on from: the least that a store of it has. Stores that
+    /// have nothing are loaded at whatever time the others stand at; if none has anything, at the newest.
     ///
     /// Home timelines of which the log does not have the tail any more begin anew.
-    pub fn start(&self, log: &Log) -> anyhow::Result<Position> {
+    pub fn start(&self, log: &Log) -> anyhow::Result<Starts> {
         let newest =
             log.position().context("the change log is empty after the first copy; this is a defect of Feedmill's")?;
         if let Some(saved) = self.home.position().filter(|saved| saved.time < log.tail_after()) {
@@ -248,8 +259,41 @@ impl Stores {
                 greatest.time,
             );
         }
-        let least = reached.iter().flatten().map(|(least, _)| *least).min_by_key(|least| least.time);
-        Ok(least.unwrap_or(newest))
+        let least = |reached: &[Option<(Position, Position)>]| {
+            reached.iter().flatten().map(|(least, _)| *least).min_by_key(|least| least.time)
+        };
+        let [main @ .., reactions] = reached;
+        let main = least(&main).or(least(&[reactions])).unwrap_or(newest);
+        Ok(Starts { main, reactions: least(&[reactions]).unwrap_or(main) })
+    }
+}
+
+/// Where the parts of the dataflows load the state and go on from.
+#[derive(Clone, Copy, Debug)]
+pub struct Starts {
+    /// All but reactions.
+    pub main: Position,
+    /// Reactions.
+    pub reactions: Position,
+}
+
+impl Starts {
+    /// The earlier of both.
+    pub fn earlier(&self) -> Position {
+        if self.reactions.time < self.main.time { self.reactions } else { self.main }
+    }
+
+    /// Without positions in the source's log: those may be of another history.
+    pub fn without_lsn(self) -> Self {
+        let without = |position| Position { lsn: Lsn(0), ..position };
+        Starts { main: without(self.main), reactions: without(self.reactions) }
+    }
+
+    /// Without those of times before `history`, which are of another.
+    pub fn of_history(self, history: Time) -> Self {
+        let of =
+            |position: Position| if position.time < history { Position { lsn: Lsn(0), ..position } } else { position };
+        Starts { main: of(self.main), reactions: of(self.reactions) }
     }
 }
 

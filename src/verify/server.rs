@@ -229,10 +229,10 @@ async fn reached(stores: &Stores, snapshot: &Snapshot) -> anyhow::Result<Time> {
             progress.position(phase).lsn
         );
     }
-    let [facts, rows, home, search] = *progress.watch().borrow();
+    let [facts, rows, home, search, reactions] = *progress.watch().borrow();
     ensure!(
-        [facts, rows, search].iter().all(|position| *position == home) && home.lsn == snapshot.position,
-        "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}, {search:?}; this is a defect of Feedmill's",
+        [facts, rows, search, reactions].iter().all(|position| *position == home) && home.lsn == snapshot.position,
+        "the stores did not stop at {}, but at {facts:?}, {rows:?}, {home:?}, {search:?}, {reactions:?}; this is a defect of Feedmill's",
         snapshot.position
     );
     Ok(home.time)

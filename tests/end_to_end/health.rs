@@ -110,7 +110,7 @@ async fn status_tells_where_everything_stands_and_when_nothing_runs() {
     let told: Value = serde_json::from_str(&printed(&["status", "--format", "json"], 0).await).unwrap();
     let names: Vec<&str> =
         told["stages"].as_array().unwrap().iter().map(|stage| stage["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["postgresql", "stream", "log", "dataflows", "facts", "rows", "home", "search"]);
+    assert_eq!(names, ["postgresql", "stream", "log", "dataflows", "facts", "rows", "home", "search", "reactions"]);
     for stage in told["stages"].as_array().unwrap() {
         assert!(stage["lsn"].as_str().is_some_and(|lsn| lsn.contains('/')), "{stage}");
     }
@@ -182,7 +182,7 @@ async fn c53_a_store_that_does_not_come_to_an_end_is_named() {
         })
         .await;
     let named = told["standsStill"]["stage"].as_str().unwrap();
-    assert!(["facts", "rows"].contains(&named), "{told}");
+    assert!(["facts", "rows", "reactions"].contains(&named), "{told}");
     let reason = told["standsStill"]["reason"].as_str().unwrap();
     assert!(reason.starts_with("it is still applying time "), "{told}");
     let standing = told["stages"].as_array().unwrap().iter().filter(|stage| stage["state"] == "stands-still").count();

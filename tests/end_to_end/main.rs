@@ -28,6 +28,8 @@ mod interruption;
 #[cfg(feature = "failpoints")]
 mod kafka;
 mod leaks;
+#[cfg(feature = "failpoints")]
+mod likes;
 mod live;
 mod load;
 mod manual;

@@ -97,6 +97,7 @@ async fn each_store_can_be_built_again_by_itself_with_any_number_of_workers() {
         (&["home"], "3"),
         (&["rows", "active"], "2"),
         (&["search"], "3"),
+        (&["notifications"], "2"),
         (&["blocks", "home"], "1"),
         (&[], "4"),
     ] {
@@ -212,6 +213,7 @@ async fn a_replay_that_was_killed_goes_on_at_the_next_start() {
         ("replay_emptied_after", &[]),
         ("replay_emptied_after", &["home"]),
         ("replay_done_before", &["facts", "home"]),
+        ("replay_emptied_after", &["rows", "likers"]),
     ] {
         system.kill();
         system.failpoints = Some(format!("{point}=return"));

@@ -326,7 +326,7 @@ impl Client {
     /// All notifications that are there now are known, but for late ones.
     async fn notices_now(&self) -> Result<AtOnce<Told>, Failed> {
         let views = self.context.views.as_ref();
-        let mut told = Told::before(self.applied(views.time(Phase::Rows)));
+        let mut told = Told::before(self.applied(views.time(Phase::Reactions)));
         let news = notifications_at_once(views, self.viewer, None, NOTICES_NEXT).await?;
         if let Some(next) = news.value.next {
             told.rise(next.order);
@@ -369,7 +369,7 @@ impl Client {
         let context = Arc::clone(&self.context);
         let (views, told) = (context.views.as_ref(), &self.mark.notices);
         let (mut new, mut cursor, mut limit) = (Vec::<Notification>::new(), None, NOTICES_FIRST);
-        let time = views.time(Phase::Rows).min(views.time(Phase::Facts));
+        let time = views.time(Phase::Reactions).min(views.time(Phase::Rows)).min(views.time(Phase::Facts));
         let knows =
             |notice: &Notification| notice.orders.iter().all(|order| told.knows(*order, notice_kind(notice.kind)));
         let (mut missed, mut late) = (true, false);

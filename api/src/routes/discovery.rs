@@ -73,7 +73,7 @@ pub(crate) async fn trending_hashtags(
     security((), ("token" = [])),
 )]
 pub(crate) async fn trending(State(context): State<Shared>, reader: Reader, top: Top) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up(&reader, Phase::Reactions).await?;
     let trending = trending_tweets(context.views.as_ref(), reader.id(), top.limit).await?;
     let flags = context.flags(reader.id(), &trending.value).await?;
     let tweets = trending.value.iter().map(|liked| TrendingTweetBody::new(liked, &flags)).collect();

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use feedmill_model::Lsn;
 
 use super::tweets::{no_tweet, readable};
 use crate::database::column;
@@ -64,7 +65,7 @@ pub(crate) async fn like(
             _ => Ok(Answer::done()),
         })
         .await?;
-    Ok(context.written(done.lsn, done.answer))
+    Ok(context.liked(done.lsn, done.answer))
 }
 
 /// Takes a like back.
@@ -78,7 +79,8 @@ pub(crate) async fn unlike(
     Viewer(viewer): Viewer,
     Id(tweet): Id,
 ) -> Result<Response, Problem> {
-    context.take_back(UNLIKE, viewer, tweet).await
+    let lsn = context.take_back(UNLIKE, viewer, tweet).await?;
+    Ok(context.liked(lsn, Answer::done()))
 }
 
 /// Retweets a tweet: it comes to your followers' timelines.
@@ -117,14 +119,16 @@ pub(crate) async fn unretweet(
     Viewer(viewer): Viewer,
     Id(tweet): Id,
 ) -> Result<Response, Problem> {
-    context.take_back(UNRETWEET, viewer, tweet).await
+    let lsn = context.take_back(UNRETWEET, viewer, tweet).await?;
+    Ok(context.written(lsn, Answer::done()))
 }
 
 impl Context {
-    async fn take_back(&self, sql: &str, viewer: i64, tweet: i64) -> Result<Response, Problem> {
+    /// Gives the position of the write.
+    async fn take_back(&self, sql: &str, viewer: i64, tweet: i64) -> Result<Lsn, Problem> {
         let (rows, lsn) = self.database.commit(sql, &[&viewer, &tweet]).await?;
         match column(rows.first().ok_or_else(no_tweet)?, 0)? {
-            true => Ok(self.written(lsn, Answer::done())),
+            true => Ok(lsn),
             false => Err(no_tweet()),
         }
     }

@@ -28,7 +28,7 @@ pub(crate) async fn notifications(
     reader: Reader<Viewer>,
     list: List<Notice, { list::NOTIFICATIONS }>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up(&reader, Phase::Reactions).await?;
     let (views, viewer) = (context.views.as_ref(), reader.id());
     let page = notifications_page(views, viewer, list.cursor, list.limit).await?;
     let unread = UnreadBody::from(unread(views, viewer).await?.value);
@@ -45,7 +45,7 @@ pub(crate) async fn notifications(
     security(("token" = [])),
 )]
 pub(crate) async fn count_unread(State(context): State<Shared>, reader: Reader<Viewer>) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up(&reader, Phase::Reactions).await?;
     let unread = unread(context.views.as_ref(), reader.id()).await?;
     Ok(as_of(unread.time, Json(UnreadBody::from(unread.value))))
 }

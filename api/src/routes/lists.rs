@@ -66,7 +66,7 @@ pub(crate) async fn likes(
     Id(id): Id,
     list: List<Edge, { list::LIKES }>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up(&reader, Phase::Reactions).await?;
     let page = likers_page(context.views.as_ref(), reader.id(), id, list.cursor, list.limit).await?;
     context.users(reader.id(), &list, &shown(page)?).await
 }

@@ -60,7 +60,7 @@ impl Mirror {
     pub fn new() -> Self {
         Mirror {
             relations: RwLock::default(),
-            progress: Progress::new([Position { time: now_ms() - 10, lsn: Lsn(0) }; 4]),
+            progress: Progress::new([Position { time: now_ms() - 10, lsn: Lsn(0) }; 5]),
             changes: Changes::default(),
             mood: AtomicU8::new(Mood::Well as u8),
         }
@@ -90,7 +90,7 @@ impl Mirror {
         self.changes.tell_anything();
         let time = now_ms().max(self.progress.position(Phase::Facts).time + 1);
         self.progress.covers(Position { time, lsn: Lsn(lsn.into()) });
-        self.progress.applied(Applied { facts: time + 1, rows: time + 1, home: time + 1, search: time + 1 });
+        self.progress.applied(Applied::at(time + 1));
     }
 }
 

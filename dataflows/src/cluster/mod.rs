@@ -79,7 +79,7 @@ pub(crate) struct Beginning {
     /// Where the state is loaded.
     pub load: Position,
     /// What the stores had when each looked: nobody has applied anything since if it is the same for all.
-    pub reached: [Time; 2],
+    pub reached: [Time; 3],
     /// Whether the load fills home timelines.
     pub fill: bool,
 }

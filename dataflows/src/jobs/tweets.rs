@@ -4,15 +4,14 @@
 
 use std::rc::Rc;
 
-use feedmill_model::{Counter, Like, Retweet, Tweet, ViewRow};
+use feedmill_model::{Counter, Retweet, Tweet, ViewRow};
 
 use crate::collection::Rows;
 
-/// The row of each tweet that was not deleted, and its part in the counts of its author and of its parent. Likes and
-/// retweets count for deleted tweets too.
+/// The row of each tweet that was not deleted, and its part in the counts of its author and of its parent. Retweets count for
+/// deleted tweets too.
 pub(crate) fn tweets<'scope>(
     tweets: Rows<'scope, Rc<Tweet>>,
-    likes: Rows<'scope, Like>,
     retweets: Rows<'scope, Retweet>,
 ) -> Rows<'scope, ViewRow> {
     let tweets = tweets.filter(|tweet| tweet.deleted_at.is_none()).flat_map(|tweet| {
@@ -20,7 +19,6 @@ pub(crate) fn tweets<'scope>(
         let of_parent = tweet.reply_to_id.map(|of| ViewRow::Count { counter: Counter::Replies, of });
         [ViewRow::Tweet(Box::new(Tweet::clone(&tweet))), of_author].into_iter().chain(of_parent)
     });
-    let likes = likes.map(|like| ViewRow::Count { counter: Counter::Likes, of: like.tweet_id });
     let retweets = retweets.map(|retweet| ViewRow::Count { counter: Counter::Retweets, of: retweet.tweet_id });
-    tweets.concatenate([likes, retweets])
+    tweets.concat(retweets)
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use feedmill_dataflows::{Config, OnApplied, Stores};
-use feedmill_model::{Applied, Batch, Document, Fact, Position, Relation, Row, Time, ViewRow};
+use feedmill_dataflows::{Config, OnApplied, Part, Stores};
+use feedmill_model::{Applied, Batch, Counter, Document, Fact, Position, Relation, Row, Time, ViewRow};
 use proptest::prelude::*;
 
 use super::history::{Moment, greatest_entry, parameters};
@@ -40,13 +40,15 @@ pub struct Run {
     /// Of each process.
     pub workers: usize,
     pub processes: usize,
+    /// What likes bring is derived by a runtime of its own, in one process.
+    pub apart: bool,
     /// How many of the batches that are left are fed, in 64ths.
     pub part: usize,
     /// Wait for each batch before the next is fed.
     pub one_by_one: bool,
     /// Stop without waiting for all that was fed.
     pub abruptly: bool,
-    /// The stores of facts, rows and search are lost afterwards.
+    /// The stores of facts, rows, search and reactions are lost afterwards.
     pub lose_stores: bool,
     /// Home timelines are left as they were saved with this seed; `None`: they are lost.
     pub home: Option<usize>,
@@ -68,6 +70,7 @@ impl Run {
         Run {
             workers,
             processes: 1,
+            apart: workers % 2 == 0,
             part: 64,
             one_by_one: false,
             abruptly: false,
@@ -87,12 +90,13 @@ pub fn runs() -> impl Strategy<Value = Vec<Run>> {
     let home = prop::option::weighted(0.7, any::<u16>().prop_map(usize::from));
     let kept = (prop::bool::weighted(0.3), home, any::<bool>(), prop::bool::weighted(0.2));
     let workers = prop_oneof![12 => (1..=4_usize, Just(1_usize)), 1 => (1..=2_usize, 2..=3_usize)];
-    let run = (workers, 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
-        |((workers, processes), part, one_by_one, abruptly, kept, (slice, rows_at_a_time, piece))| {
+    let run = (workers, any::<bool>(), 0..64_usize, any::<bool>(), any::<bool>(), kept, sizes).prop_map(
+        |((workers, processes), apart, part, one_by_one, abruptly, kept, (slice, rows_at_a_time, piece))| {
             let (lose_stores, home, fill, backwards) = kept;
             Run {
                 workers,
                 processes,
+                apart: apart && processes == 1,
                 part,
                 one_by_one,
                 abruptly,
@@ -115,7 +119,8 @@ pub struct Kept {
     pub facts: Arc<RowRecord<Fact>>,
     pub rows: Arc<RowRecord<ViewRow>>,
     pub search: Arc<RowRecord<Document>>,
-    /// Index of the first moment that facts, rows and search must agree with.
+    pub reactions: Arc<RowRecord<ViewRow>>,
+    /// Index of the first moment that facts, rows, search and reactions must agree with.
     pub from: usize,
     pub home: Arc<HomeLog>,
     /// The time at which home timelines began.
@@ -124,7 +129,7 @@ pub struct Kept {
 
 impl Kept {
     fn rows_reached(&self) -> Option<Position> {
-        let reached = [self.facts.reached()?, self.rows.reached()?, self.search.reached()?];
+        let reached = [self.facts.reached()?, self.rows.reached()?, self.search.reached()?, self.reactions.reached()?];
         reached.into_iter().min_by_key(|reached| reached.time)
     }
 
@@ -150,7 +155,7 @@ pub fn check(moments: &[Moment], runs: &[Run]) {
         let run = &Run { abruptly: run.abruptly && !last_run, ..run.clone() };
         if kept.rows_reached().is_none() {
             compare_rows(moments, &kept, log_at);
-            (kept.facts, kept.rows, kept.search) = Default::default();
+            (kept.facts, kept.rows, kept.search, kept.reactions) = Default::default();
         }
         let load = kept.reached().unwrap_or(moments[log_at].batch.position);
         let load_at = moments.iter().rposition(|moment| moment.batch.position.time <= load.time).unwrap();
@@ -168,7 +173,7 @@ pub fn check(moments: &[Moment], runs: &[Run]) {
         }
         if run.lose_stores && !last_run {
             compare_rows(moments, &kept, applied);
-            (kept.facts, kept.rows, kept.search) = Default::default();
+            (kept.facts, kept.rows, kept.search, kept.reactions) = Default::default();
         }
         kept.home = Arc::new(run.home.map_or_else(HomeLog::default, |seed| kept.home.saved(seed)));
     }
@@ -179,13 +184,26 @@ pub fn check(moments: &[Moment], runs: &[Run]) {
 /// was certainly applied.
 pub fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usize, run: &Run, kept: &Kept) -> usize {
     let (home, waiter, began) = (&kept.home, Waiter::default(), tick());
-    let stores =
-        Stores { facts: kept.facts.clone(), rows: kept.rows.clone(), home: home.clone(), search: kept.search.clone() };
-    let config =
-        Config { workers: run.workers, parameters: parameters(), rows_at_a_time: run.rows_at_a_time, profile: None };
+    let stores = Stores {
+        facts: kept.facts.clone(),
+        rows: kept.rows.clone(),
+        home: home.clone(),
+        search: kept.search.clone(),
+        reactions: kept.reactions.clone(),
+    };
+    let config = Config {
+        workers: run.workers,
+        part: Part::All,
+        parameters: parameters(),
+        rows_at_a_time: run.rows_at_a_time,
+        profile: None,
+    };
     let moved = waiter.clone();
     let on_applied: OnApplied = Arc::new(move |applied| moved.moved(applied));
-    let runtime = Processes::start(run.processes, &config, &stores, load, &on_applied);
+    let runtime = match run.apart {
+        true => Processes::apart(&config, &stores, load, &on_applied),
+        false => Processes::start(run.processes, &config, &stores, load, &on_applied),
+    };
     let mut relations = Relation::LOAD_ORDER;
     if run.backwards {
         relations.reverse();
@@ -214,7 +232,7 @@ pub fn play_run(moments: &[Moment], (load, load_at): (Position, usize), end: usi
     let frontier = runtime.applied();
     assert!(frontier <= end_time + 1, "{frontier} was applied and only {end_time} was fed");
     runtime.end();
-    compare_phases(kept, load.time, began);
+    compare_phases(kept, load.time, began, run.apart);
     let applied = moments[load_at..=end].iter().rposition(|moment| moment.batch.position.time < frontier);
     if frontier > load.time {
         compare_home(moments, home, kept.home_from, frontier);
@@ -237,7 +255,7 @@ fn pieces(batch: &Batch, changes: usize) -> Vec<Batch> {
 }
 
 /// Each time begins in a phase when it has ended in the one before, on all workers.
-fn compare_phases(kept: &Kept, load: Time, run_began: u64) {
+fn compare_phases(kept: &Kept, load: Time, run_began: u64, apart: bool) {
     let facts: Vec<_> = kept.facts.by_time().into_iter().map(|(time, began, ended, _)| (time, began, ended)).collect();
     let rows: Vec<_> = kept.rows.by_time().into_iter().map(|(time, began, ended, _)| (time, began, ended)).collect();
     let home = kept.home.by_time().into_iter().map(|(time, began, _)| (time, began));
@@ -249,6 +267,11 @@ fn compare_phases(kept: &Kept, load: Time, run_began: u64) {
     let first_home = home.clone().map(|(_, began)| began).min().unwrap_or(u64::MAX);
     for (time, began, _) in rows.iter().filter(|(time, began, _)| *time > load && *began > first_home) {
         assert!(later(&facts, *time, *began), "rows of {time} before its facts");
+    }
+    // Apart, it is for who feeds them to keep the order.
+    let reactions = kept.reactions.by_time().into_iter().filter(|_| !apart);
+    for (time, began, ..) in reactions.filter(|(time, began, ..)| *time > load && *began > first_home) {
+        assert!(later(&rows, time, began), "reactions of {time} before its rows");
     }
     for (time, began) in home {
         assert!(later(&rows, time, began), "home of {time} before its rows");
@@ -269,16 +292,18 @@ fn times_of(moments: &[Moment]) -> BTreeSet<Time> {
 /// Compares at each batch, and between two at each time at which something happened, or was to happen.
 fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
     let (facts, rows, documents) = (kept.facts.by_time(), kept.rows.by_time(), kept.search.by_time());
+    let reactions = kept.reactions.by_time();
     if kept.rows_reached().is_none() {
         return;
     }
     let moments = &moments[kept.from..=last.max(kept.from)];
     let (first, last) = (moments[0].batch.position.time, moments[moments.len() - 1].batch.position.time);
-    let mut times: BTreeSet<Time> = rows.iter().map(|(time, ..)| *time).collect();
+    let mut times: BTreeSet<Time> = rows.iter().chain(&reactions).map(|(time, ..)| *time).collect();
     times.extend(times_of(moments));
     let (mut facts, mut rows) = (facts.iter().peekable(), rows.iter().peekable());
-    let mut documents = documents.iter().peekable();
+    let (mut documents, mut reactions) = (documents.iter().peekable(), reactions.iter().peekable());
     let (mut fact_state, mut row_state, mut found) = (RowState::default(), RowState::default(), RowState::default());
+    let mut reaction_state = RowState::default();
     for time in times.into_iter().filter(|time| (first..=last).contains(time)) {
         while let Some((_, _, _, closed)) = facts.next_if(|(at, ..)| *at <= time) {
             fact_state.apply(closed);
@@ -286,17 +311,25 @@ fn compare_rows(moments: &[Moment], kept: &Kept, last: usize) {
         while let Some((_, _, _, closed)) = rows.next_if(|(at, ..)| *at <= time) {
             row_state.apply(closed);
         }
+        while let Some((_, _, _, closed)) = reactions.next_if(|(at, ..)| *at <= time) {
+            reaction_state.apply(closed);
+        }
         while let Some((_, _, _, closed)) = documents.next_if(|(at, ..)| *at <= time) {
             found.apply(closed);
         }
         let moment = moments.iter().rfind(|moment| moment.batch.position.time <= time).unwrap();
         let expected = oracle::views(&moment.world, time, &parameters());
         assert_eq!(fact_state.rows, expected.facts, "facts at {time}");
-        let missing: Vec<_> = expected.rows.difference(&row_state.rows).collect();
-        let wrong: Vec<_> = row_state.rows.difference(&expected.rows).collect();
+        let held: BTreeSet<_> = row_state.rows.union(&reaction_state.rows).cloned().collect();
+        assert_eq!(held.len(), row_state.rows.len() + reaction_state.rows.len(), "each row is in one store");
+        let missing: Vec<_> = expected.rows.difference(&held).collect();
+        let wrong: Vec<_> = held.difference(&expected.rows).collect();
         assert!(missing.is_empty() && wrong.is_empty(), "rows at {time}: {missing:?} missing, {wrong:?} wrong");
         assert_eq!(found.rows, expected.documents, "search at {time}");
-        assert_eq!(row_state.counts(), expected.counts, "counts at {time}");
+        let (mut counts, likes) = (row_state.counts(), reaction_state.counts());
+        assert!(likes.keys().all(|(counter, _)| *counter == Counter::Likes), "a count in the wrong store");
+        counts.extend(likes);
+        assert_eq!(counts, expected.counts, "counts at {time}");
     }
 }
 

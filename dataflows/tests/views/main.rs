@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use actions::{Action, Age, At, Jump, Step};
 use checking::{ENTRIES, Kept, Run, Waiter, check, play_run, runs};
-use feedmill_dataflows::{Cluster, Config, Meeting, Runtime, RuntimeError, Stores};
+use feedmill_dataflows::{Cluster, Config, Meeting, Part, Runtime, RuntimeError, Stores};
 use feedmill_model::{Batch, Lsn, PATH_MAX, Position, Relation, RowSink, ViewRow, text};
 use history::{parameters, play};
 use processes::hosts;
@@ -238,6 +238,10 @@ fn a_story_told_in_full_by_several_processes_on_each_number_of_workers() {
     }
 }
 
+fn config(workers: usize) -> Config {
+    Config { workers, part: Part::All, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None }
+}
+
 /// Starts a process of a cluster, on stores of its own; it has loaded nothing yet.
 fn member(process: usize, hosts: &[String], workers: usize, meeting_max: Duration) -> Result<Runtime, RuntimeError> {
     let stores = Stores {
@@ -245,8 +249,9 @@ fn member(process: usize, hosts: &[String], workers: usize, meeting_max: Duratio
         rows: Arc::new(RowRecord::default()),
         home: Arc::new(HomeLog::default()),
         search: Arc::new(RowRecord::default()),
+        reactions: Arc::new(RowRecord::default()),
     };
-    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
+    let config = config(workers);
     let cluster = Cluster { process, hosts: hosts.to_vec(), meeting_max };
     let meeting = Meeting::hold(cluster, workers, &config.parameters, "the tests".to_owned(), || false)?;
     Runtime::start_in(meeting, config, stores, Position { time: 1_000, lsn: Lsn(1) }, Arc::new(|_| {}))
@@ -295,8 +300,9 @@ fn a_process_that_ends_ends_the_others_which_name_it() {
 fn start(rows: Arc<dyn RowSink<ViewRow>>, workers: usize) -> (Runtime, Waiter) {
     let (home, waiter) = (Arc::new(HomeLog::default()), Waiter::default());
     let search = Arc::new(RowRecord::default());
-    let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home, search };
-    let config = Config { workers, parameters: parameters(), rows_at_a_time: Config::ROWS_AT_A_TIME, profile: None };
+    let reactions = Arc::new(RowRecord::default());
+    let stores = Stores { facts: Arc::new(RowRecord::default()), rows, home, search, reactions };
+    let config = config(workers);
     let on_applied = waiter.clone();
     let load = Position { time: 1_000, lsn: Lsn(1) };
     let runtime = Runtime::start(config, stores, load, Arc::new(move |applied| on_applied.moved(applied))).unwrap();

@@ -118,6 +118,7 @@ macro_rules! contracts {
                 the_state_is_of_one_moment_while_appends_go_on,
                 the_state_comes_in_bounded_slices,
                 a_state_that_nobody_reads_on_lets_go_of_the_log,
+                who_needs_some_relations_is_given_all_of_them_and_little_else,
             ],
             quarantine: [
                 an_unusable_row_is_out_of_the_log_until_it_is_mended,

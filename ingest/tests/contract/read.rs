@@ -4,8 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use feedmill_ingest::{Log, LogError};
-use feedmill_model::{Batch, Lsn, Relation, Row, Time};
+use feedmill_model::{Batch, Change, Like, Lsn, Relation, Row, Time};
 
+use crate::model::State;
 use crate::{
     Implementation, LIMIT, NOW, append, follow, insert, next, read, ready, rows, state, state_at, tweet, user,
 };
@@ -141,4 +142,49 @@ pub fn a_state_that_nobody_reads_on_lets_go_of_the_log<I: Implementation>() {
     let not_begun = log.state_at(NOW).unwrap();
     drop((begun, not_begun, log));
     assert_eq!(rows(&I::open(dir.path()).unwrap()).len(), ROWS as usize);
+}
+
+pub fn who_needs_some_relations_is_given_all_of_them_and_little_else<I: Implementation>() {
+    const ROWS: i64 = 70_000;
+    const WANTED: [&[Relation]; 7] = [
+        &[Relation::Users],
+        &[Relation::Tweets, Relation::Likes],
+        &[Relation::Follows],
+        &[Relation::Likes, Relation::Users],
+        &[Relation::Tweets],
+        &[Relation::ReadMarks],
+        &Relation::ALL,
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let log = ready::<I>(dir.path(), vec![user(1, "a"), tweet(1), follow(1, 1)]);
+    let start = log.position().unwrap().time;
+    let like = |id| Row::Like(Like { user_id: id, tweet_id: id, created_at: 0 });
+    let mixed = || (0..5).flat_map(move |id| [user(id, "b"), tweet(id), follow(id, id), like(id)]);
+    let batches = [
+        append(&log, insert(mixed())),
+        append(&log, insert((10..ROWS).map(|id| follow(id, id)).chain(mixed()))),
+        append(&log, insert([like(7)])),
+    ];
+    for relations in WANTED {
+        let is_wanted = |change: &Change| {
+            let row = change.old.as_ref().or(change.new.as_ref()).unwrap();
+            relations.contains(&row.relation())
+        };
+        let given = read(&mut log.reader_of(start, relations).unwrap());
+        assert_eq!(given.len(), batches.len());
+        for (mut given, whole) in given.into_iter().zip(&batches) {
+            let mut wanted = whole.clone();
+            wanted.changes.retain(is_wanted);
+            let is_few = !relations.contains(&Relation::Follows) && given.changes.len() > 20_000;
+            assert!(!is_few, "{} changes were given for {}", given.changes.len(), wanted.changes.len());
+            given.changes.retain(is_wanted);
+            assert_eq!(given, wanted, "{relations:?}");
+        }
+        for time in std::iter::once(start).chain(batches.iter().map(|batch| batch.position.time)) {
+            let mut state = state_at(&log, time);
+            state.retain(|key, _| relations.contains(&key.relation));
+            let rows = log.state_of(time, relations).unwrap().flat_map(|slice| slice.unwrap());
+            assert_eq!(rows.map(|row| (row.key(), row)).collect::<State>(), state, "{relations:?} at {time}");
+        }
+    }
 }

@@ -12,7 +12,7 @@
 use std::path::Path;
 
 use feedmill_model::{
-    Closed, Counter, Fact, Keyed, Op, Parameters, Position, RowSink, StoreError, View, ViewRow, shard_of,
+    Closed, Counter, Fact, Keyed, Op, Parameters, Phase, Position, RowSink, Shard, StoreError, View, ViewRow, shard_of,
 };
 use futures::TryStreamExt;
 use scylla::deserialize::row::DeserializeRow;
@@ -57,15 +57,38 @@ pub(super) async fn counts(
     each: &mut (dyn FnMut(i64, i64) + '_),
 ) -> Result<(), Fault> {
     // The cluster looks at all rows, but sends no others.
-    let text = format!("SELECT owner, key, value FROM rows WHERE kind = '{}' ALLOW FILTERING", View::Counts.name());
+    let text = format!("SELECT owner, key, value FROM rows WHERE kind = '{}' ALLOW FILTERING", wanted.view().name());
     scan(cluster, &text, |(owner, key, value): (i64, Vec<u8>, Vec<u8>)| {
         if counter(&key) == Some(wanted) {
-            let (count, _) = layout::of_two(&value).ok_or(Fault::Undecodable { of: View::Counts.name() })?;
+            let (count, _) = layout::of_two(&value).ok_or(Fault::Undecodable { of: wanted.view().name() })?;
             each(owner, count as i64);
         }
         Ok(())
     })
     .await
+}
+
+/// What a local index takes.
+trait Copied: Keyed + Sized {
+    fn put(index: &LocalIndex, closed: Closed<Self>) -> Result<(), StoreError>;
+}
+
+impl Copied for Fact {
+    fn put(index: &LocalIndex, closed: Closed<Self>) -> Result<(), StoreError> {
+        index.apply(&closed)
+    }
+}
+
+impl Copied for ViewRow {
+    /// A table has rows and reactions.
+    fn put(index: &LocalIndex, closed: Closed<Self>) -> Result<(), StoreError> {
+        let is_reaction = |(_, Op::Put(row) | Op::Delete(row) | Op::Add(row, _)): &(Shard, Op<ViewRow>)| {
+            layout::view(row).phase() == Phase::Reactions
+        };
+        let (reactions, rows) = closed.ops.into_iter().partition(is_reaction);
+        index.apply(&Closed { ops: rows, ..closed })?;
+        index.apply_reactions(&Closed { ops: reactions, ..closed })
+    }
 }
 
 /// Rows on their way into the local index.
@@ -81,10 +104,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn put<R: Keyed>(&self, ops: &mut Vec<Op<R>>, is_last: bool) -> Result<(), Fault>
-    where
-        LocalIndex: RowSink<R>,
-    {
+    fn put<R: Copied>(&self, ops: &mut Vec<Op<R>>, is_last: bool) -> Result<(), Fault> {
         if ops.len() < ROWS_AT_ONCE && !is_last {
             return Ok(());
         }
@@ -96,19 +116,16 @@ impl Copy<'_> {
         // A load: nothing but what is read of it counts.
         let position = Position { time: 1, ..Position::default() };
         let closed = Closed { position, shards: u64::MAX, loading: true, ops };
-        self.index.apply(&closed).map_err(|error| Fault::Local(error.to_string()))
+        R::put(self.index, closed).map_err(|error| Fault::Local(error.to_string()))
     }
 
     /// Copies a table of lists, its parts from the first on.
-    async fn lists<R: Keyed>(
+    async fn lists<R: Copied>(
         &mut self,
         cluster: &Cluster,
         table: &str,
         decode: impl Fn(List, i64, &[u8], &[u8]) -> Option<Option<R>>,
-    ) -> Result<(), Fault>
-    where
-        LocalIndex: RowSink<R>,
-    {
+    ) -> Result<(), Fault> {
         let text = format!("SELECT kind, owner, part, key, value FROM {table}");
         let (mut depth, mut depth_max) = (0, 0);
         while depth <= depth_max {
@@ -143,7 +160,8 @@ impl Copy<'_> {
             let view = View::ALL.into_iter().find(|view| view.name() == kind).ok_or_else(undecodable)?;
             self.take(key.len() + value.len())?;
             let (row, count) = row_of(view, owner, &key, &value).ok_or_else(undecodable)?;
-            ops.push(if view == View::Counts { Op::Add(row, count) } else { Op::Put(row) });
+            let is_count = matches!(view, View::Counts | View::LikeCounts);
+            ops.push(if is_count { Op::Add(row, count) } else { Op::Put(row) });
             self.put(&mut ops, false)
         })
         .await?;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Why what is told is right: the writers record a closed time when all that it brings to a shard is acknowledged, facts before
-//! rows before home timelines, so a read that begins after the least of the shards was found at a time has at least that time.
+//! rows before home timelines and reactions, so a read that begins after the least of the shards was found at a time has at least that time.
 //!
 //! Why nothing is read that was emptied, facts above all: a store that is built again gets another generation at least [`LEASE`]
 //! before anything of it is truncated. What was read counts only if the generation was looked at after the reading had begun to
@@ -27,14 +27,14 @@ use tokio::task::AbortHandle;
 use super::cluster::Cluster;
 use super::fault::{CqlError, Fault};
 use super::ledger::{LEASE, ProgressRow, least, progress_in};
-use super::read::HOME;
+use super::read::{FACTS, HOME, REACTIONS, ROWS};
 use super::state::{Generation, History, State, Told, is_same_system};
 use super::statement::Statement;
 use crate::{Changes, Progress, ReadError, Rebuilding};
 
 /// Stores whose progress is followed, in the order of [`PHASES`].
-const STORES: [&str; 3] = ["facts", "rows", HOME];
-const PHASES: [Phase; 3] = [Phase::Facts, Phase::Rows, Phase::Home];
+const STORES: [&str; 4] = [FACTS, ROWS, HOME, REACTIONS];
+const PHASES: [Phase; 4] = [Phase::Facts, Phase::Rows, Phase::Home, Phase::Reactions];
 /// How often it is looked, and while somebody waits for more than is there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AWAITED: Duration = Duration::from_millis(20);
@@ -50,7 +50,7 @@ const TRUSTED_FOR: Duration = LEASE.saturating_sub(Duration::from_secs(1));
 struct Standing {
     told: Told,
     /// Rows of progress of each store.
-    rows: [Arc<[ProgressRow]>; 3],
+    rows: [Arc<[ProgressRow]>; 4],
     /// When it was begun.
     looked: Instant,
 }
@@ -86,7 +86,7 @@ pub(super) struct Followed {
     pub(super) parameters: Parameters,
     standing: RwLock<Standing>,
     /// The ends of what was told last, and when that was.
-    told: Mutex<Option<([Lsn; 3], Instant)>>,
+    told: Mutex<Option<([Lsn; 4], Instant)>>,
     source: watch::Sender<SourceId>,
     /// Why it cannot be looked at now.
     away: RwLock<Option<String>>,
@@ -140,7 +140,7 @@ impl Followed {
     /// A read of home timelines begins, which are so far.
     pub(super) fn begin_homes(&self, what: &'static str) -> Result<(Begun, Arc<[ProgressRow]>), ReadError> {
         let standing = self.standing.read();
-        let [_, _, home] = &standing.rows;
+        let [_, _, home, _] = &standing.rows;
         Ok((standing.begin_read(Phase::Home, what)?, Arc::clone(home)))
     }
 
@@ -183,21 +183,21 @@ impl Followed {
 
     /// Tells what the last look has found, which can be read now.
     fn tell(&self) {
-        let [facts, rows, home] = {
+        let [facts, rows, home, reactions] = {
             let standing = self.standing.read();
-            [0, 1, 2].map(|index| standing.readable(index))
+            [0, 1, 2, 3].map(|index| standing.readable(index))
         };
-        // They were read side by side, while the writers went on: home timelines have a closed time after the rows, and those
-        // after the facts.
+        // They were read side by side, while the writers went on: home timelines and reactions have a closed time after the rows,
+        // and those after the facts.
         let later = |one: Option<Position>, other: Option<Position>| {
             one.map(|one| other.filter(|other| other.time > one.time).unwrap_or(one))
         };
-        let rows = later(rows, home);
+        let rows = later(later(rows, home), reactions);
         let facts = later(facts, rows);
         let found = |position: Option<Position>| position.unwrap_or_default();
         let merged = found(facts).time.min(found(rows).time);
         let home = home.unwrap_or(Position { time: merged, lsn: Lsn(0) });
-        let positions = [found(facts), found(rows), home];
+        let positions = [found(facts), found(rows), home, found(reactions)];
         // Whoever is woken by the progress knows that something may have changed. Where nothing was committed nothing has, but for
         // what changes with the time alone.
         let mut told = self.told.lock();
@@ -237,6 +237,7 @@ const fn index(phase: Phase) -> usize {
         Phase::Facts => 0,
         Phase::Rows | Phase::Search => 1,
         Phase::Home => 2,
+        Phase::Reactions => 3,
     }
 }
 
@@ -255,7 +256,7 @@ async fn look(cluster: &Cluster, parameters: &Parameters) -> Result<Standing, Cq
         keyspace: keyspace.clone(),
         source: Box::new(source),
     };
-    let rows = <[Arc<[ProgressRow]>; 3]>::try_from(rows.await.map_err(failed)?).unwrap_or_default();
+    let rows = <[Arc<[ProgressRow]>; 4]>::try_from(rows.await.map_err(failed)?).unwrap_or_default();
     Ok(Standing { told, rows, looked })
 }
 

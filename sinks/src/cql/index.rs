@@ -1,4 +1,4 @@
-//! Facts and rows in a CQL cluster.
+//! Facts, rows and reactions in a CQL cluster.
 //!
 //! ```text
 //!   worker ─ Closed ─┬─ shard ─► place of each row ─┬─ marks of lists ─► acknowledged ─┐
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! At most one operation of a closed time is of one row, since a cluster keeps of two with one timestamp the delete, or the
-//! greater value, and not the later. A row that is replaced is one put.
+//! greater value, and not the later. A row that is replaced is one put. Rows and reactions share tables, and no row is of both.
 //!
 //! A count is written as what it is, not as what is added, with the time of its last change as part of the value. It has one
 //! writer, who knows it or reads it: a time at or below its own adds nothing. So an answer that was lost, a request that is
@@ -40,10 +40,11 @@ const SHARDS_AT_ONCE: usize = 16;
 /// and the operations of all of them, unless one has more.
 const OPS_AT_ONCE: usize = 50_000;
 
-/// Facts and rows in a CQL cluster.
+/// Facts, rows and reactions in a CQL cluster.
 pub struct CqlIndex {
     pub(super) facts: Ledger,
     pub(super) rows: Ledger,
+    pub(super) reactions: Ledger,
     counts: Cache<(Counter, i64), Count>,
     pub(super) changes: Changes,
 }
@@ -60,8 +61,8 @@ struct Writes {
 }
 
 impl CqlIndex {
-    pub(super) fn new(facts: Ledger, rows: Ledger) -> Self {
-        CqlIndex { facts, rows, counts: Cache::new(COUNTS_MAX), changes: Changes::default() }
+    pub(super) fn new(facts: Ledger, rows: Ledger, reactions: Ledger) -> Self {
+        CqlIndex { facts, rows, reactions, counts: Cache::new(COUNTS_MAX), changes: Changes::default() }
     }
 
     fn cluster(&self) -> &Cluster {
@@ -76,23 +77,29 @@ impl CqlIndex {
         anew.map_err(|fault| fault.store("facts", "begin anew"))
     }
 
-    /// The same for the rows.
+    /// The same for the rows, and for the reactions, which are in the same tables.
     pub fn rebuild_rows(&self, due: Time) -> Result<(), StoreError> {
-        let anew = self.cluster().wait(self.rows.rebuild(due));
+        let anew = self.cluster().wait(async {
+            // They have no progress any more when the tables of both are emptied.
+            self.reactions.rebuild(due).await?;
+            self.rows.rebuild(due).await
+        });
         self.counts.clear();
         self.changes.tell_anything();
         anew.map_err(|fault| fault.store("rows", "begin anew"))
     }
 
-    /// Records how far the stores are also where nothing changed. Returns the least position that a shard of facts or rows
-    /// has, `None` while one has none: the change log must keep what came after it.
+    /// Records how far the stores are also where nothing changed. Returns the least position that a shard of facts, rows or
+    /// reactions has, `None` while one has none: the change log must keep what came after it.
     pub fn durable(&self) -> Result<Option<Position>, StoreError> {
         let recorded = |ledger: &Ledger| {
             let recorded = self.cluster().wait(ledger.record_idle());
             recorded.map_err(|fault| fault.store(ledger.store, "record its progress"))
         };
-        let positions = recorded(&self.facts)?.into_iter().chain(recorded(&self.rows)?);
-        let positions: Option<Vec<Position>> = positions.collect();
+        let mut positions = recorded(&self.facts)?;
+        positions.extend(recorded(&self.rows)?);
+        positions.extend(recorded(&self.reactions)?);
+        let positions: Option<Vec<Position>> = positions.into_iter().collect();
         Ok(positions.and_then(|positions| positions.into_iter().min_by_key(|position| position.time)))
     }
 
@@ -175,16 +182,16 @@ impl CqlIndex {
 
     /// What counts are after `time`: those that do not have it yet.
     async fn summed(&self, time: Time, sums: Vec<(Counter, i64, i64)>) -> Result<Vec<((Counter, i64), Count)>, Fault> {
-        let mut unknown: BTreeMap<i64, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut unknown: BTreeMap<(i64, View), Vec<Vec<u8>>> = BTreeMap::new();
         let mut known: BTreeMap<(Counter, i64), Count> = BTreeMap::new();
         for (counter, of, _) in &sums {
             match self.counts.get(&(*counter, *of)) {
                 Some(count) => drop(known.insert((*counter, *of), count)),
-                None => unknown.entry(*of).or_default().push(count_key(*counter, *of)),
+                None => unknown.entry((*of, counter.view())).or_default().push(count_key(*counter, *of)),
             }
         }
-        let read = |(of, keys): (i64, Vec<Vec<u8>>)| async move {
-            let found = self.cluster().read(Statement::RowKeys, (of, View::Counts.name(), keys)).await?;
+        let read = |((of, view), keys): ((i64, View), Vec<Vec<u8>>)| async move {
+            let found = self.cluster().read(Statement::RowKeys, (of, view.name(), keys)).await?;
             counts_in(&found).map(|counts| counts.into_iter().map(|(counter, count)| ((counter, of), count)).collect())
         };
         let found: Vec<Vec<_>> = self.cluster().each(unknown, read).await?;
@@ -200,7 +207,7 @@ impl CqlIndex {
 fn count_row((counter, of): (Counter, i64), (count, time): Count) -> Write {
     Write::Row {
         owner: of,
-        view: View::Counts.name(),
+        view: counter.view().name(),
         key: count_key(counter, of),
         value: Some(layout::two(count as u64, time).to_vec()),
         at: timestamp(time),
@@ -278,6 +285,25 @@ impl RowSink<ViewRow> for CqlIndex {
 }
 
 impl IndexStore for CqlIndex {
+    fn reactions_progress(&self) -> Vec<Option<Position>> {
+        self.reactions.progress()
+    }
+
+    fn apply_reactions(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        let time = closed.position.time;
+        self.apply(&self.reactions, closed, |op, listed, writes| take_row(time, op, listed, writes))?;
+        self.changes.tell_rows(closed);
+        Ok(())
+    }
+
+    fn shares_tables(&self) -> bool {
+        true
+    }
+
+    fn rebuild_reactions(&self, due: Time) -> Result<(), StoreError> {
+        CqlIndex::rebuild_rows(self, due)
+    }
+
     fn rebuild_facts(&self, due: Time) -> Result<(), StoreError> {
         CqlIndex::rebuild_facts(self, due)
     }

@@ -153,10 +153,7 @@ impl Ledger {
     }
 
     /// Takes away what a load has left that did not end. No other process may apply anything meanwhile, nor may this one.
-    pub(super) async fn clear_incomplete(&self) -> Result<(), Fault> {
-        if self.is_complete() {
-            return Ok(());
-        }
+    pub(super) async fn clear(&self) -> Result<(), Fault> {
         // Of a store that was to be built again the rest is due as it was.
         self.begin_anew(self.due.load(Ordering::Acquire)).await
     }

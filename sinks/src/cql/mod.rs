@@ -1,7 +1,8 @@
-//! The stores of facts, rows and home timelines in a CQL cluster: ScyllaDB, or Apache Cassandra.
+//! The stores of facts, rows, reactions and home timelines in a CQL cluster: ScyllaDB, or Apache Cassandra.
 //!
 //! ```text
-//!   CqlIndex (facts, rows) ─┐   place: table, partition, key      ┌─ window: as many requests as are answered in time
+//!   CqlIndex (facts, rows,  ┐   place: table, partition, key      ┌─ window: as many requests as are answered in time
+//!             reactions)    │                                     │
 //!   CqlHome ────────────────┴─► spread: which part of a list ─► cluster ─► batches of one partition ─► nodes
 //!           ledger: progress, when all is acknowledged ────────────┘            │
 //!   CqlViews ◄── read, lists: pages ◄───────────────────────────────────────────┘
@@ -55,7 +56,7 @@ use self::fault::Fault;
 pub use self::home::CqlHome;
 pub use self::index::CqlIndex;
 use self::ledger::{Ledger, TELL_EVERY};
-use self::read::HOME;
+use self::read::{FACTS, HOME, REACTIONS, ROWS};
 pub use self::reader::CqlReader;
 pub use self::settings::{Consistency, CqlSettings, ParseCqlError, Tls};
 use self::spread::Table;
@@ -65,7 +66,7 @@ pub use self::views::CqlViews;
 /// The stores of a keyspace.
 #[derive(Clone)]
 pub struct CqlStores {
-    /// Facts and rows.
+    /// Facts, rows and reactions.
     pub index: Arc<CqlIndex>,
     /// Home timelines.
     pub home: Arc<CqlHome>,
@@ -84,10 +85,12 @@ impl CqlStores {
         State::new(&cluster).check(source).await?;
         let opened = async {
             State::new(&cluster).keep_for(parameters.fanout_days).await?;
-            let facts = Ledger::open(&cluster, "facts", &["facts"], Some(Table::Facts)).await?;
-            let rows = Ledger::open(&cluster, "rows", &["rows", "lists"], Some(Table::Lists)).await?;
+            let facts = Ledger::open(&cluster, FACTS, &["facts"], Some(Table::Facts)).await?;
+            let rows = Ledger::open(&cluster, ROWS, &["rows", "lists"], Some(Table::Lists)).await?;
+            // The tables of the rows, which go with theirs.
+            let reactions = Ledger::open(&cluster, REACTIONS, &[], Some(Table::Lists)).await?;
             let home = Ledger::open(&cluster, HOME, &["home"], None).await?;
-            Ok((CqlIndex::new(facts, rows), CqlHome::new(home, parameters)))
+            Ok((CqlIndex::new(facts, rows, reactions), CqlHome::new(home, parameters)))
         };
         let (index, home) = opened.await.map_err(failed)?;
         let stores = CqlStores { index: Arc::new(index), home: Arc::new(home) };
@@ -108,8 +111,9 @@ impl CqlStores {
         Ok(())
     }
 
-    fn ledgers(&self) -> [&Ledger; 3] {
-        [&self.index.facts, &self.index.rows, &self.home.ledger]
+    /// Those of reactions come before those of rows, in whose tables they are: what is emptied has no progress any more.
+    fn ledgers(&self) -> [&Ledger; 4] {
+        [&self.index.facts, &self.index.reactions, &self.index.rows, &self.home.ledger]
     }
 
     /// Has the keyspace name this process as the one that writes it: whoever did so before ends at its next closed time, within
@@ -131,9 +135,17 @@ impl CqlStores {
     /// Empties each store of which a shard has no progress: its first load did not end, or has not begun. To be called before
     /// the first closed time, and by one process if there are several.
     pub async fn clear_incomplete(&self) -> Result<(), StoreError> {
+        let CqlIndex { rows, reactions, .. } = &*self.index;
+        let shared = rows.is_complete() && reactions.is_complete();
         for ledger in self.ledgers() {
-            let cleared = ledger.clear_incomplete().await;
-            cleared.map_err(|fault| fault.store(ledger.store, "clear what a load has left"))?;
+            let is_complete = match ledger.store {
+                ROWS | REACTIONS => shared,
+                _ => ledger.is_complete(),
+            };
+            if !is_complete {
+                let cleared = ledger.clear().await;
+                cleared.map_err(|fault| fault.store(ledger.store, "clear what a load has left"))?;
+            }
         }
         Ok(())
     }
@@ -151,7 +163,8 @@ async fn tell(index: Weak<CqlIndex>, home: Weak<CqlHome>) {
         // Whether or not anything has: for what came without rows.
         let _ = timeout(TELL_EVERY, cluster.progressed.notified()).await;
         let (Some(index), Some(home)) = (index.upgrade(), home.upgrade()) else { return };
-        let told = join_all([&index.facts, &index.rows, &home.ledger].map(Ledger::write_behind)).await;
+        let told =
+            join_all([&index.facts, &index.rows, &index.reactions, &home.ledger].map(Ledger::write_behind)).await;
         match told.into_iter().find_map(Result::err) {
             None | Some(Fault::Stopped) => {}
             Some(fault) => cluster.bar(fault),

@@ -92,7 +92,7 @@ pub(super) fn count_key(counter: Counter, of: i64) -> Vec<u8> {
     key_of_row(&layout::count_key(counter, of))
 }
 
-/// Which counter a key of [`View::Counts`] is of.
+/// Which counter a key of [`View::Counts`] or [`View::LikeCounts`] is of.
 pub(super) fn counter(key: &[u8]) -> Option<Counter> {
     let number = key.first()?;
     Counter::ALL.into_iter().find(|counter| *counter as u8 == *number)

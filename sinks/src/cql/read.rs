@@ -91,7 +91,7 @@ impl Reader {
     /// A row, and the counts beside it.
     async fn own_rows(&self, view: View, owner: i64) -> Result<OwnRows, Fault> {
         let undecodable = || Fault::Undecodable { of: view.name() };
-        let views = vec![view.name(), View::Counts.name()];
+        let views = vec![view.name(), View::Counts.name(), View::LikeCounts.name()];
         let found = self.cluster.page(Statement::RowsOf, (owner, views)).await?;
         let mut own = OwnRows { row: None, counts: Vec::new() };
         for row in found.rows::<(&str, &[u8], &[u8])>().map_err(|_| undecodable())? {
@@ -383,7 +383,10 @@ impl Reader {
     }
 }
 
-/// The store of home timelines.
+/// The stores.
+pub(super) const FACTS: &str = "facts";
+pub(super) const ROWS: &str = "rows";
+pub(super) const REACTIONS: &str = "reactions";
 pub(super) const HOME: &str = "home";
 
 /// No record of a shard is complete at or below it; `None` while the shard has nothing.

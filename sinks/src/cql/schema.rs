@@ -14,6 +14,8 @@
 //! node and a second when it is made. A row of a tweet is in one partition with its counts, since they are read together; a
 //! list is apart from it, because it grows.
 //!
+//! Reactions are in the tables of the rows, because a tweet is read with all of its counts: both are begun anew together.
+//!
 //! Each write has the timestamp `Time × 1000`, which is microseconds since 1970 as CQL's are.
 
 use scylla::client::session::Session;
@@ -22,7 +24,7 @@ use super::fault::{CqlError, Fault};
 use super::settings::CqlSettings;
 
 /// Version of what the tables hold. Another version is refused: derived data is rebuilt rather than migrated.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 /// Tables whose rows are parts of lists.
 const LISTED: &str =

@@ -48,8 +48,8 @@ impl Generation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) history: History,
-    /// Of facts, rows and home timelines.
-    pub(super) generations: [Generation; 3],
+    /// Of facts, rows, home timelines and reactions.
+    pub(super) generations: [Generation; 4],
 }
 
 /// The database in the text of a source. Its timeline and slot change when a standby is promoted and what differs is taken
@@ -155,7 +155,7 @@ impl<'a> State<'a> {
     }
 
     /// All of it, in one request, for who reads; `None` where nobody has said it yet. What the keyspace holds has to fit.
-    pub(super) async fn told(&self, stores: [&str; 3], fanout_days: u32) -> Result<Option<Told>, CqlError> {
+    pub(super) async fn told(&self, stores: [&str; 4], fanout_days: u32) -> Result<Option<Told>, CqlError> {
         let CqlSettings { keyspace, .. } = &self.0.settings;
         let servers = || self.0.settings.servers();
         let failed = |source: Fault| CqlError::Engine {

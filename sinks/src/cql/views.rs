@@ -71,6 +71,7 @@ impl CqlViews {
             Phase::Facts => &index.facts,
             Phase::Rows | Phase::Search => &index.rows,
             Phase::Home => &home.ledger,
+            Phase::Reactions => &index.reactions,
         };
         // While home timelines are built again there are no records, and who reads merges.
         if phase != Phase::Home && !ledger.is_readable() {
@@ -143,11 +144,13 @@ impl Views for CqlViews {
 
     async fn edges(&self, list: List, of: i64, after: Option<Edge>, limit: usize) -> Result<Vec<Edge>, ReadError> {
         let read = |reader: Arc<Reader>| async move { reader.edges(list, of, after, limit).await };
-        self.read(Phase::Rows, "a list of accounts", read).await
+        self.read(list.view().phase(), "a list of accounts", read).await
     }
 
     async fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
         let ids = ids.to_vec();
+        // Its likes are counted by the reactions. What is emptied of both has lost the progress of the rows too.
+        self.begin(Phase::Reactions, "tweets")?;
         self.read(Phase::Rows, "tweets", |reader| async move { reader.tweets(&ids).await }).await
     }
 
@@ -176,7 +179,7 @@ impl Views for CqlViews {
     async fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
         let tweets = tweets.to_vec();
         let read = |reader: Arc<Reader>| async move { reader.liked(user, &tweets).await };
-        self.read(Phase::Rows, "likes of a user", read).await
+        self.read(Phase::Reactions, "likes of a user", read).await
     }
 
     async fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
@@ -197,7 +200,7 @@ impl Views for CqlViews {
     }
 
     async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
-        self.read(Phase::Rows, "trending tweets", |reader| async move { reader.trending_tweets().await }).await
+        self.read(Phase::Reactions, "trending tweets", |reader| async move { reader.trending_tweets().await }).await
     }
 
     async fn replies(
@@ -221,7 +224,7 @@ impl Views for CqlViews {
     async fn notifications(&self, user: i64, after: Option<&Notice>, limit: usize) -> Result<Vec<Notice>, ReadError> {
         let after = after.copied();
         let read = |reader: Arc<Reader>| async move { reader.notifications(user, after.as_ref(), limit).await };
-        self.read(Phase::Rows, "notifications", read).await
+        self.read(Phase::Reactions, "notifications", read).await
     }
 
     async fn read_mark(&self, user: i64) -> Result<Option<i64>, ReadError> {
@@ -279,7 +282,7 @@ impl Views for CqlViews {
 impl StoreViews for CqlViews {
     fn counts(&self, counter: Counter, each: &mut dyn FnMut(i64, i64)) -> Result<(), ReadError> {
         let what = "all counts";
-        self.begin(Phase::Rows, what)?;
+        self.begin(counter.view().phase(), what)?;
         let cluster = &self.reader.cluster;
         cluster.wait(counts(cluster, counter, each)).map_err(|fault| fault.read(what))
     }
@@ -288,7 +291,9 @@ impl StoreViews for CqlViews {
         const WHAT: &str = "all stores";
         let failed =
             |error| StoreError { store: "CQL", tried: "copy what it holds".to_owned(), source: Box::new(error) };
-        self.begin(Phase::Facts, WHAT).and_then(|_| self.begin(Phase::Rows, WHAT)).map_err(failed)?;
+        for phase in [Phase::Facts, Phase::Rows, Phase::Reactions] {
+            self.begin(phase, WHAT).map_err(failed)?;
+        }
         let (_, homes, parameters) = self.begin_home(WHAT).map_err(failed)?;
         let (cluster, position) = (&self.reader.cluster, self.progress.position(Phase::Home));
         cluster.wait(freeze(cluster, homes, &parameters, position, dir, bytes_max))

@@ -81,7 +81,7 @@ impl FrozenViews {
             home,
             index: index.reader(),
             records: HashMap::new(),
-            progress: Progress::new([position; 4]),
+            progress: Progress::new([position; 5]),
             changes: Changes::default(),
             _folder: folder,
         }

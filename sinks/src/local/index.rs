@@ -1,9 +1,10 @@
-//! Facts and rows on this machine's disk, in fjall.
+//! Facts, rows and reactions on this machine's disk, in fjall.
 //!
 //! ```text
-//!   worker ─ Closed<Fact> ────► ledger of facts ─┐  one batch: rows,      ┌─► facts
-//!   worker ─ Closed<ViewRow> ─► ledger of rows ──┴─ then the progress ────┼─► profile, username, followers, …
-//!                                                                         └─► state: format, progress
+//!   worker ─ Closed<Fact> ────► ledger of facts ───────┐                        ┌─► facts
+//!   worker ─ Closed<ViewRow> ─► ledger of rows ────────┼─ one batch: rows, ─────┼─► profile, username, followers, …
+//!   worker ─ Closed<ViewRow> ─► ledger of reactions ───┘  then the progress     ├─► likers, liked, notifications, …
+//!                                                                               └─► state: format, progress
 //!   reader ─► a snapshot for each call, or what is in memory ([`hot`])
 //! ```
 //!
@@ -14,7 +15,10 @@
 //! keeps its tail from [`LocalIndex::durable`] on. A first load has no progress until its end; if that never comes, the
 //! next start finds shards without progress and clears the store.
 //!
-//! Facts or rows that are built again lose their progress first, durably, and then their keyspaces; new ones take their
+//! Rows may have a closed time that reactions do not have yet. They have keyspaces and progress of their own, so neither waits for
+//! the other, and what a reader is given of both it takes from one snapshot.
+//!
+//! Facts, rows or reactions that are built again lose their progress first, durably, and then their keyspaces; new ones take their
 //! place at once. Who began to read the old ones ends so: a keyspace that was deleted goes when nobody holds it. The new
 //! ones cannot be read before they are whole.
 
@@ -38,17 +42,19 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use parking_lot::{Mutex, RwLock};
 
 use self::facts::Facts;
+use self::hot::HotRows;
 use self::ledger::Ledger;
 use self::rows::Rows;
 use crate::{Changes, ReadError};
 
 /// Version of what the keyspaces hold. Another version is refused: derived data is rebuilt rather than migrated.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 const FORMAT_KEY: &[u8] = b"format";
 const STATE: &str = "state";
 /// First bytes of the rows of `state` that hold progress.
 const FACTS_PROGRESS: u8 = 1;
 const ROWS_PROGRESS: u8 = 2;
+const REACTIONS_PROGRESS: u8 = 3;
 
 /// Threads that write and merge tables. Of several, fjall keeps one for writing, which looks without a pause for something to
 /// write as long as the others merge: a core that does nothing.
@@ -121,18 +127,31 @@ impl Fault {
     }
 }
 
-/// Facts and rows on this machine's disk.
+/// Facts, rows and reactions on this machine's disk.
 pub struct LocalIndex {
     db: Database,
     facts: RwLock<Arc<Facts>>,
-    rows: RwLock<Arc<Rows>>,
+    tables: RwLock<Arc<Tables>>,
     /// Held while the stores are made durable, and while one is begun anew.
     keeping: Mutex<()>,
     changes: Changes,
 }
 
+/// Rows and reactions, and what is made of both.
+struct Tables {
+    rows: Arc<Rows>,
+    reactions: Arc<Rows>,
+    hot: HotRows,
+}
+
+impl Tables {
+    fn of(rows: Arc<Rows>, reactions: Arc<Rows>) -> Arc<Self> {
+        Arc::new(Tables { rows, reactions, hot: HotRows::new() })
+    }
+}
+
 impl LocalIndex {
-    /// Opens the store in the folder `dir`, or makes it. Facts or rows whose first load was not completed are cleared.
+    /// Opens the store in the folder `dir`, or makes it. Facts, rows or reactions whose first load was not completed are cleared.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let failed = |tried| move |source| OpenError::Engine { tried, path: dir.to_path_buf(), source };
         let builder = Database::builder(dir).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES);
@@ -144,12 +163,16 @@ impl LocalIndex {
         let state = db.keyspace(STATE, options).map_err(failed("open the state"))?;
         check_format(&state, dir)?;
         let failed = failed("open the keyspaces");
-        let facts =
-            Facts::open(&db, Ledger::open(&db, &state, "facts", FACTS_PROGRESS).map_err(failed)?).map_err(failed)?;
-        let rows =
-            Rows::open(&db, Ledger::open(&db, &state, "rows", ROWS_PROGRESS).map_err(failed)?).map_err(failed)?;
-        let (facts, rows) = (RwLock::new(Arc::new(facts)), RwLock::new(Arc::new(rows)));
-        Ok(LocalIndex { db, facts, rows, keeping: Mutex::new(()), changes: Changes::default() })
+        let opened = || {
+            let ledger = |store, prefix| Ledger::open(&db, &state, store, prefix);
+            let facts = Facts::open(&db, ledger("facts", FACTS_PROGRESS)?)?;
+            let rows = Rows::open(&db, ledger("rows", ROWS_PROGRESS)?)?;
+            let reactions = Rows::open_reactions(&db, ledger("reactions", REACTIONS_PROGRESS)?)?;
+            Ok((Arc::new(facts), Tables::of(Arc::new(rows), Arc::new(reactions))))
+        };
+        let (facts, tables) = opened().map_err(failed)?;
+        let (facts, tables) = (RwLock::new(facts), RwLock::new(tables));
+        Ok(LocalIndex { db, facts, tables, keeping: Mutex::new(()), changes: Changes::default() })
     }
 
     /// Begins the facts anew, empty and without progress. Until they have the closed time `due` on all shards, reads that
@@ -166,8 +189,22 @@ impl LocalIndex {
     /// The same for the rows.
     pub fn rebuild_rows(&self, due: Time) -> Result<(), StoreError> {
         let _keeping = self.keeping.lock();
-        let anew = self.rows().ledger.begun_anew(&self.db, due).and_then(|ledger| Rows::open(&self.db, ledger));
-        *self.rows.write() = Arc::new(anew.map_err(|error| Fault::from(error).store("rows", "begin anew"))?);
+        let before = self.tables();
+        let anew = before.rows.ledger.begun_anew(&self.db, due).and_then(|ledger| Rows::open(&self.db, ledger));
+        let anew = anew.map_err(|error| Fault::from(error).store("rows", "begin anew"))?;
+        *self.tables.write() = Tables::of(Arc::new(anew), Arc::clone(&before.reactions));
+        self.changes.tell_anything();
+        Ok(())
+    }
+
+    /// The same for the reactions.
+    pub fn rebuild_reactions(&self, due: Time) -> Result<(), StoreError> {
+        let _keeping = self.keeping.lock();
+        let before = self.tables();
+        let ledger = before.reactions.ledger.begun_anew(&self.db, due);
+        let anew = ledger.and_then(|ledger| Rows::open_reactions(&self.db, ledger));
+        let anew = anew.map_err(|error| Fault::from(error).store("reactions", "begin anew"))?;
+        *self.tables.write() = Tables::of(Arc::clone(&before.rows), Arc::new(anew));
         self.changes.tell_anything();
         Ok(())
     }
@@ -181,28 +218,45 @@ impl LocalIndex {
         Arc::clone(&self.facts.read())
     }
 
-    fn rows(&self) -> Arc<Rows> {
-        Arc::clone(&self.rows.read())
+    fn tables(&self) -> Arc<Tables> {
+        Arc::clone(&self.tables.read())
     }
 
-    /// Makes all that was applied before the call durable. Returns the least position that a shard of facts or rows
+    /// The last closed time of the reactions that each shard has.
+    pub(crate) fn reactions_progress(&self) -> Vec<Option<Position>> {
+        self.tables().reactions.ledger.progress()
+    }
+
+    /// Applies a closed time of the reactions.
+    pub(crate) fn apply_reactions(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        let tables = self.tables();
+        let applied = tables.reactions.ledger.apply(&self.db, closed, &*tables.reactions);
+        tables.hot.forget_likes(closed);
+        applied?;
+        self.changes.tell_rows(closed);
+        Ok(())
+    }
+
+    /// Makes all that was applied before the call durable. Returns the least position that a shard of facts, rows or reactions
     /// has on disk, `None` while one has none: the change log must keep what came after it.
     ///
     /// To be called every few seconds; counts that have come down to zero are dropped here, and rows in memory that have
     /// become many begin to be written into tables.
     pub fn durable(&self) -> Result<Option<Position>, StoreError> {
         let _keeping = self.keeping.lock();
-        let kept = self.rows();
+        let kept = self.tables();
         let facts = self.facts().ledger.record(&self.db)?;
-        let rows = kept.ledger.record(&self.db)?;
+        let rows = kept.rows.ledger.record(&self.db)?;
+        let reactions = kept.reactions.ledger.record(&self.db)?;
         let persisted = self.db.persist(PersistMode::SyncData);
         persisted.map_err(|error| Fault::from(error).store("index", "make the journal durable"))?;
-        kept.drop_zeros(&self.db, &rows)?;
+        kept.rows.drop_zeros(&self.db, &rows)?;
+        kept.reactions.drop_zeros(&self.db, &reactions)?;
         // A journal that is full goes when all keyspaces that it has rows of are written.
         if self.db.write_buffer_size() > UNWRITTEN_BYTES || self.db.journal_count() > 1 {
             self.write_tables()?;
         }
-        let positions: Option<Vec<Position>> = facts.into_iter().chain(rows).collect();
+        let positions: Option<Vec<Position>> = facts.into_iter().chain(rows).chain(reactions).collect();
         Ok(positions.and_then(|positions| positions.into_iter().min_by_key(|position| position.time)))
     }
 
@@ -283,13 +337,13 @@ impl RowSink<Fact> for LocalIndex {
 
 impl RowSink<ViewRow> for LocalIndex {
     fn progress(&self) -> Vec<Option<Position>> {
-        self.rows().ledger.progress()
+        self.tables().rows.ledger.progress()
     }
 
     fn apply(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
-        let rows = self.rows();
-        let applied = rows.ledger.apply(&self.db, closed, &*rows);
-        rows.hot.forget(closed);
+        let tables = self.tables();
+        let applied = tables.rows.ledger.apply(&self.db, closed, &*tables.rows);
+        tables.hot.forget(closed);
         applied?;
         self.changes.tell_rows(closed);
         Ok(())

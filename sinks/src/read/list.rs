@@ -21,7 +21,9 @@ pub async fn likers_page(
     limit: usize,
 ) -> Result<Access<Page<Arc<Profile>, Edge>>, ReadError> {
     let take: Take<Edge> = |views, tweet, after, count| edges(views, List::Likers, tweet, after, count);
-    page_of_tweet(views, viewer, tweet, take, cursor, limit).await
+    // Asked before what follows: the list may be older than the tweet.
+    let time = served(views, &[Phase::Reactions]);
+    page_of_tweet(views, viewer, tweet, take, (cursor, time), limit).await
 }
 
 /// A page of who retweeted a tweet, newest first. The cursor is the id of a retweet.
@@ -33,7 +35,7 @@ pub async fn retweeters_page(
     limit: usize,
 ) -> Result<Access<Page<Arc<Profile>, i64>>, ReadError> {
     let take: Take<i64> = |views, tweet, before, count| views.retweeters(tweet, before, count);
-    page_of_tweet(views, viewer, tweet, take, cursor, limit).await
+    page_of_tweet(views, viewer, tweet, take, (cursor, Time::MAX), limit).await
 }
 
 /// A page of who asks to follow the viewer, newest first. One that was answered or taken back is none, by the facts.
@@ -101,16 +103,17 @@ struct Accounts<C> {
     shows: fn(bool, &Relationship) -> bool,
 }
 
+/// A page of a list of `tweet` after a cursor; the list is of the time `listed` at least.
 async fn page_of_tweet<C: Copy + Send + Sync>(
     views: &dyn Views,
     viewer: Option<i64>,
     tweet: i64,
     take: Take<C>,
-    cursor: Option<C>,
+    (cursor, listed): (Option<C>, Time),
     limit: usize,
 ) -> Result<Access<Page<Arc<Profile>, C>>, ReadError> {
     let time = match may_read(views, viewer, tweet).await? {
-        Access::Granted(time) => time,
+        Access::Granted(time) => time.min(listed),
         Access::Hidden => return Ok(Access::Hidden),
         Access::NotFound => return Ok(Access::NotFound),
     };

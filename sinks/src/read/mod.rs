@@ -1,7 +1,7 @@
 //! Pages of what a viewer may read, assembled from [`Views`].
 //!
-//! Every page is made in the order home record, timelines, rows, facts, so that each is at least as new as what it
-//! judges, and looks at no more than [`CANDIDATES_PER_ITEM`] × its limit.
+//! Every page is made in the order home record or list of reactions, timelines, rows, facts, so that each is at least as new as
+//! what it judges, and looks at no more than [`CANDIDATES_PER_ITEM`] × its limit.
 
 mod account;
 mod candidates;
@@ -52,7 +52,8 @@ pub struct Page<T, C> {
     /// Where the next page begins; `None` when there is nothing more. A page may be short, even empty, and yet have a
     /// next one: what it looked at was hidden.
     pub next: Option<C>,
-    /// The time that was served: that of the oldest view that was read.
+    /// The time that was served: that of the oldest view that was read. Beside tweets of a timeline, how often they are liked may be
+    /// older.
     pub time: Time,
 }
 

@@ -6,6 +6,8 @@
 //!   follow by c ───► c follows           what the viewer shall not see is taken out
 //! ```
 //!
+//! A notification is never newer than the rows of who did it and of the tweet that it is about: reactions come after rows.
+//!
 //! Nothing comes from who is muted, who blocks the viewer or is blocked, or whose tweets the viewer may not read, but for
 //! following: that anyone may do who is not blocked. What names the viewer in an answer to the viewer is the answer only:
 //! the two are neighbours, because both are ordered by the tweet's id.
@@ -83,7 +85,7 @@ async fn page(
     limit: usize,
     late: Late,
 ) -> Result<AtOnce<Page<Notification, Notice>>, ReadError> {
-    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let time = served(views, &[Phase::Reactions, Phase::Rows, Phase::Facts]);
     let read = views.read_mark(viewer).await?.unwrap_or(i64::MIN);
     let limit = limit.max(1);
     let mut may_look_at = limit.saturating_mul(CANDIDATES_PER_ITEM);
@@ -124,7 +126,7 @@ async fn page(
 
 /// How much of what happened to the viewer is not read yet, each thing counted for itself.
 pub async fn unread(views: &dyn Views, viewer: i64) -> Result<Served<Unread>, ReadError> {
-    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let time = served(views, &[Phase::Reactions, Phase::Rows, Phase::Facts]);
     Ok(Served { value: count_unread(views, viewer, Late::Awaited).await?.value, time })
 }
 

@@ -43,7 +43,7 @@ pub async fn trending_tweets(
     viewer: Option<i64>,
     limit: usize,
 ) -> Result<Served<Vec<LikedTweet>>, ReadError> {
-    let time = served(views, &[Phase::Rows, Phase::Facts]);
+    let time = served(views, &[Phase::Reactions, Phase::Rows, Phase::Facts]);
     let mut trending = views.trending_tweets().await?;
     trending.sort_by_key(|trending| Reverse((trending.likes, trending.tweet)));
     let likes: BTreeMap<i64, u64> = trending.iter().map(|trending| (trending.tweet, trending.likes)).collect();

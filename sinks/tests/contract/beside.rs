@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 
-use feedmill_model::{Counter, Fact, Op, RowSink, Time, Tweet, User, ViewRow};
+use feedmill_model::{Counter, Fact, Op, Time, Tweet, User, ViewRow};
 use feedmill_sinks::{Relationship, Views};
 use futures::executor::block_on;
 
-use crate::index::{ALL, Subject, closed, user};
+use crate::index::{ALL, Give, Subject, closed, user};
 
 const READERS: usize = 3;
 /// Tweets and users of which all change at each time; their ids are smaller than those of what comes once.
@@ -89,8 +89,8 @@ pub fn what_is_read_beside_writes_is_not_older_than_what_was_told<S: Subject>(su
         }
         for n in 1..=S::TIMES {
             let time = Time::try_from(n).unwrap();
-            store.apply(&closed(time, ALL, facts(n))).unwrap();
-            store.apply(&closed(time, ALL, rows(n))).unwrap();
+            store.give(&closed(time, ALL, facts(n))).unwrap();
+            store.give(&closed(time, ALL, rows(n))).unwrap();
             told.store(n, Ordering::Release);
         }
     });

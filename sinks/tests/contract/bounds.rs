@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use feedmill_model::{EntryId, Fact, Notice, NoticeKind, Op, Parameters, RowSink, TrendWindow, ViewRow};
+use feedmill_model::{EntryId, Fact, Notice, NoticeKind, Op, Parameters, TrendWindow, ViewRow};
 use feedmill_sinks::read::{
     Access, Ancestor, Page, SUGGESTION_SOURCES_MAX, ThreadCursor, ThreadOrder, UNREAD_MAX, ancestors_page,
     hashtag_page, likers_page, notifications_page, suggestions, thread_page, unread, user_page,
@@ -15,7 +15,7 @@ use feedmill_sinks::{
     Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet, Views,
 };
 
-use crate::index::{ALL, closed, user};
+use crate::index::{ALL, Give, closed, user};
 use crate::pages::{Stores, block_on};
 use crate::world::{Kind, Post, TAGS, World};
 
@@ -162,7 +162,7 @@ impl Views for Counted {
 
 fn views(world: &World, rows: Vec<ViewRow>) -> (Stores, Counted) {
     let stores = Stores::of(world);
-    stores.index.apply(&closed(2, ALL, rows.into_iter().map(Op::Put).collect())).unwrap();
+    stores.index.give(&closed(2, ALL, rows.into_iter().map(Op::Put).collect())).unwrap();
     let views = stores.views(LocalHome::new(Parameters::default()));
     (stores, Counted::new(views))
 }
@@ -309,7 +309,7 @@ fn suggestions_for_who_follows_five_thousand_read_a_bounded_part() {
     let facts: Vec<_> = (4_752..=5_001)
         .map(|following| Op::Put(feedmill_model::Fact::Follow { follower: 1, following, accepted: true }))
         .collect();
-    stores.index.apply(&closed(3, ALL, facts)).unwrap();
+    stores.index.give(&closed(3, ALL, facts)).unwrap();
     let found = block_on(suggestions(&views, &Parameters::default(), 1, 20)).unwrap().value;
     assert_eq!(found.len(), 20);
     assert!(found.iter().all(|suggestion| suggestion.profile.user.id >= 6_000 && suggestion.mutual <= 200));
@@ -328,7 +328,7 @@ fn who_likes_a_tweet_is_not_told_when_it_is_hidden_meanwhile() {
         let (stores, views) = views(&world, Vec::new());
         let likers = || block_on(likers_page(&views, Some(1), tweet, None, 20)).unwrap();
         assert!(matches!(likers(), Access::Granted(page) if page.items.len() == 1));
-        let hide = move || stores.index.apply(&closed(time, ALL, vec![Op::Put(fact)])).unwrap();
+        let hide = move || stores.index.give(&closed(time, ALL, vec![Op::Put(fact)])).unwrap();
         *views.meanwhile.lock().unwrap() = Some(Box::new(hide));
         assert!(!matches!(likers(), Access::Granted(_)));
     }

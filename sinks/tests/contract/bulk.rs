@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use feedmill_model::{Counter, Fact, Notice, NoticeKind, Op, RowSink, Time, ViewRow};
+use feedmill_model::{Counter, Fact, Notice, NoticeKind, Op, Time, ViewRow};
 use feedmill_sinks::{Edge, List, Views};
 use futures::executor::block_on;
 
-use crate::index::{Subject, closed, user};
+use crate::index::{Give, Subject, closed, user};
 
 /// Who follows and likes at first; in all there are as many as the store's [`Subject::MANY`].
 const FEW: i64 = 1_000;
@@ -87,8 +87,8 @@ fn follows(time: Time, all: i64) -> Vec<Op<Fact>> {
 
 fn apply<S: Subject>(store: &S::Store, time: Time, sets: &[u64]) {
     for shards in sets.iter().copied() {
-        store.apply(&closed(time, shards, follows(time, S::MANY))).unwrap();
-        store.apply(&closed(time, shards, rows(time, S::MANY))).unwrap();
+        store.give(&closed(time, shards, follows(time, S::MANY))).unwrap();
+        store.give(&closed(time, shards, rows(time, S::MANY))).unwrap();
     }
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use feedmill_model::{
-    Closed, Counter, EntryId, Fact, Keyed, Lsn, Notice, NoticeKind, Op, Position, RowSink, SHARDS, Time, TrendWindow,
-    Tweet, User, ViewRow, shard_of,
+    Closed, Counter, EntryId, Fact, Keyed, Lsn, Notice, NoticeKind, Op, Position, RowSink, SHARDS, StoreError, Time,
+    TrendWindow, Tweet, User, ViewRow, shard_of,
 };
-use feedmill_sinks::{Edge, List, ReadError, Relationship, Reply, TimelineItem, TrendingTag, Views};
+use feedmill_sinks::{Edge, IndexStore, List, ReadError, Relationship, Reply, TimelineItem, TrendingTag, Views};
 use futures::executor::block_on;
 
 pub use crate::beside::what_is_read_beside_writes_is_not_older_than_what_was_told;
@@ -20,7 +20,7 @@ pub const ALL: u64 = u64::MAX;
 /// A kind of store, and one place where it keeps its data.
 pub trait Subject {
     /// The store.
-    type Store: RowSink<Fact> + RowSink<ViewRow>;
+    type Store: IndexStore;
     /// Users of the tests in which very many rows come at once.
     const MANY: i64 = 120_000;
     /// Closed times that are applied while others read.
@@ -33,6 +33,36 @@ pub trait Subject {
     fn durable(&self, store: &Self::Store) -> Option<Position>;
     /// Reads the store.
     fn views(&self, store: &Arc<Self::Store>) -> Arc<dyn Views>;
+}
+
+/// Gives a store a closed time, of which each row goes where it belongs.
+pub trait Give<R> {
+    fn give(&self, closed: &Closed<R>) -> Result<(), StoreError>;
+}
+
+impl<S: IndexStore + ?Sized> Give<Fact> for S {
+    fn give(&self, closed: &Closed<Fact>) -> Result<(), StoreError> {
+        self.apply(closed)
+    }
+}
+
+impl<S: IndexStore + ?Sized> Give<ViewRow> for S {
+    fn give(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+        let (reactions, rows) = closed.ops.iter().cloned().partition(|(_, op)| is_reaction(op));
+        self.apply(&Closed { ops: rows, ..closed.clone() })?;
+        self.apply_reactions(&Closed { ops: reactions, ..closed.clone() })
+    }
+}
+
+fn is_reaction((Op::Put(row) | Op::Delete(row) | Op::Add(row, _)): &Op<ViewRow>) -> bool {
+    matches!(
+        row,
+        ViewRow::Liker { .. }
+            | ViewRow::Liked { .. }
+            | ViewRow::TrendingTweet { .. }
+            | ViewRow::Notification { .. }
+            | ViewRow::Count { counter: Counter::Likes, .. }
+    )
 }
 
 /// The position of `time`.
@@ -80,8 +110,10 @@ fn content(views: &Arc<dyn Views>, id: i64) -> Option<String> {
     block_on(views.tweets(&[id])).unwrap()[0].as_ref().map(|tweet| tweet.tweet.content.clone())
 }
 
-fn rows_at(store: &impl RowSink<ViewRow>) -> Vec<Option<Time>> {
-    RowSink::<ViewRow>::progress(store).into_iter().map(|position| position.map(|position| position.time)).collect()
+/// What each shard has of both rows and reactions.
+fn rows_at(store: &impl IndexStore) -> Vec<Option<Time>> {
+    let rows = RowSink::<ViewRow>::progress(store).into_iter().zip(store.reactions_progress());
+    rows.map(|(rows, reactions)| Some(rows?.time.min(reactions?.time))).collect()
 }
 
 pub fn rows_are_put_and_deleted(subject: &impl Subject) {
@@ -90,17 +122,17 @@ pub fn rows_are_put_and_deleted(subject: &impl Subject) {
     let profile = |name: &str| Op::Put(ViewRow::Profile(Box::new(User { username: name.into(), ..user(7) })));
     let name = |name: &str| ViewRow::Username { name: name.into(), user: 7 };
     let retweet = ViewRow::Retweet { id: 50, user: 7, tweet: 40 };
-    store.apply(&closed(1, ALL, vec![profile("Ada"), Op::Put(name("ada")), Op::Put(retweet.clone())])).unwrap();
+    store.give(&closed(1, ALL, vec![profile("Ada"), Op::Put(name("ada")), Op::Put(retweet.clone())])).unwrap();
     assert_eq!(block_on(views.user_by_name("ADA")).unwrap(), Some(7));
     assert_eq!(block_on(views.retweets(&[50, 51])).unwrap(), [Some((7, 40)), None]);
-    store.apply(&closed(2, ALL, vec![profile("Bob"), Op::Delete(name("ada")), Op::Put(name("bob"))])).unwrap();
+    store.give(&closed(2, ALL, vec![profile("Bob"), Op::Delete(name("ada")), Op::Put(name("bob"))])).unwrap();
     assert_eq!(block_on(views.user_by_name("ada")).unwrap(), None);
     assert_eq!(block_on(views.user_by_name("bob")).unwrap(), Some(7));
     let found = block_on(views.profiles(&[8, 7])).unwrap();
     assert!(found[0].is_none());
     assert_eq!(found[1].as_ref().unwrap().user.username, "Bob");
     let gone = Op::Delete(ViewRow::Profile(Box::new(user(7))));
-    store.apply(&closed(3, ALL, vec![gone, Op::Delete(retweet)])).unwrap();
+    store.give(&closed(3, ALL, vec![gone, Op::Delete(retweet)])).unwrap();
     assert_eq!(block_on(views.profiles(&[7])).unwrap(), [None]);
     assert_eq!(block_on(views.retweets(&[50])).unwrap(), [None]);
 }
@@ -119,7 +151,7 @@ pub fn every_fact_is_found_from_both_sides(subject: &impl Subject) {
         Fact::DeletedUser(7),
         Fact::DeletedTweet(100),
     ];
-    store.apply(&closed(1, ALL, facts.iter().cloned().map(Op::Put).collect())).unwrap();
+    store.give(&closed(1, ALL, facts.iter().cloned().map(Op::Put).collect())).unwrap();
     let none = Relationship::default();
     let expected = [
         Relationship { following: Some(true), followed_by: Some(false), ..none },
@@ -137,7 +169,7 @@ pub fn every_fact_is_found_from_both_sides(subject: &impl Subject) {
 
     let mut changes: Vec<_> = facts.into_iter().skip(1).map(Op::Delete).collect();
     changes.push(Op::Put(follow(1, 2, false)));
-    store.apply(&closed(2, ALL, changes)).unwrap();
+    store.give(&closed(2, ALL, changes)).unwrap();
     let asked = Relationship { following: Some(false), ..none };
     assert_eq!(
         block_on(views.relationships(Some(1), &[2, 3, 4, 5, 6, 7])).unwrap(),
@@ -149,21 +181,21 @@ pub fn every_fact_is_found_from_both_sides(subject: &impl Subject) {
 pub fn sums_add_up_once_and_zero_is_as_good_as_none(subject: &impl Subject) {
     let store = subject.open();
     let views = subject.views(&store);
-    store.apply(&closed(1, ALL, vec![put_tweet(9), count(Counter::Likes, 9, 2)])).unwrap();
-    store.apply(&closed(2, ALL, vec![count(Counter::Likes, 9, 3), count(Counter::Retweets, 9, 1)])).unwrap();
-    store.apply(&closed(2, ALL, vec![count(Counter::Likes, 9, 3)])).unwrap();
-    store.apply(&closed(1, ALL, vec![count(Counter::Likes, 9, 2)])).unwrap();
+    store.give(&closed(1, ALL, vec![put_tweet(9), count(Counter::Likes, 9, 2)])).unwrap();
+    store.give(&closed(2, ALL, vec![count(Counter::Likes, 9, 3), count(Counter::Retweets, 9, 1)])).unwrap();
+    store.give(&closed(2, ALL, vec![count(Counter::Likes, 9, 3)])).unwrap();
+    store.give(&closed(1, ALL, vec![count(Counter::Likes, 9, 2)])).unwrap();
     assert_eq!(likes(&views, 9), Some(5));
-    store.apply(&closed(3, ALL, vec![count(Counter::Likes, 9, -5)])).unwrap();
+    store.give(&closed(3, ALL, vec![count(Counter::Likes, 9, -5)])).unwrap();
     assert_eq!(likes(&views, 9), Some(0));
     subject.durable(&store);
     assert_eq!(likes(&views, 9), Some(0));
-    store.apply(&closed(4, ALL, vec![count(Counter::Likes, 9, 7)])).unwrap();
+    store.give(&closed(4, ALL, vec![count(Counter::Likes, 9, 7)])).unwrap();
     subject.durable(&store);
     assert_eq!(likes(&views, 9), Some(7));
     // Comes down to zero and up again before anything is dropped.
-    store.apply(&closed(5, ALL, vec![count(Counter::Likes, 9, -7)])).unwrap();
-    store.apply(&closed(6, ALL, vec![count(Counter::Likes, 9, 1)])).unwrap();
+    store.give(&closed(5, ALL, vec![count(Counter::Likes, 9, -7)])).unwrap();
+    store.give(&closed(6, ALL, vec![count(Counter::Likes, 9, 1)])).unwrap();
     subject.durable(&store);
     assert_eq!(likes(&views, 9), Some(1));
 }
@@ -181,7 +213,7 @@ pub fn lists_are_newest_first_and_paged(subject: &impl Subject) {
         rows.push(Op::Put(ViewRow::Follower { user: 2, at, follower: id }));
         rows.push(Op::Put(ViewRow::Follower { user: 0, at, follower: id }));
     }
-    store.apply(&closed(1, ALL, rows)).unwrap();
+    store.give(&closed(1, ALL, rows)).unwrap();
     let mut expected = edges;
     expected.sort_by(|one, other| other.cmp(one));
     for limit in 1..=7 {
@@ -209,7 +241,7 @@ pub fn timelines_are_newest_first_and_paged(subject: &impl Subject) {
         |user, reply, entry: EntryId| Op::Put(ViewRow::TimelineEntry { user, reply, entry, tweet: entry.id + 100 });
     let mut rows: Vec<_> = entries.iter().map(|entry| row(1, false, *entry)).collect();
     rows.extend([row(1, true, EntryId::tweet(12)), row(0, false, EntryId::tweet(9)), row(2, false, EntryId::tweet(9))]);
-    store.apply(&closed(1, ALL, rows)).unwrap();
+    store.give(&closed(1, ALL, rows)).unwrap();
     let item = |entry: EntryId| TimelineItem { entry, tweet: entry.id + 100 };
     let expected = [EntryId::tweet(11), EntryId::retweet(10), EntryId::tweet(10), EntryId::tweet(-4)].map(item);
     let page = |replies, before, limit| block_on(views.user_timeline(1, replies, before, limit)).unwrap();
@@ -256,7 +288,7 @@ pub fn likes_retweets_and_requests_are_found_from_both_sides(subject: &impl Subj
         rows.extend([6, 8].map(|tweet| ViewRow::Retweeter { tweet, id: 100 - id, user: id }));
     }
     let put = |rows: &[ViewRow]| rows.iter().cloned().map(Op::Put).collect();
-    store.apply(&closed(1, ALL, put(&rows))).unwrap();
+    store.give(&closed(1, ALL, put(&rows))).unwrap();
     let mut newest_first = edges;
     newest_first.sort_by(|one, other| other.cmp(one));
     for list in [List::Likers, List::FollowRequests] {
@@ -267,7 +299,7 @@ pub fn likes_retweets_and_requests_are_found_from_both_sides(subject: &impl Subj
     assert_eq!(block_on(views.liked(9, &[6, 7])).unwrap(), [false, true]);
     assert_eq!(block_on(views.retweeted(9, &[6, 7])).unwrap(), [None, Some(91)]);
 
-    store.apply(&closed(2, ALL, rows.iter().cloned().map(Op::Delete).collect())).unwrap();
+    store.give(&closed(2, ALL, rows.iter().cloned().map(Op::Delete).collect())).unwrap();
     assert!(block_on(views.edges(List::Likers, 7, None, 9)).unwrap().is_empty());
     assert!(block_on(views.edges(List::FollowRequests, 7, None, 9)).unwrap().is_empty());
     assert!(block_on(views.retweeters(7, None, 9)).unwrap().is_empty());
@@ -285,12 +317,12 @@ pub fn blocks_and_mutes_are_listed(subject: &impl Subject) {
         facts.push(Fact::Mute { muter: 2, muted: other });
         facts.extend([1, 3].map(|blocker| Fact::Block { blocker, blocked: other }));
     }
-    store.apply(&closed(1, ALL, facts.iter().cloned().map(Op::Put).collect())).unwrap();
+    store.give(&closed(1, ALL, facts.iter().cloned().map(Op::Put).collect())).unwrap();
     is_paged(&others, |after, limit| block_on(views.blocks(2, after.copied(), limit)));
     is_paged(&others, |after, limit| block_on(views.mutes(2, after.copied(), limit)));
     assert!(block_on(views.mutes(1, None, 9)).unwrap().is_empty());
     let gone = vec![Op::Delete(Fact::Block { blocker: 2, blocked: 0 })];
-    store.apply(&closed(2, ALL, gone)).unwrap();
+    store.give(&closed(2, ALL, gone)).unwrap();
     assert_eq!(block_on(views.blocks(2, None, 2)).unwrap(), [-5, 3]);
 }
 
@@ -304,7 +336,7 @@ pub fn tags_and_trends_are_kept_apart(subject: &impl Subject) {
     rows.extend([tagged("日", 5), tagged("日本語", 5)]);
     rows.extend([trending(TrendWindow::Hour, "a"), trending(TrendWindow::Day, "b")]);
     rows.extend([(7, 2), (3, 9)].map(|(tweet, likes)| ViewRow::TrendingTweet { tweet, likes }));
-    store.apply(&closed(1, ALL, rows.into_iter().map(Op::Put).collect())).unwrap();
+    store.give(&closed(1, ALL, rows.into_iter().map(Op::Put).collect())).unwrap();
     is_paged(&[40, 7, 3, -1], |after, limit| block_on(views.tagged("日本", after.copied(), limit)));
     let tag = |tag: &str, uses| TrendingTag { tag: tag.into(), authors: 2, uses };
     assert_eq!(block_on(views.trending_tags(TrendWindow::Hour)).unwrap(), [tag("a", 3)]);
@@ -321,7 +353,7 @@ pub fn tags_and_trends_are_kept_apart(subject: &impl Subject) {
         Op::Delete(tagged("日本", 7)),
         Op::Delete(ViewRow::TrendingTweet { tweet: 3, likes: 9 }),
     ];
-    store.apply(&closed(2, ALL, changes)).unwrap();
+    store.give(&closed(2, ALL, changes)).unwrap();
     assert_eq!(block_on(views.trending_tags(TrendWindow::Hour)).unwrap(), [tag("a", 4)]);
     assert!(block_on(views.trending_tags(TrendWindow::Day)).unwrap().is_empty());
     assert_eq!(block_on(views.tagged("日本", None, 9)).unwrap(), [40, 3, -1]);
@@ -340,7 +372,7 @@ pub fn a_thread_is_depth_first_and_a_reply_is_found_in_it(subject: &impl Subject
     let thread = paths.map(reply);
     let mut rows: Vec<_> = thread.iter().rev().cloned().map(|reply| Op::Put(row(1, reply))).collect();
     rows.extend([0, 2].map(|root| Op::Put(row(root, reply(&[8])))));
-    store.apply(&closed(1, ALL, rows)).unwrap();
+    store.give(&closed(1, ALL, rows)).unwrap();
     let pages = |under: &'static [i64], expected: &[Reply]| {
         is_paged(expected, |after, limit| {
             block_on(views.replies(1, under, after.map(|reply| reply.path.as_slice()), limit))
@@ -357,12 +389,12 @@ pub fn a_thread_is_depth_first_and_a_reply_is_found_in_it(subject: &impl Subject
     let moved = reply(&[3, 9]);
     let moved_row = row(1, moved.clone());
     let put_first = vec![Op::Put(moved_row.clone()), Op::Delete(row(1, reply(&[2, 5, 9])))];
-    store.apply(&closed(2, ALL, put_first)).unwrap();
+    store.give(&closed(2, ALL, put_first)).unwrap();
     assert_eq!(found(&[9]), [Some(moved)]);
     let delete_first = vec![Op::Delete(moved_row), Op::Put(row(1, reply(&[2, 5, 9])))];
-    store.apply(&closed(3, ALL, delete_first)).unwrap();
+    store.give(&closed(3, ALL, delete_first)).unwrap();
     assert_eq!(found(&[9]), [Some(reply(&[2, 5, 9]))]);
-    store.apply(&closed(4, ALL, vec![Op::Delete(row(1, reply(&[2, 7])))])).unwrap();
+    store.give(&closed(4, ALL, vec![Op::Delete(row(1, reply(&[2, 7])))])).unwrap();
     assert_eq!(found(&[7]), [None]);
     pages(&[2], &thread[1..3]);
 }
@@ -385,12 +417,12 @@ pub fn notifications_are_newest_first_and_paged(subject: &impl Subject) {
     let mut rows: Vec<_> = notices.iter().rev().map(|notice| Op::Put(row(1, *notice))).collect();
     rows.extend([0, 2].map(|user| Op::Put(row(user, notices[0]))));
     rows.push(Op::Put(ViewRow::ReadMark { user: 1, read: 70 }));
-    store.apply(&closed(1, ALL, rows)).unwrap();
+    store.give(&closed(1, ALL, rows)).unwrap();
     is_paged(&notices, |after, limit| block_on(views.notifications(1, after, limit)));
     assert_eq!(block_on(views.read_mark(1)).unwrap(), Some(70));
     assert_eq!(block_on(views.read_mark(2)).unwrap(), None);
     let changes = vec![Op::Delete(row(1, notices[2])), Op::Put(ViewRow::ReadMark { user: 1, read: 71 })];
-    store.apply(&closed(2, ALL, changes)).unwrap();
+    store.give(&closed(2, ALL, changes)).unwrap();
     assert_eq!(block_on(views.notifications(1, Some(&notices[0]), 2)).unwrap(), [notices[1], notices[3]]);
     assert_eq!(block_on(views.read_mark(1)).unwrap(), Some(71));
 }
@@ -400,13 +432,13 @@ pub fn a_time_is_applied_once_in_each_shard(subject: &impl Subject) {
     let views = subject.views(&store);
     let [one, other] = two_shards();
     let mask = |id| 1_u64 << shard_of(id);
-    store.apply(&closed(5, mask(one), vec![put_tweet(one)])).unwrap();
+    store.give(&closed(5, mask(one), vec![put_tweet(one)])).unwrap();
     // An older time of the same shard is ignored, and so is the same time; of another shard it is not.
     for time in [4, 5] {
         let delete = |id| Op::Delete(ViewRow::Tweet(Box::new(tweet(id, 1))));
-        store.apply(&closed(time, mask(one), vec![delete(one)])).unwrap();
+        store.give(&closed(time, mask(one), vec![delete(one)])).unwrap();
     }
-    store.apply(&closed(4, mask(one) | mask(other), vec![put_tweet(other)])).unwrap();
+    store.give(&closed(4, mask(one) | mask(other), vec![put_tweet(other)])).unwrap();
     assert!(content(&views, one).is_some() && content(&views, other).is_some());
     let mut expected = vec![None; SHARDS];
     expected[usize::from(shard_of(one))] = Some(5);
@@ -434,8 +466,8 @@ pub fn data_and_progress_survive_a_crash_together(subject: &impl Subject) {
             }
             let id = time as i64;
             let rows = if time % 3 == 0 { vec![] } else { vec![put_tweet(id), count(Counter::Likes, id % 5, 1)] };
-            store.apply(&closed(time, shards, rows)).unwrap();
-            store.apply(&closed::<Fact>(time, shards, vec![])).unwrap();
+            store.give(&closed(time, shards, rows)).unwrap();
+            store.give(&closed::<Fact>(time, shards, vec![])).unwrap();
         }
         if time % 20 == 0 {
             store = subject.crash(store);
@@ -452,7 +484,7 @@ pub fn data_and_progress_survive_a_crash_together(subject: &impl Subject) {
     for time in least + 1..=60 {
         let id = time as i64;
         let rows = if time % 3 == 0 { vec![] } else { vec![put_tweet(id), count(Counter::Likes, id % 5, 1)] };
-        store.apply(&closed(time, ALL, rows)).unwrap();
+        store.give(&closed(time, ALL, rows)).unwrap();
     }
     let views = subject.views(&store);
     let ids: Vec<i64> = (1..=60).collect();
@@ -466,15 +498,15 @@ pub fn data_and_progress_survive_a_crash_together(subject: &impl Subject) {
 pub fn durable_covers_idle_times_too(subject: &impl Subject) {
     let store = subject.open();
     assert_eq!(subject.durable(&store), None);
-    store.apply(&closed(1, ALL, vec![put_tweet(1)])).unwrap();
+    store.give(&closed(1, ALL, vec![put_tweet(1)])).unwrap();
     assert_eq!(subject.durable(&store), None, "facts have none yet");
-    store.apply(&closed::<Fact>(1, ALL, vec![])).unwrap();
+    store.give(&closed::<Fact>(1, ALL, vec![])).unwrap();
     assert_eq!(subject.durable(&store), Some(position(1)));
     for time in 2..10 {
-        store.apply(&closed::<ViewRow>(time, ALL, vec![])).unwrap();
-        store.apply(&closed::<Fact>(time, ALL, vec![])).unwrap();
+        store.give(&closed::<ViewRow>(time, ALL, vec![])).unwrap();
+        store.give(&closed::<Fact>(time, ALL, vec![])).unwrap();
     }
-    store.apply(&closed::<Fact>(10, ALL, vec![])).unwrap();
+    store.give(&closed::<Fact>(10, ALL, vec![])).unwrap();
     assert_eq!(subject.durable(&store), Some(position(9)));
     let store = subject.crash(store);
     assert_eq!(rows_at(&*store), vec![Some(9); SHARDS]);
@@ -484,13 +516,13 @@ pub fn durable_covers_idle_times_too(subject: &impl Subject) {
 pub fn another_number_of_workers_goes_on(subject: &impl Subject) {
     let store = subject.open();
     for shards in HALVES {
-        store.apply(&closed(1, shards, vec![put_tweet(1)])).unwrap();
-        store.apply(&closed::<Fact>(1, shards, vec![])).unwrap();
+        store.give(&closed(1, shards, vec![put_tweet(1)])).unwrap();
+        store.give(&closed::<Fact>(1, shards, vec![])).unwrap();
     }
-    store.apply(&closed(2, HALVES[0], vec![put_tweet(2)])).unwrap();
+    store.give(&closed(2, HALVES[0], vec![put_tweet(2)])).unwrap();
     let store = subject.crash(store);
-    store.apply(&closed(2, ALL, vec![put_tweet(2)])).unwrap();
-    store.apply(&closed(3, ALL, vec![put_tweet(3)])).unwrap();
+    store.give(&closed(2, ALL, vec![put_tweet(2)])).unwrap();
+    store.give(&closed(3, ALL, vec![put_tweet(3)])).unwrap();
     let store = subject.crash(store);
     assert_eq!(rows_at(&*store), vec![Some(3); SHARDS]);
     let views = subject.views(&store);
@@ -499,20 +531,20 @@ pub fn another_number_of_workers_goes_on(subject: &impl Subject) {
 
 pub fn a_load_counts_from_its_end_only(subject: &impl Subject) {
     let store = subject.open();
-    store.apply(&loading(1, vec![put_tweet(1), count(Counter::Likes, 1, 2)])).unwrap();
-    store.apply(&loading(2, vec![put_tweet(2), count(Counter::Likes, 1, 1)])).unwrap();
-    store.apply(&closed::<Fact>(100, ALL, vec![])).unwrap();
+    store.give(&loading(1, vec![put_tweet(1), count(Counter::Likes, 1, 2)])).unwrap();
+    store.give(&loading(2, vec![put_tweet(2), count(Counter::Likes, 1, 1)])).unwrap();
+    store.give(&closed::<Fact>(100, ALL, vec![])).unwrap();
     assert_eq!(likes(&subject.views(&store), 1), Some(3));
     assert_eq!(rows_at(&*store), vec![None; SHARDS]);
     // One worker ends its part, then the process is killed: all rows are loaded again, the facts are not.
-    store.apply(&closed(100, HALVES[0], vec![put_tweet(3)])).unwrap();
+    store.give(&closed(100, HALVES[0], vec![put_tweet(3)])).unwrap();
     let store = subject.crash(store);
     assert_eq!(rows_at(&*store), vec![None; SHARDS]);
     assert_eq!(RowSink::<Fact>::progress(&*store), vec![Some(position(100)); SHARDS]);
     assert!([1, 2, 3].iter().all(|id| content(&subject.views(&store), *id).is_none()));
 
-    store.apply(&loading(1, vec![put_tweet(1), count(Counter::Likes, 1, 2)])).unwrap();
-    store.apply(&closed(100, ALL, vec![count(Counter::Likes, 1, 1)])).unwrap();
+    store.give(&loading(1, vec![put_tweet(1), count(Counter::Likes, 1, 2)])).unwrap();
+    store.give(&closed(100, ALL, vec![count(Counter::Likes, 1, 1)])).unwrap();
     let store = subject.crash(store);
     assert_eq!(rows_at(&*store), vec![Some(100); SHARDS]);
     assert_eq!(likes(&subject.views(&store), 1), Some(3));

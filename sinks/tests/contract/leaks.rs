@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use feedmill_model::{Fact, Op, Parameters, RowSink};
+use feedmill_model::{Fact, Op, Parameters};
 use feedmill_sinks::read::{
     Access, Ancestor, HomeCursor, ThreadOrder, TimelineTweet, ancestors_page, follow_requests_page, followers_page,
     following_page, hashtag_page, home_page, likers_page, notifications_page, retweeters_page, suggestions,
     thread_page, trending_tweets, tweet, unread, user_page,
 };
-use feedmill_sinks::{LocalHome, Profile, Views};
+use feedmill_sinks::{IndexStore, LocalHome, Profile, Views};
 
-use crate::index::{ALL, closed};
+use crate::index::{ALL, Give, closed};
 use crate::pages::{Stores, block_on};
 use crate::world::{Kind, Post, TAGS, World};
 
@@ -183,7 +183,7 @@ fn found_after(world: &World, not_before: &[Place], facts: Vec<Op<Fact>>) -> Vec
     let home = LocalHome::new(parameters.clone());
     world.apply_home(&home, &layout, &parameters);
     let views = stores.views(home);
-    found_in(&views, world, not_before, || stores.index.apply(&closed(2, ALL, facts)).unwrap())
+    found_in(&views, world, not_before, || stores.index.give(&closed(2, ALL, facts)).unwrap())
 }
 
 fn found_in(views: &dyn Views, world: &World, not_before: &[Place], apply: impl FnOnce()) -> Vec<Place> {
@@ -201,9 +201,9 @@ pub fn open_world() -> World {
 }
 
 /// Nothing of the subject is found in a store of [`open_world`] when viewers and subject have blocked each other.
-pub fn blocks_hide_everything(store: &impl RowSink<Fact>, views: &dyn Views) {
+pub fn blocks_hide_everything(store: &impl IndexStore, views: &dyn Views) {
     let blocks = [VIEWER, OTHER].map(|blocker| Fact::Block { blocker, blocked: SUBJECT });
-    let apply = || store.apply(&closed(2, ALL, puts(blocks))).unwrap();
+    let apply = || store.give(&closed(2, ALL, puts(blocks))).unwrap();
     assert_eq!(found_in(views, &open_world(), &[], apply), []);
 }
 

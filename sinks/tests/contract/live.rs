@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use feedmill_model::{
-    Applied, Counter, EntryId, Fact, HomeSink, Notice, NoticeKind, Op, Parameters, RowSink, Tweet, ViewRow, shard_of,
+    Applied, Counter, EntryId, Fact, HomeSink, Notice, NoticeKind, Op, Parameters, Tweet, ViewRow, shard_of,
 };
 use feedmill_sinks::read::{Verdict, home_news, tweets};
 use feedmill_sinks::{Changed, Changes, LocalHome, LocalViews, Progress, Views};
 use proptest::prelude::*;
 
 use crate::home::{START, active, closed as home_closed, hot, id, packed};
-use crate::index::{ALL, closed, position, user};
+use crate::index::{ALL, Give, closed, position, user};
 use crate::pages::{Stores, block_on, line};
 use crate::world::{World, layouts, worlds};
 
@@ -79,7 +79,7 @@ fn what_is_applied_is_told_once_to_whoever_listens_then() {
     ops.push(Op::Delete(entry(15, false, 103)));
     ops.push(Op::Add(ViewRow::Count { counter: Counter::Likes, of: 104 }, -1));
     ops.push(Op::Add(ViewRow::Count { counter: Counter::Followers, of: 16 }, 1));
-    stores.index.apply(&closed(2, ALL, ops)).unwrap();
+    stores.index.give(&closed(2, ALL, ops)).unwrap();
     let facts = vec![
         Fact::Follow { follower: 20, following: 21, accepted: true },
         Fact::Block { blocker: 22, blocked: 23 },
@@ -88,7 +88,7 @@ fn what_is_applied_is_told_once_to_whoever_listens_then() {
         Fact::DeletedUser(27),
         Fact::DeletedTweet(105),
     ];
-    stores.index.apply(&closed::<Fact>(2, ALL, facts.into_iter().map(Op::Put).collect())).unwrap();
+    stores.index.give(&closed::<Fact>(2, ALL, facts.into_iter().map(Op::Put).collect())).unwrap();
     let late = views.changes().listen();
     let expected = Changed {
         anything: false,
@@ -111,7 +111,7 @@ fn what_is_not_taken_becomes_anything() {
     let like = |of| Op::Add(ViewRow::Count { counter: Counter::Likes, of }, 1);
     for time in 0..8 {
         let ops = (0..10_000).map(|tweet| like(time as i64 * 10_000 + tweet)).collect();
-        stores.index.apply(&closed(2 + time, ALL, ops)).unwrap();
+        stores.index.give(&closed(2 + time, ALL, ops)).unwrap();
     }
     assert!(listener.take().anything);
     assert_eq!(listener.take(), Changed::default());
@@ -141,7 +141,7 @@ fn the_newest_entry_is_that_of_the_times_asked_about() {
     let apply = |time, ids: &[i64]| {
         let entry =
             |id: &i64| ViewRow::TimelineEntry { user: 1, reply: id % 2 == 1, entry: EntryId::tweet(*id), tweet: *id };
-        stores.index.apply(&closed(time, ALL, rows(ids.iter().map(entry).collect()))).unwrap();
+        stores.index.give(&closed(time, ALL, rows(ids.iter().map(entry).collect()))).unwrap();
     };
     apply(2, &[50, 40]);
     apply(3, &[45]);
@@ -161,12 +161,12 @@ fn what_is_late_is_told_of_and_found_later() {
     let stores = Stores::of(&World::default());
     let (author, viewer, tweet) = (1, 2, id(5));
     let follow = Fact::Follow { follower: viewer, following: author, accepted: true };
-    stores.index.apply(&closed(2, ALL, vec![Op::Put(follow)])).unwrap();
+    stores.index.give(&closed(2, ALL, vec![Op::Put(follow)])).unwrap();
     let profiles = [author, viewer].map(|id| ViewRow::Profile(Box::new(user(id))));
-    stores.index.apply(&closed(2, ALL, rows(profiles.into()))).unwrap();
+    stores.index.give(&closed(2, ALL, rows(profiles.into()))).unwrap();
     let home = LocalHome::new(Parameters::default());
     home.apply(&mut home_closed(START, vec![active(viewer, 1)], &[(viewer, packed(tweet), 1)])).unwrap();
-    let progress = Arc::new(Progress::new([position(2); 4]));
+    let progress = Arc::new(Progress::new([position(2); 5]));
     progress.covers(position(3));
     let views = LocalViews::new(stores.index.clone(), Arc::new(home), progress.clone());
     let news = || block_on(home_news(&views, &Parameters::default(), viewer, 0, &[], 10)).unwrap();
@@ -176,20 +176,20 @@ fn what_is_late_is_told_of_and_found_later() {
     assert_eq!(verdicts(), [Verdict::Late, Verdict::Late]);
 
     let row = Tweet { id: tweet, user_id: author, ..Tweet::default() };
-    stores.index.apply(&closed(3, ALL, rows(vec![ViewRow::Tweet(Box::new(row))]))).unwrap();
+    stores.index.give(&closed(3, ALL, rows(vec![ViewRow::Tweet(Box::new(row))]))).unwrap();
     let found = news();
     assert_eq!((found.items.len(), found.looked_at, found.late), (1, vec![EntryId::tweet(tweet)], false));
-    progress.applied(Applied { facts: 4, rows: 4, home: 4, search: 4 });
+    progress.applied(Applied::at(4));
     assert!(matches!(&verdicts()[..], [Verdict::Shown(_), Verdict::Missing]));
 
     // What its time has ended without is not late, and neither is what the facts call deleted.
     progress.covers(position(4));
     let gone = Op::Delete(ViewRow::Tweet(Box::new(Tweet { id: tweet, user_id: author, ..Tweet::default() })));
-    stores.index.apply(&closed(4, ALL, vec![gone])).unwrap();
+    stores.index.give(&closed(4, ALL, vec![gone])).unwrap();
     assert_eq!(verdicts(), [Verdict::Late, Verdict::Late]);
-    stores.index.apply(&closed(4, ALL, vec![Op::Put(Fact::DeletedTweet(tweet))])).unwrap();
+    stores.index.give(&closed(4, ALL, vec![Op::Put(Fact::DeletedTweet(tweet))])).unwrap();
     assert_eq!(verdicts(), [Verdict::Hidden, Verdict::Late]);
-    progress.applied(Applied { facts: 5, rows: 5, home: 5, search: 5 });
+    progress.applied(Applied::at(5));
     assert_eq!(verdicts(), [Verdict::Hidden, Verdict::Missing]);
     assert!(!news().late);
 }
@@ -199,7 +199,7 @@ fn what_was_told_can_be_read() {
     const LIKES: i64 = 2_000;
     let stores = Stores::of(&World::example());
     let tweet = Tweet { id: 100, user_id: 1, ..Tweet::default() };
-    stores.index.apply(&closed(2, ALL, rows(vec![ViewRow::Tweet(Box::new(tweet))]))).unwrap();
+    stores.index.give(&closed(2, ALL, rows(vec![ViewRow::Tweet(Box::new(tweet))]))).unwrap();
     let views = stores.views(LocalHome::new(Parameters::default()));
     let listener = views.changes().listen();
     let done = Arc::new(AtomicBool::new(false));
@@ -207,7 +207,7 @@ fn what_was_told_can_be_read() {
     let writer = std::thread::spawn(move || {
         for time in 0..LIKES as u64 {
             let like = Op::Add(ViewRow::Count { counter: Counter::Likes, of: 100 }, 1);
-            index.apply(&closed(3 + time, ALL, vec![like])).unwrap();
+            index.give(&closed(3 + time, ALL, vec![like])).unwrap();
         }
         over.store(true, Ordering::Release);
     });

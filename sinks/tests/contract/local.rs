@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use crate::home::home_suite;
-use crate::index::{ALL, Subject, closed, index_suite, user};
+use crate::index::{ALL, Give, Subject, closed, index_suite, user};
 use crate::search::{self, search_suite};
 use crate::world::World;
 
@@ -95,7 +95,7 @@ impl Subject for Local {
 
     fn views(&self, store: &Arc<LocalIndex>) -> Arc<dyn Views> {
         let home = Arc::new(LocalHome::new(Parameters::default()));
-        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 4]))))
+        Arc::new(LocalViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 5]))))
     }
 }
 
@@ -168,14 +168,14 @@ fn a_large_closed_time_is_applied_whole_and_written_out_whole() {
     let local = Local::new();
     let store = local.open();
     let rows: Vec<_> = (0..100_000).map(|at| Op::Put(ViewRow::Follower { user: 1, at, follower: at })).collect();
-    store.apply(&closed(1, ALL, rows)).unwrap();
+    store.give(&closed(1, ALL, rows)).unwrap();
     store.write_out(Duration::from_secs(60)).unwrap();
     let store = local.crash(store);
     let mut rows = 0;
     let views = LocalViews::new(
         store,
         Arc::new(LocalHome::new(Parameters::default())),
-        Arc::new(Progress::new([Position::default(); 4])),
+        Arc::new(Progress::new([Position::default(); 5])),
     );
     let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     views.scan(View::Followers, 1, &mut |_, _| rows += 1).unwrap();
@@ -189,8 +189,8 @@ fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay()
     let views = local.views(&store);
     let block = Op::Put(Fact::Block { blocker: 1, blocked: 2 });
     let row = |id: i64| Op::Put(ViewRow::Profile(Box::new(user(id))));
-    store.apply(&closed(10, ALL, vec![block])).unwrap();
-    store.apply(&closed(10, ALL, vec![row(1), row(2)])).unwrap();
+    store.give(&closed(10, ALL, vec![block])).unwrap();
+    store.give(&closed(10, ALL, vec![row(1), row(2)])).unwrap();
     let profiles = |views: &Arc<dyn Views>| {
         let read = block_on(views.profiles(&[1, 2]));
         let found = |found: Vec<Option<_>>| found.iter().map(Option::is_some).collect::<Vec<_>>();
@@ -206,12 +206,12 @@ fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay()
     assert!(blocks(&views).unwrap());
     assert_eq!(local.durable(&store), None, "the change log must keep its tail");
     // The load, then what comes after it: nothing is read before the time that others may have, on all shards.
-    store.apply(&Closed { loading: true, ..closed(3, ALL, vec![row(1)]) }).unwrap();
-    store.apply(&closed::<ViewRow>(10, ALL, vec![])).unwrap();
-    store.apply(&closed::<ViewRow>(11, ALL, vec![])).unwrap();
-    store.apply(&closed::<ViewRow>(12, ALL >> 1, vec![])).unwrap();
+    store.give(&Closed { loading: true, ..closed(3, ALL, vec![row(1)]) }).unwrap();
+    store.give(&closed::<ViewRow>(10, ALL, vec![])).unwrap();
+    store.give(&closed::<ViewRow>(11, ALL, vec![])).unwrap();
+    store.give(&closed::<ViewRow>(12, ALL >> 1, vec![])).unwrap();
     assert_eq!(profiles(&views), Err(Some(Phase::Rows)));
-    store.apply(&closed::<ViewRow>(12, !(ALL >> 1), vec![])).unwrap();
+    store.give(&closed::<ViewRow>(12, !(ALL >> 1), vec![])).unwrap();
     assert_eq!(profiles(&views), Ok(vec![true, false]), "what was there before is gone");
 
     // Killed before the load has ended: the next start begins anew, and knows that it must.
@@ -231,15 +231,15 @@ fn scans_print_what_the_sql_of_the_views_prints() {
     let local = Local::new();
     let store = local.open();
     let world = World::example();
-    store.apply(&closed(1, ALL, world.facts().into_iter().map(Op::Put).collect::<Vec<Op<Fact>>>())).unwrap();
-    store.apply(&closed(1, ALL, world.rows())).unwrap();
+    store.give(&closed(1, ALL, world.facts().into_iter().map(Op::Put).collect::<Vec<Op<Fact>>>())).unwrap();
+    store.give(&closed(1, ALL, world.rows())).unwrap();
     let mut ada = user(99);
     (ada.bio, ada.verified, ada.created_at) = (Some("hi".into()), true, 5);
-    store.apply(&closed(2, ALL, vec![Op::Put(ViewRow::Profile(Box::new(ada)))])).unwrap();
+    store.give(&closed(2, ALL, vec![Op::Put(ViewRow::Profile(Box::new(ada)))])).unwrap();
     let parameters = Parameters::default();
     let home = Arc::new(LocalHome::new(parameters.clone()));
     let time = world.apply_home(&*home, &world.whole(), &parameters);
-    let views = LocalViews::new(store, home, Arc::new(Progress::new([Position::default(); 4])));
+    let views = LocalViews::new(store, home, Arc::new(Progress::new([Position::default(); 5])));
     let views = views.freeze(&local.root.path().join("copies"), u64::MAX).unwrap();
     let scan = |view: View| {
         let mut pairs = Vec::new();

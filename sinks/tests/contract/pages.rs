@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use feedmill_model::{EntryId, Fact, Op, Parameters, RowSink, ViewRow};
+use feedmill_model::{EntryId, Fact, Op, Parameters, ViewRow};
 use feedmill_sinks::read::{
     Access, HomeCursor, TimelineTweet, followers_page, following_page, home_page, profile_by_name, tweet, user_page,
 };
@@ -10,7 +10,7 @@ use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Profile, Progress, Views
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::index::{ALL, closed, position};
+use crate::index::{ALL, Give, closed, position};
 use crate::world::{Kind, Line, World, layouts, worlds};
 
 /// More pages than any timeline of these tests has.
@@ -26,13 +26,13 @@ impl Stores {
         let dir = tempfile::tempdir().unwrap();
         let index = Arc::new(LocalIndex::open(dir.path()).unwrap());
         let facts: Vec<Op<Fact>> = world.facts().into_iter().map(Op::Put).collect();
-        index.apply(&closed(1, ALL, facts)).unwrap();
-        index.apply(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
+        index.give(&closed(1, ALL, facts)).unwrap();
+        index.give(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
         Stores { index, _dir: dir }
     }
 
     pub fn views(&self, home: LocalHome) -> LocalViews {
-        LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new([position(1); 4])))
+        LocalViews::new(self.index.clone(), Arc::new(home), Arc::new(Progress::new([position(1); 5])))
     }
 }
 

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use feedmill_model::{
-    Closed, Counter, Document, Fact, Op, Parameters, Phase, Position, RowSink, Time, Tweet, User, ViewRow,
-};
+use feedmill_model::{Closed, Counter, Document, Fact, Op, Parameters, Phase, Position, Time, Tweet, User, ViewRow};
 use feedmill_sinks::read::{Rank, SearchFrom, search_accounts_page, search_tweets_page};
 use feedmill_sinks::search::{AccountQuery, Query, SearchStore};
 use feedmill_sinks::{LocalHome, LocalIndex, LocalViews, Progress};
@@ -14,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
 use tempfile::TempDir;
 
-use crate::index::{ALL, closed, position, user};
+use crate::index::{ALL, Give, closed, position, user};
 
 /// 2026-01-01, in microseconds.
 const NEW_YEAR: i64 = 1_767_225_600_000_000;
@@ -237,12 +235,12 @@ impl Scene {
             rows.push(Op::Put(ViewRow::Tweet(Box::new(row))));
         }
         rows.push(Op::Add(ViewRow::Count { counter: Counter::Likes, of: 113 }, 1_000));
-        index.apply(&closed(1, ALL, facts)).unwrap();
-        index.apply(&closed(1, ALL, rows)).unwrap();
+        index.give(&closed(1, ALL, facts)).unwrap();
+        index.give(&closed(1, ALL, rows)).unwrap();
         search.apply(&closed(1, ALL, put(documents))).unwrap();
         durable(&*search);
         let home = Arc::new(LocalHome::new(Parameters::default()));
-        let views = LocalViews::new(index, home, Arc::new(Progress::new([position(1); 4])));
+        let views = LocalViews::new(index, home, Arc::new(Progress::new([position(1); 5])));
         Scene { views, search, _dir: dir }
     }
 

@@ -240,13 +240,15 @@ fn notifications_and_suggestions_are_served(
 
 #[test]
 fn trending_tags_are_ordered_by_authors_then_uses_then_tag() {
-    use feedmill_model::{Op, RowSink, ViewRow};
+    use feedmill_model::{Op, ViewRow};
+
+    use crate::index::Give;
     let stores = Stores::of(&World { users: 1, ..World::default() });
     let tag = |tag: &str, authors, uses| {
         Op::Put(ViewRow::TrendingTag { window: TrendWindow::Hour, tag: tag.into(), authors, uses })
     };
     let rows = vec![tag("d", 2, 3), tag("b", 3, 3), tag("c", 2, 3), tag("a", 2, 4)];
-    stores.index.apply(&crate::index::closed(2, crate::index::ALL, rows)).unwrap();
+    stores.index.give(&crate::index::closed(2, crate::index::ALL, rows)).unwrap();
     let views = stores.views(LocalHome::new(Parameters::default()));
     let tags = |window, limit| {
         let found = block_on(trending_tags(&views, window, limit)).unwrap().value;

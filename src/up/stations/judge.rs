@@ -7,6 +7,7 @@
 //! - stores that stand without one of them being at work wait for the dataflows, which stand still unless they are being
 //!   given more: a large transaction comes in pieces, and is one time;
 //! - in a process that only reads them, the first of the stores that stand is the one: who writes them does not go on;
+//! - reactions, which come after the rows, wait for whichever of the dataflows and the stores stands; nobody waits for them;
 //! - one that was asked to wait, by `verify` or a resync, stands as long as they say, and what waits for it does so too;
 //! - the stream, which hands over to the log, waits for it, and for a database that does not answer.
 
@@ -28,6 +29,7 @@ const STREAM: &str = "stream";
 const LOG: &str = "log";
 const DATAFLOWS: &str = "dataflows";
 const STORES: [&str; 4] = ["facts", "rows", "home", "search"];
+const REACTIONS: &str = "reactions";
 
 /// What one station does.
 struct Verdict {
@@ -58,6 +60,7 @@ pub(super) fn stages(seen: &[Seen], now: Instant) -> Vec<(Stage, Option<Instant>
     let mut verdicts: Vec<Verdict> =
         seen.iter().enumerate().map(|(index, station)| verdict(station, before(index), now)).collect();
     blame(&mut verdicts);
+    excuse_reactions(&mut verdicts);
     let told = seen.iter().enumerate().zip(verdicts);
     told.map(|((index, station), verdict)| {
         let since = verdict.since;
@@ -136,6 +139,14 @@ fn blame(verdicts: &mut [Verdict]) {
             }
         }
     }
+}
+
+/// Reactions follow the others.
+fn excuse_reactions(verdicts: &mut [Verdict]) {
+    let before = |one: &&Verdict| one.name == DATAFLOWS || STORES.contains(&one.name);
+    let Some(stands) = verdicts.iter().filter(before).find(|one| one.stands()).map(|one| one.name) else { return };
+    let reactions = verdicts.iter_mut().filter(|one| one.name == REACTIONS && one.stands() && !one.stuck);
+    reactions.for_each(|one| one.waits_for(stands));
 }
 
 /// Since when `before` has more than `station`, as far back as it is remembered; `None` when it has not.

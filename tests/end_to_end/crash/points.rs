@@ -51,6 +51,8 @@ pub const POINTS: &[Point] = &[
     point("acknowledge_after", 10, Needs::Writes),
     point("batch_handed_over_before", 80, Needs::Writes),
     point("batch_handed_over_after", 80, Needs::Writes),
+    point("reactions_handed_over_before", 40, Needs::Writes),
+    point("reactions_handed_over_after", 40, Needs::Writes),
     point("dataflow_step_before", 2_000, Needs::Writes),
     point("dataflow_step_after", 2_000, Needs::Writes),
     point("sink_write_before", 300, Needs::Writes),

@@ -1,4 +1,4 @@
--- All counters that are not zero.
+-- All counters that are not zero, but that of likes.
 SELECT concat_ws(' ', counter, of) AS key, count(*)::text AS value
 FROM (
     SELECT 'followers' AS counter, following_id AS of FROM follows WHERE accepted
@@ -6,8 +6,6 @@ FROM (
     SELECT 'following', follower_id FROM follows WHERE accepted
     UNION ALL
     SELECT 'tweets', user_id FROM tweets WHERE deleted_at IS NULL
-    UNION ALL
-    SELECT 'likes', tweet_id FROM likes
     UNION ALL
     SELECT 'retweets', tweet_id FROM retweets
     UNION ALL

@@ -8,6 +8,7 @@
 //!
 //! Why it is correct: the snapshot from which a value is read is taken after its place. A closed time that the snapshot
 //! lacks is written after that, and takes away the place or what was put there before anybody is told of the closed time.
+//! Both writers of what a value is made of, of rows and of reactions, do so.
 //! So a value that is there has all that anybody was told of, and one whose place was taken away is only returned, to who
 //! asked before that. A reader who finds the place of another reads for itself: nobody waits.
 
@@ -142,7 +143,20 @@ impl HotRows {
         HotRows { tweets: Hot::new(TWEETS_BYTES), profiles: Hot::new(PROFILES_BYTES) }
     }
 
-    /// To be called when `closed` is written, in whole or in part.
+    /// To be called when `closed`, of the reactions, is written, in whole or in part.
+    pub(super) fn forget_likes(&self, closed: &Closed<ViewRow>) {
+        if closed.ops.len() > OPS_MAX {
+            self.tweets.forget_all();
+            return;
+        }
+        for (_, Op::Put(row) | Op::Delete(row) | Op::Add(row, _)) in &closed.ops {
+            if let ViewRow::Count { of, .. } = row {
+                self.tweets.forget(*of);
+            }
+        }
+    }
+
+    /// To be called when `closed`, of the rows, is written, in whole or in part.
     pub(super) fn forget(&self, closed: &Closed<ViewRow>) {
         if closed.ops.len() > OPS_MAX {
             self.tweets.forget_all();
@@ -153,9 +167,7 @@ impl HotRows {
             match row {
                 ViewRow::Tweet(tweet) => self.tweets.forget(tweet.id),
                 ViewRow::Profile(user) => self.profiles.forget(user.id),
-                ViewRow::Count { counter: Counter::Likes | Counter::Retweets | Counter::Replies, of } => {
-                    self.tweets.forget(*of);
-                }
+                ViewRow::Count { counter: Counter::Retweets | Counter::Replies, of } => self.tweets.forget(*of),
                 ViewRow::Count { counter: Counter::Followers | Counter::Following | Counter::Tweets, of } => {
                     self.profiles.forget(*of);
                 }

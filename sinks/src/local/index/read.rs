@@ -8,7 +8,7 @@ use fjall::Snapshot;
 use super::facts::{Account, Facts};
 use super::ledger::Ledger;
 use super::rows::Rows;
-use super::{LocalIndex, OrRead};
+use super::{LocalIndex, OrRead, Tables};
 use crate::{
     CountedTweet, Edge, Profile, ReadError, Rebuilding, Relationship, Reply, TimelineItem, TrendingTag, TrendingTweet,
 };
@@ -19,29 +19,30 @@ const TWEETS: &str = "tweets";
 const RELATIONSHIPS: &str = "relationships";
 const DELETED_TWEETS: &str = "deleted tweets";
 
-/// Facts and rows as of one moment; what is applied later does not change it, nor does it matter if they are begun anew.
+/// Facts, rows and reactions as of one moment; what is applied later does not change it, nor does it matter if they are begun
+/// anew.
 pub(in crate::local) struct IndexReader {
     facts: Arc<Facts>,
-    rows: Arc<Rows>,
+    tables: Arc<Tables>,
     pub(super) at: Snapshot,
 }
 
 impl LocalIndex {
     /// What is applied now. Profiles, tweets, relationships and deleted tweets are read without it: see [`super::hot`].
     pub(in crate::local) fn reader(&self) -> IndexReader {
-        IndexReader { facts: self.facts(), rows: self.rows(), at: self.db.snapshot() }
+        IndexReader { facts: self.facts(), tables: self.tables(), at: self.db.snapshot() }
     }
 
     pub(in crate::local) fn profiles(&self, ids: &[i64]) -> Result<Vec<Option<Arc<Profile>>>, ReadError> {
-        let rows = self.rows();
-        readable(&rows.ledger, Phase::Rows, PROFILES)?;
-        rows.hot.profiles.get(ids, || self.db.snapshot(), |at, id| rows.profile(at, id)).or_read(PROFILES)
+        let tables = self.tables();
+        let rows = tables.rows(PROFILES)?;
+        tables.hot.profiles.get(ids, || self.db.snapshot(), |at, id| rows.profile(at, id)).or_read(PROFILES)
     }
 
     pub(in crate::local) fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
-        let rows = self.rows();
-        readable(&rows.ledger, Phase::Rows, TWEETS)?;
-        rows.hot.tweets.get(ids, || self.db.snapshot(), |at, id| rows.tweet(at, id)).or_read(TWEETS)
+        let tables = self.tables();
+        let (rows, reactions) = (tables.rows(TWEETS)?, tables.reactions(TWEETS)?);
+        tables.hot.tweets.get(ids, || self.db.snapshot(), |at, id| rows.tweet(at, id, reactions)).or_read(TWEETS)
     }
 
     pub(in crate::local) fn relationships(
@@ -85,8 +86,16 @@ impl IndexReader {
     }
 
     pub(super) fn rows(&self, what: &'static str) -> Result<&Rows, ReadError> {
-        readable(&self.rows.ledger, Phase::Rows, what)?;
-        Ok(&self.rows)
+        self.tables.rows(what)
+    }
+
+    pub(super) fn reactions(&self, what: &'static str) -> Result<&Rows, ReadError> {
+        self.tables.reactions(what)
+    }
+
+    /// The rows, or the reactions, whichever have this view.
+    pub(super) fn of_view(&self, view: View, what: &'static str) -> Result<&Rows, ReadError> {
+        if view.phase() == Phase::Reactions { self.reactions(what) } else { self.rows(what) }
     }
 
     pub(in crate::local) fn user_by_name(&self, name: &str) -> Result<Option<i64>, ReadError> {
@@ -107,12 +116,12 @@ impl IndexReader {
         limit: usize,
     ) -> Result<Vec<Edge>, ReadError> {
         let what = "a list of accounts";
-        self.rows(what)?.edges(&self.at, list, of, after, limit).or_read(what)
+        self.of_view(list, what)?.edges(&self.at, list, of, after, limit).or_read(what)
     }
 
     pub(in crate::local) fn tweets(&self, ids: &[i64]) -> Result<Vec<Option<Arc<CountedTweet>>>, ReadError> {
-        let rows = self.rows(TWEETS)?;
-        ids.iter().map(|id| rows.tweet(&self.at, *id)).collect::<Result<_, _>>().or_read(TWEETS)
+        let (rows, reactions) = (self.rows(TWEETS)?, self.reactions(TWEETS)?);
+        ids.iter().map(|id| rows.tweet(&self.at, *id, reactions)).collect::<Result<_, _>>().or_read(TWEETS)
     }
 
     pub(in crate::local) fn retweets(&self, ids: &[i64]) -> Result<Vec<Option<(i64, i64)>>, ReadError> {
@@ -144,7 +153,7 @@ impl IndexReader {
 
     pub(in crate::local) fn liked(&self, user: i64, tweets: &[i64]) -> Result<Vec<bool>, ReadError> {
         let what = "likes of a user";
-        self.rows(what)?.liked(&self.at, user, tweets).or_read(what)
+        self.reactions(what)?.liked(&self.at, user, tweets).or_read(what)
     }
 
     pub(in crate::local) fn retweeted(&self, user: i64, tweets: &[i64]) -> Result<Vec<Option<i64>>, ReadError> {
@@ -164,7 +173,7 @@ impl IndexReader {
 
     pub(in crate::local) fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, ReadError> {
         let what = "trending tweets";
-        self.rows(what)?.trending_tweets(&self.at).or_read(what)
+        self.reactions(what)?.trending_tweets(&self.at).or_read(what)
     }
 
     pub(in crate::local) fn replies(
@@ -191,7 +200,7 @@ impl IndexReader {
         limit: usize,
     ) -> Result<Vec<Notice>, ReadError> {
         let what = "notifications";
-        self.rows(what)?.notifications(&self.at, user, after, limit).or_read(what)
+        self.reactions(what)?.notifications(&self.at, user, after, limit).or_read(what)
     }
 
     pub(in crate::local) fn read_mark(&self, user: i64) -> Result<Option<i64>, ReadError> {
@@ -223,6 +232,18 @@ impl IndexReader {
     pub(in crate::local) fn deleted_tweets(&self, ids: &[i64]) -> Result<Vec<bool>, ReadError> {
         let facts = self.facts(DELETED_TWEETS)?;
         ids.iter().map(|id| facts.is_deleted_tweet(&self.at, *id)).collect::<Result<_, _>>().or_read(DELETED_TWEETS)
+    }
+}
+
+impl Tables {
+    fn rows(&self, what: &'static str) -> Result<&Rows, ReadError> {
+        readable(&self.rows.ledger, Phase::Rows, what)?;
+        Ok(&self.rows)
+    }
+
+    fn reactions(&self, what: &'static str) -> Result<&Rows, ReadError> {
+        readable(&self.reactions.ledger, Phase::Reactions, what)?;
+        Ok(&self.reactions)
     }
 }
 

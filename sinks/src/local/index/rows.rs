@@ -1,4 +1,4 @@
-//! Rows and counts, in a keyspace a view ([`layout`]).
+//! Rows and counts of a phase, in a keyspace a view ([`layout`]).
 //!
 //! A count carries the time of its last change and ignores what is not after it, so that it is added up exactly once. One
 //! that comes down to zero stays, with its time, until the shard's progress on disk has passed it: were it dropped before,
@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
 use super::bulk::{Change, Due, bits, ingest, put};
-use super::hot::HotRows;
 use super::ledger::{Ledger, Progressed, Writes};
 use super::{Fault, open_keyspace};
 use crate::key::Key;
@@ -30,21 +29,38 @@ use crate::{CountedTweet, Edge, Profile, Reply, TimelineItem, TrendingTag, Trend
 const OTHERS_PER_TWEET: usize = 8;
 const PATHS: &str = "conversation_paths";
 
-/// The keyspaces of the rows.
+/// The keyspaces of the rows, or of the reactions.
 pub(super) struct Rows {
     pub(super) ledger: Ledger,
-    pub(super) hot: HotRows,
     keyspaces: BTreeMap<View, Keyspace>,
-    /// The replies of [`View::Conversation`] by their ids.
-    paths: Keyspace,
+    /// The replies of [`View::Conversation`] by their ids, beside that view.
+    paths: Option<Keyspace>,
+    /// The view that has its counts.
+    counts: View,
 }
 
 impl Rows {
+    /// The rows.
     pub(super) fn open(db: &Database, ledger: Ledger) -> fjall::Result<Self> {
-        let views = View::ALL.into_iter().filter(|view| view.phase() == Phase::Rows);
+        let paths = Some(open_keyspace(db, &ledger, PATHS)?);
+        Rows::open_views(db, ledger, Phase::Rows, paths, View::Counts)
+    }
+
+    /// The reactions.
+    pub(super) fn open_reactions(db: &Database, ledger: Ledger) -> fjall::Result<Self> {
+        Rows::open_views(db, ledger, Phase::Reactions, None, View::LikeCounts)
+    }
+
+    fn open_views(
+        db: &Database,
+        ledger: Ledger,
+        phase: Phase,
+        paths: Option<Keyspace>,
+        counts: View,
+    ) -> fjall::Result<Self> {
+        let views = View::ALL.into_iter().filter(|view| view.phase() == phase);
         let keyspaces = views.map(|view| Ok((view, open_keyspace(db, &ledger, view.name())?)));
-        let keyspaces = keyspaces.collect::<fjall::Result<_>>()?;
-        Ok(Rows { keyspaces, paths: open_keyspace(db, &ledger, PATHS)?, hot: HotRows::new(), ledger })
+        Ok(Rows { keyspaces: keyspaces.collect::<fjall::Result<_>>()?, paths, counts, ledger })
     }
 
     fn keyspace(&self, view: View) -> Result<&Keyspace, Fault> {
@@ -56,7 +72,7 @@ impl Rows {
         match op {
             Op::Add(ViewRow::Count { counter, of }, diff) => {
                 let change = self.change_of_count(time, *counter, *of, *diff, shard)?;
-                Ok(change.map(|change| (View::Counts, change)))
+                Ok(change.map(|change| (self.counts, change)))
             }
             Op::Put(row) | Op::Delete(row) | Op::Add(row, _) => Ok(Some((layout::view(row), change_of_row(time, op)?))),
         }
@@ -72,7 +88,7 @@ impl Rows {
         shard: &mut Progressed,
     ) -> Result<Option<Change>, Fault> {
         let key = layout::count_key(counter, of);
-        let (count, last) = count_and_time(self.keyspace(View::Counts)?.get(&key)?)?;
+        let (count, last) = count_and_time(self.keyspace(counter.view())?.get(&key)?)?;
         if last.is_some_and(|last| last >= time) {
             return Ok(None);
         }
@@ -85,8 +101,8 @@ impl Rows {
 
     /// Drops the counts that are zero since a time that the shard's progress on disk has passed.
     pub(super) fn drop_zeros(&self, db: &Database, durable: &[Option<Position>]) -> Result<(), StoreError> {
-        let failed = |fault: Fault| fault.store("rows", "drop counts that are zero");
-        let counts = self.keyspace(View::Counts).map_err(failed)?;
+        let failed = |fault: Fault| fault.store("index", "drop counts that are zero");
+        let counts = self.keyspace(self.counts).map_err(failed)?;
         for (shard, durable) in durable.iter().enumerate() {
             let Some((mut shard, durable)) = self.ledger.shard(shard).zip(*durable) else { continue };
             let mut batch = db.batch();
@@ -106,7 +122,7 @@ impl Rows {
     }
 
     fn count(&self, at: &Snapshot, counter: Counter, of: i64) -> Result<i64, Fault> {
-        Ok(count_and_time(self.get(at, View::Counts, &layout::count_key(counter, of))?)?.0)
+        Ok(count_and_time(self.get(at, counter.view(), &layout::count_key(counter, of))?)?.0)
     }
 
     /// The id that stands under a key.
@@ -130,11 +146,12 @@ impl Rows {
         })))
     }
 
-    pub(super) fn tweet(&self, at: &Snapshot, id: i64) -> Result<Option<Arc<CountedTweet>>, Fault> {
+    /// A tweet with its counts, of which the reactions have one.
+    pub(super) fn tweet(&self, at: &Snapshot, id: i64, reactions: &Rows) -> Result<Option<Arc<CountedTweet>>, Fault> {
         let Some(value) = self.get(at, View::Tweet, &layout::id_key(id))? else { return Ok(None) };
         Ok(Some(Arc::new(CountedTweet {
             tweet: decoded_row(View::Tweet, &value)?,
-            likes: self.count(at, Counter::Likes, id)?,
+            likes: reactions.count(at, Counter::Likes, id)?,
             retweets: self.count(at, Counter::Retweets, id)?,
             replies: self.count(at, Counter::Replies, id)?,
         })))
@@ -306,7 +323,8 @@ impl Rows {
 
     /// The reply of this id in the thread `root`.
     pub(super) fn reply(&self, at: &Snapshot, root: i64, id: i64) -> Result<Option<Reply>, Fault> {
-        let mut found = at.prefix(&self.paths, layout::id_key(root).ascending(id));
+        let Some(paths) = &self.paths else { return Err(Fault::Elsewhere { view: PATHS }) };
+        let mut found = at.prefix(paths, layout::id_key(root).ascending(id));
         let Some(row) = found.next() else { return Ok(None) };
         let (key, value) = row.into_inner()?;
         layout::by_reply(&key, &value).map(Some).ok_or(Fault::Undecodable { keyspace: PATHS })
@@ -362,8 +380,8 @@ impl Writes<ViewRow> for Rows {
         if let Some((view, change)) = self.change(time, op, shard)? {
             put(batch, self.keyspace(view)?, change);
         }
-        if let Some(change) = change_of_path(op, time)? {
-            put(batch, &self.paths, change);
+        if let (Some(paths), Some(change)) = (&self.paths, change_of_path(op, time)?) {
+            put(batch, paths, change);
         }
         Ok(())
     }
@@ -371,7 +389,7 @@ impl Writes<ViewRow> for Rows {
     fn ingest(&self, time: Time, ops: &[(Shard, Op<ViewRow>)], due: &mut Due<'_>) -> Result<(), Fault> {
         let shards = bits(due);
         let mut views: BTreeSet<View> = ops.iter().map(|(_, op)| view_of(op)).collect();
-        let has_counts = views.remove(&View::Counts);
+        let has_counts = views.remove(&self.counts);
         // Each thread takes the next view when it is through with one; where one fails nothing is left for the other.
         let views = Mutex::new(views);
         let next = || views.lock().pop_first();
@@ -381,8 +399,8 @@ impl Writes<ViewRow> for Rows {
                 ingest(self.keyspace(view)?, ops, shards, |_, op| {
                     (view_of(op) == view).then(|| change_of_row(time, op)).transpose()
                 })?;
-                if view == View::Conversation {
-                    ingest(&self.paths, ops, shards, |_, op| change_of_path(op, time))?;
+                if let Some(paths) = self.paths.as_ref().filter(|_| view == View::Conversation) {
+                    ingest(paths, ops, shards, |_, op| change_of_path(op, time))?;
                 }
             }
             Ok(())
@@ -390,11 +408,11 @@ impl Writes<ViewRow> for Rows {
         let of_rows = || write().inspect_err(failed);
         thread::scope(|scope| {
             let beside = scope.spawn(of_rows);
-            let counts = self.keyspace(View::Counts)?;
+            let counts = self.keyspace(self.counts)?;
             if has_counts {
                 ingest(counts, ops, shards, |shard, op| {
                     let shard = due.get_mut(usize::from(shard)).and_then(Option::as_mut);
-                    let Some(shard) = shard.filter(|_| view_of(op) == View::Counts) else { return Ok(None) };
+                    let Some(shard) = shard.filter(|_| view_of(op) == self.counts) else { return Ok(None) };
                     Ok(self.change(time, op, shard)?.map(|(_, change)| change))
                 })
                 .inspect_err(failed)?;

@@ -1,4 +1,4 @@
-//! Everything that facts and rows hold, in the words of the views' SQL.
+//! Everything that facts, rows and reactions hold, in the words of the views' SQL.
 //!
 //! Key and value are text: fields stand apart by a space when all are numbers, by U+001F when there is text; NULL is
 //! `\N`, a boolean `t` or `f`, a time its microseconds since 1970.
@@ -20,7 +20,8 @@ impl IndexReader {
             ViewRow::Count { counter: of_this, of } if of_this == counter => each(of, count),
             _ => {}
         };
-        self.rows(what)?.scan(&self.at, View::Counts, &mut pair).or_read(what)
+        let view = counter.view();
+        self.of_view(view, what)?.scan(&self.at, view, &mut pair).or_read(what)
     }
 
     /// Calls `each` with key and value of every row of `view`, in no particular order. Views that are not in this store,
@@ -34,7 +35,7 @@ impl IndexReader {
                     each(key, value);
                 }
             };
-            self.rows(ROWS)?.scan(&self.at, view, &mut pair).or_read(ROWS)
+            self.of_view(view, ROWS)?.scan(&self.at, view, &mut pair).or_read(ROWS)
         };
         let facts = |like: Fact, each: &mut dyn FnMut(String, String)| {
             let mut pair = |fact: Fact| {

@@ -19,7 +19,7 @@ use scylla::client::session_builder::SessionBuilder;
 use tokio::runtime::Runtime;
 
 use crate::home::home_suite;
-use crate::index::{ALL, Subject, closed, index_suite, position, user};
+use crate::index::{ALL, Give, Subject, closed, index_suite, position, user};
 use crate::leaks::{blocks_hide_everything, open_world};
 use crate::pages::all_home;
 use crate::world::{World, layouts, worlds};
@@ -50,7 +50,7 @@ pub fn open(settings: &CqlSettings, parameters: &Parameters) -> CqlStores {
 }
 
 pub fn views(stores: &CqlStores) -> CqlViews {
-    let progress = Arc::new(Progress::new([Position::default(); 4]));
+    let progress = Arc::new(Progress::new([Position::default(); 5]));
     CqlViews::new(stores.index.clone(), stores.home.clone(), progress)
 }
 
@@ -114,7 +114,7 @@ impl Subject for Cql {
 
     fn views(&self, store: &Arc<CqlIndex>) -> Arc<dyn Views> {
         let home = self.stores.lock().as_ref().unwrap().home.clone();
-        Arc::new(CqlViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 4]))))
+        Arc::new(CqlViews::new(store.clone(), home, Arc::new(Progress::new([Position::default(); 5]))))
     }
 }
 
@@ -169,8 +169,8 @@ home_suite!(home, CqlHomes::new);
 fn stores_of(cql: &Cql, world: &World) -> CqlStores {
     let stores = cql.stores();
     let facts: Vec<Op<Fact>> = world.facts().into_iter().map(Op::Put).collect();
-    stores.index.apply(&closed(1, ALL, facts)).unwrap();
-    stores.index.apply(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
+    stores.index.give(&closed(1, ALL, facts)).unwrap();
+    stores.index.give(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
     stores
 }
 
@@ -184,7 +184,7 @@ proptest! {
         let parameters = world.parameters(&layout, 5_000);
         let stores = open(cql.settings(), &parameters);
         world.apply_home(&*stores.home, &layout, &parameters);
-        let progress = Arc::new(Progress::new([position(1); 4]));
+        let progress = Arc::new(Progress::new([position(1); 5]));
         let views = CqlViews::new(stores.index.clone(), stores.home.clone(), progress);
         for viewer in (1..=world.users).filter(|viewer| !world.deleted.contains(viewer)) {
             let served = all_home(&views, &parameters, viewer, limit);
@@ -230,7 +230,7 @@ fn of_two_who_write_a_keyspace_the_earlier_ends_and_those_who_write_beside_it() 
     beside.join(&RUNTIME.block_on(earlier.claim()).unwrap());
     let apply = |stores: &CqlStores, time| {
         let row = ViewRow::Profile(Box::new(user(1)));
-        stores.index.apply(&closed(time, ALL, vec![Op::Put(row)]))
+        stores.index.give(&closed(time, ALL, vec![Op::Put(row)]))
     };
     apply(&earlier, 1).unwrap();
     apply(&beside, 2).unwrap();
@@ -255,8 +255,8 @@ fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay()
     let stores = cql.stores();
     let read = views(&stores);
     let row = |id: i64| Op::Put(ViewRow::Profile(Box::new(user(id))));
-    stores.index.apply(&closed(10, ALL, vec![Op::Put(Fact::Block { blocker: 1, blocked: 2 })])).unwrap();
-    stores.index.apply(&closed(10, ALL, vec![row(1), row(2)])).unwrap();
+    stores.index.give(&closed(10, ALL, vec![Op::Put(Fact::Block { blocker: 1, blocked: 2 })])).unwrap();
+    stores.index.give(&closed(10, ALL, vec![row(1), row(2)])).unwrap();
     let profiles = |views: &dyn Views| {
         let read = block_on(views.profiles(&[1, 2]));
         let found = |found: Vec<Option<_>>| found.iter().map(Option::is_some).collect::<Vec<_>>();
@@ -268,10 +268,10 @@ fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay()
     assert_eq!(profiles(&read), Err(Some(Phase::Rows)));
     assert!(block_on(read.relationships(Some(1), &[2])).unwrap()[0].blocks);
     // Times begin early again: nothing that was deleted hides them.
-    stores.index.apply(&feedmill_model::Closed { loading: true, ..closed(3, ALL, vec![row(1)]) }).unwrap();
-    stores.index.apply(&closed::<ViewRow>(11, ALL, vec![])).unwrap();
+    stores.index.give(&feedmill_model::Closed { loading: true, ..closed(3, ALL, vec![row(1)]) }).unwrap();
+    stores.index.give(&closed::<ViewRow>(11, ALL, vec![])).unwrap();
     assert_eq!(profiles(&read), Err(Some(Phase::Rows)));
-    stores.index.apply(&closed::<ViewRow>(12, ALL, vec![])).unwrap();
+    stores.index.give(&closed::<ViewRow>(12, ALL, vec![])).unwrap();
     assert_eq!(profiles(&read), Ok(vec![true, false]), "what was there before is gone");
     // As a start finds it.
     stores.index.durable().unwrap();
@@ -308,8 +308,8 @@ fn a_copy_has_what_a_local_store_has() {
     let local = (tempfile::tempdir().unwrap(), LocalHome::new(Parameters::default()));
     let index = Arc::new(LocalIndex::open(local.0.path()).unwrap());
     let facts: Vec<Op<Fact>> = world.facts().into_iter().map(Op::Put).collect();
-    index.apply(&closed(1, ALL, facts)).unwrap();
-    index.apply(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
+    index.give(&closed(1, ALL, facts)).unwrap();
+    index.give(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
     // More than one part, rows that come twice, and rows that go.
     for n in 2..12 {
         let follower = |follower| ViewRow::Follower { user: 1, at: n * 1_000 + follower, follower };
@@ -320,15 +320,15 @@ fn a_copy_has_what_a_local_store_has() {
         let facts: Vec<_> = (0..40)
             .map(|other| Op::Put(Fact::Follow { follower: 1, following: 50 + other, accepted: (n + other) % 2 == 0 }))
             .collect();
-        index.apply(&closed(n as u64, ALL, facts.clone())).unwrap();
-        index.apply(&closed(n as u64, ALL, rows.clone())).unwrap();
-        stores.index.apply(&closed(n as u64, ALL, facts)).unwrap();
-        stores.index.apply(&closed(n as u64, ALL, rows)).unwrap();
+        index.give(&closed(n as u64, ALL, facts.clone())).unwrap();
+        index.give(&closed(n as u64, ALL, rows.clone())).unwrap();
+        stores.index.give(&closed(n as u64, ALL, facts)).unwrap();
+        stores.index.give(&closed(n as u64, ALL, rows)).unwrap();
     }
     let parameters = Parameters::default();
     let time = world.apply_home(&local.1, &world.whole(), &parameters);
     world.apply_home(&*stores.home, &world.whole(), &parameters);
-    let progress = || Arc::new(Progress::new([position(time); 4]));
+    let progress = || Arc::new(Progress::new([position(time); 5]));
     let local_views = LocalViews::new(index, Arc::new(local.1), progress());
     let views = CqlViews::new(stores.index.clone(), stores.home.clone(), progress());
     let folder = tempfile::tempdir().unwrap();

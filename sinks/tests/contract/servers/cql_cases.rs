@@ -14,7 +14,7 @@ use futures::executor::block_on;
 use super::cql::{Cql, RUNTIME, dump, open, session, settings};
 use super::proxy::Proxy;
 use crate::home::{START, active, closed as home_closed, hot, id, packed};
-use crate::index::{ALL, Subject, closed, user};
+use crate::index::{ALL, Give, Subject, closed, user};
 
 const TABLES: [&str; 4] = ["facts", "rows", "lists", "home"];
 
@@ -79,8 +79,8 @@ fn home(n: u64) -> feedmill_model::HomeClosed {
 
 pub fn apply(stores: &CqlStores, n: i64) {
     let time = n as Time;
-    stores.index.apply(&closed(time, ALL, facts(n))).unwrap();
-    stores.index.apply(&closed(time, ALL, rows(n))).unwrap();
+    stores.index.give(&closed(time, ALL, facts(n))).unwrap();
+    stores.index.give(&closed(time, ALL, rows(n))).unwrap();
     stores.home.apply(&mut home(time)).unwrap();
 }
 
@@ -180,9 +180,9 @@ fn c47_a_row_that_is_replaced_is_one_put_and_what_is_late_changes_nothing() {
     let own = session(cql.settings());
     let name = |user| ViewRow::Username { name: "ada".into(), user };
     let found = || block_on(views.user_by_name("ada")).unwrap();
-    store.apply(&closed(1, ALL, vec![Op::Put(name(9))])).unwrap();
+    store.give(&closed(1, ALL, vec![Op::Put(name(9))])).unwrap();
     // Smaller than what was there: at one timestamp the greater would stay.
-    store.apply(&closed(2, ALL, vec![Op::Put(name(3))])).unwrap();
+    store.give(&closed(2, ALL, vec![Op::Put(name(3))])).unwrap();
     assert_eq!(found(), Some(3));
     let write = |value: i64, at: i64| {
         let text = "UPDATE rows USING TIMESTAMP ? SET value = ? WHERE owner = ? AND kind = 'username' AND key = ?";
@@ -192,10 +192,10 @@ fn c47_a_row_that_is_replaced_is_one_put_and_what_is_late_changes_nothing() {
     };
     write(7, 1_999);
     assert_eq!(found(), Some(3), "what is late changes nothing");
-    store.apply(&closed(3, ALL, vec![Op::Delete(name(3))])).unwrap();
+    store.give(&closed(3, ALL, vec![Op::Delete(name(3))])).unwrap();
     write(8, 3_000);
     assert_eq!(found(), None, "of two operations with one timestamp a delete wins");
-    store.apply(&closed(4, ALL, vec![Op::Put(name(1))])).unwrap();
+    store.give(&closed(4, ALL, vec![Op::Put(name(1))])).unwrap();
     write(2, 4_000);
     assert_eq!(found(), Some(2), "and of two puts the greater value");
     // So of each row the store writes one operation a time, whatever parts the row's list has.
@@ -203,7 +203,7 @@ fn c47_a_row_that_is_replaced_is_one_put_and_what_is_late_changes_nothing() {
     for n in 5..30 {
         let puts = (0..20).map(|follower| Op::Put(edge(n * 100 + follower)));
         let deletes = (0..20).filter(|_| n > 5).map(|follower| Op::Delete(edge((n - 1) * 100 + follower)));
-        store.apply(&closed(n as Time, ALL, puts.chain(deletes).collect())).unwrap();
+        store.give(&closed(n as Time, ALL, puts.chain(deletes).collect())).unwrap();
         let page = block_on(views.edges(List::Followers, 1, None, 100)).unwrap();
         assert_eq!(page.len(), 20, "at {n}");
     }
@@ -236,7 +236,7 @@ fn c48_the_partitions_of_an_account_with_very_many_followers_are_bounded() {
     sorted.sort_by(|one, other| other.cmp(one));
     for (time, followers) in sorted.rchunks(1_500).enumerate() {
         let puts = followers.iter().map(|edge_of| Op::Put(edge(edge_of.id))).collect();
-        store.apply(&closed(1 + time as Time, ALL, puts)).unwrap();
+        store.give(&closed(1 + time as Time, ALL, puts)).unwrap();
     }
     let sizes = partitions(cql.settings());
     let of_account = || sizes.iter().filter(|((view, owner, _), _)| view == "followers" && *owner == 1);
@@ -262,12 +262,12 @@ fn c48_the_partitions_of_an_account_with_very_many_followers_are_bounded() {
     assert_eq!(block_on(views.edges(List::Followers, 1, None, 7)).unwrap(), sorted[..7]);
     let (gone, stay): (Vec<Edge>, Vec<Edge>) = sorted.into_iter().partition(|edge| edge.id % 2 == 0);
     let deletes = gone.iter().map(|edge_of| Op::Delete(edge(edge_of.id))).collect();
-    store.apply(&closed(1_000, ALL, deletes)).unwrap();
+    store.give(&closed(1_000, ALL, deletes)).unwrap();
     assert!(all(777) == stay, "who is deleted is found in whatever part");
     // A start knows what is full.
     let store = cql.crash(store);
     let back = gone.iter().take(50).map(|edge_of| Op::Put(edge(edge_of.id))).collect();
-    store.apply(&closed(1_001, ALL, back)).unwrap();
+    store.give(&closed(1_001, ALL, back)).unwrap();
     let expected: BTreeSet<i64> = stay.iter().chain(gone.iter().take(50)).map(|edge| edge.id).collect();
     let read: Arc<dyn Views> = cql.views(&store);
     let found = block_on(read.edges(List::Followers, 1, None, FOLLOWERS as usize)).unwrap();

@@ -4,15 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use feedmill_model::{
-    Counter, EntryId, Fact, HomeClosed, HomeSink, Lsn, Op, Parameters, Phase, Position, RowSink, SourceId, User, View,
-    ViewRow,
+    Counter, EntryId, Fact, HomeClosed, HomeSink, Lsn, Op, Parameters, Phase, Position, SourceId, User, View, ViewRow,
 };
 use feedmill_sinks::cql::{CacheAges, CqlError, CqlReader, CqlStores, CqlViews};
 use feedmill_sinks::{FrozenViews, IndexStore, StoreViews, Views};
 use futures::executor::block_on;
 
 use super::cql::{Cql, RUNTIME, settings, source};
-use crate::index::{ALL, closed, position, user};
+use crate::index::{ALL, Give, closed, position, user};
 use crate::world::World;
 
 /// Nothing that a test waits for takes longer.
@@ -25,8 +24,8 @@ fn read(cql: &Cql, parameters: &Parameters) -> Result<CqlReader, CqlError> {
 
 /// Brings all stores to a time, with these facts and rows.
 fn apply(stores: &CqlStores, time: u64, facts: Vec<Op<Fact>>, rows: Vec<Op<ViewRow>>) {
-    stores.index.apply(&closed(time, ALL, facts)).unwrap();
-    stores.index.apply(&closed(time, ALL, rows)).unwrap();
+    stores.index.give(&closed(time, ALL, facts)).unwrap();
+    stores.index.give(&closed(time, ALL, rows)).unwrap();
     stores.home.apply(&mut HomeClosed::empty(position(time), ALL)).unwrap();
 }
 
@@ -63,12 +62,12 @@ fn who_reads_waits_for_all_shards_and_sees_what_it_waited_for() {
     let heard = views.changes().listen();
     // A time that one worker has brought is not reached, and what another brings without rows is, though nobody asks for it.
     let shard = 1 << feedmill_model::shard_of(1);
-    stores.index.apply(&closed::<Fact>(20, ALL, vec![])).unwrap();
-    stores.index.apply(&closed(20, shard, vec![put_user(1, "two")])).unwrap();
+    stores.index.give(&closed::<Fact>(20, ALL, vec![])).unwrap();
+    stores.index.give(&closed(20, shard, vec![put_user(1, "two")])).unwrap();
     reached(&views, Phase::Facts, 20);
     let moved = views.progress().watch();
     assert_eq!(views.progress().position(Phase::Rows), position(10));
-    stores.index.apply(&closed::<ViewRow>(20, !shard, vec![])).unwrap();
+    stores.index.give(&closed::<ViewRow>(20, !shard, vec![])).unwrap();
     reached(&views, Phase::Rows, 20);
     assert!(moved.has_changed().unwrap() && heard.take().unnamed);
     // What was held before is older than that.
@@ -83,7 +82,7 @@ fn who_reads_waits_for_all_shards_and_sees_what_it_waited_for() {
     }
     // What is not there is not held.
     assert_eq!(named(&views, 7), None);
-    stores.index.apply(&closed(200, ALL, vec![put_user(7, "seven")])).unwrap();
+    stores.index.give(&closed(200, ALL, vec![put_user(7, "seven")])).unwrap();
     assert_eq!(named(&views, 7).as_deref(), Some("seven"));
 }
 
@@ -118,14 +117,14 @@ fn nothing_of_a_store_that_is_built_again_is_read() {
         let late = read(&cql, &Parameters::default()).unwrap();
         assert_eq!(late.missing(), [Phase::Facts]);
         let loaded = feedmill_model::Closed { loading: true, ..closed(3, ALL, vec![Op::Put(BLOCK)]) };
-        stores.index.apply(&loaded).unwrap();
-        stores.index.apply(&closed::<Fact>(15, ALL, vec![])).unwrap();
+        stores.index.give(&loaded).unwrap();
+        stores.index.give(&closed::<Fact>(15, ALL, vec![])).unwrap();
         stores.index.durable().unwrap();
         let deadline = Instant::now() + Duration::from_millis(500);
         while Instant::now() < deadline {
             assert!(block_on(late.views().relationships(Some(1), &[2])).is_err());
         }
-        stores.index.apply(&closed::<Fact>(20, ALL, vec![])).unwrap();
+        stores.index.give(&closed::<Fact>(20, ALL, vec![])).unwrap();
         stores.index.durable().unwrap();
         reached(&views, Phase::Facts, 20);
         reached(&late.views(), Phase::Facts, 20);
@@ -185,8 +184,8 @@ fn a_copy_by_who_reads_is_that_of_who_writes() {
     let cql = Cql::new();
     let world = World::example();
     let stores = cql.stores();
-    stores.index.apply(&closed(1, ALL, world.facts().into_iter().map(Op::Put).collect::<Vec<_>>())).unwrap();
-    stores.index.apply(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
+    stores.index.give(&closed(1, ALL, world.facts().into_iter().map(Op::Put).collect::<Vec<_>>())).unwrap();
+    stores.index.give(&closed::<ViewRow>(1, ALL, world.rows())).unwrap();
     world.apply_home(&*stores.home, &world.whole(), &Parameters::default());
     stores.home.durable().unwrap();
     let views = read(&cql, &Parameters::default()).unwrap().views();

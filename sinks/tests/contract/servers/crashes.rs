@@ -12,7 +12,7 @@ use futures::executor::block_on;
 
 use super::cql::{open, settings, views};
 use super::cql_cases::{apply, facts, is_as_expected, open_for_cases, rows, until};
-use crate::index::{ALL, closed, user};
+use crate::index::{ALL, Give, closed, user};
 
 /// Closed times of a crash test.
 const TIMES: i64 = 24;
@@ -91,7 +91,7 @@ fn a_server_that_is_away_is_an_error_that_says_what_to_do() {
     let stores = open(&settings, &Default::default());
     node.kill();
     let row = Op::Put(ViewRow::Profile(Box::new(user(1))));
-    let error = stores.index.apply(&closed(1, ALL, vec![row])).unwrap_err().to_string();
+    let error = stores.index.give(&closed(1, ALL, vec![row])).unwrap_err().to_string();
     for part in ["apply the closed time 1", "rows", &node.address(), "Check that enough of its nodes run"] {
         assert!(error.contains(part), "{error} lacks {part}");
     }
@@ -99,8 +99,8 @@ fn a_server_that_is_away_is_an_error_that_says_what_to_do() {
     // The same store goes on when the server does.
     node.start_again();
     let applied = |n: i64| {
-        let facts: Result<_, _> = stores.index.apply(&closed::<Fact>(n as Time, ALL, facts(n)));
-        facts.and_then(|()| stores.index.apply(&closed(n as Time, ALL, rows(n)))).is_ok()
+        let facts: Result<_, _> = stores.index.give(&closed::<Fact>(n as Time, ALL, facts(n)));
+        facts.and_then(|()| stores.index.give(&closed(n as Time, ALL, rows(n)))).is_ok()
     };
     until("a closed time that is applied", || applied(1));
 }
