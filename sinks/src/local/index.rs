@@ -222,13 +222,13 @@ impl LocalIndex {
         Arc::clone(&self.tables.read())
     }
 
-    /// The last closed time of the reactions that each shard has.
-    pub(crate) fn reactions_progress(&self) -> Vec<Option<Position>> {
+    /// The last closed time of the reactions that each shard has; `None` for one that has never reached any.
+    pub fn reactions_progress(&self) -> Vec<Option<Position>> {
         self.tables().reactions.ledger.progress()
     }
 
     /// Applies a closed time of the reactions.
-    pub(crate) fn apply_reactions(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
+    pub fn apply_reactions(&self, closed: &Closed<ViewRow>) -> Result<(), StoreError> {
         let tables = self.tables();
         let applied = tables.reactions.ledger.apply(&self.db, closed, &*tables.reactions);
         tables.hot.forget_likes(closed);

@@ -522,7 +522,7 @@ pub fn another_number_of_workers_goes_on(subject: &impl Subject) {
     store.give(&closed(2, HALVES[0], vec![put_tweet(2)])).unwrap();
     let store = subject.crash(store);
     store.give(&closed(2, ALL, vec![put_tweet(2)])).unwrap();
-    store.give(&closed(3, ALL, vec![put_tweet(3)])).unwrap();
+    store.give(&closed(3, ALL, vec![put_tweet(3), count(Counter::Likes, 3, 1)])).unwrap();
     let store = subject.crash(store);
     assert_eq!(rows_at(&*store), vec![Some(3); SHARDS]);
     let views = subject.views(&store);

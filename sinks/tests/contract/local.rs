@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use feedmill_model::{Closed, Fact, Op, Parameters, Phase, Position, RowSink, View, ViewRow};
+use feedmill_model::{Closed, Counter, Fact, Op, Parameters, Phase, Position, RowSink, Tweet, View, ViewRow};
 use feedmill_sinks::search::SearchStore;
 use feedmill_sinks::{LocalHome, LocalIndex, LocalSearch, LocalViews, OpenError, Progress, SearchOpenError, Views};
 use futures::executor::block_on;
@@ -224,6 +224,51 @@ fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay()
     let views = local.views(&store);
     assert_eq!(profiles(&views), Ok(vec![true, false]));
     assert!(!blocks(&views).unwrap());
+}
+
+#[test]
+fn rows_may_be_ahead_of_reactions_and_reactions_are_built_again_by_themselves() {
+    let local = Local::new();
+    let store = local.open();
+    let views = local.views(&store);
+    let tweet = |id: i64| Op::Put(ViewRow::Tweet(Box::new(Tweet { id, user_id: 1, ..Tweet::default() })));
+    let like = |n| Op::Add(ViewRow::Count { counter: Counter::Likes, of: 7 }, n);
+    let likes = |views: &Arc<dyn Views>| {
+        let read = block_on(views.tweets(&[7])).map(|found| found[0].as_ref().map(|tweet| tweet.likes));
+        read.map_err(|error| error.rebuilding())
+    };
+    RowSink::<Fact>::apply(&*store, &closed(10, ALL, vec![])).unwrap();
+    store.apply(&closed(10, ALL, vec![tweet(7)])).unwrap();
+    assert_eq!(local.durable(&store), None, "reactions have nothing");
+    store.apply_reactions(&closed(9, ALL, vec![like(2)])).unwrap();
+    assert_eq!(local.durable(&store).map(|at| at.time), Some(9));
+    assert_eq!(likes(&views), Ok(Some(2)));
+    // Each is told by its own store, and what is held in memory is of both.
+    store.apply_reactions(&closed(10, ALL, vec![like(1)])).unwrap();
+    assert_eq!(likes(&views), Ok(Some(3)));
+    drop(views);
+    let store = local.crash(store);
+    let views = local.views(&store);
+    let reached = store.reactions_progress();
+    assert!(reached.iter().all(|position| position.is_some_and(|at| at.time == 10)), "{reached:?}");
+    store.apply_reactions(&closed(10, ALL, vec![like(1)])).unwrap();
+    assert_eq!(likes(&views), Ok(Some(3)), "a time counts once");
+
+    store.rebuild_reactions(12).unwrap();
+    assert_eq!(likes(&views), Err(Some(Phase::Reactions)));
+    assert!(block_on(views.profiles(&[1])).is_ok(), "rows stay");
+    assert!(RowSink::<ViewRow>::progress(&*store).iter().all(Option::is_some));
+    assert_eq!(local.durable(&store), None, "the change log must keep its tail");
+    store.apply_reactions(&Closed { loading: true, ..closed(3, ALL, vec![like(4)]) }).unwrap();
+    store.apply_reactions(&closed(11, ALL, vec![like(1)])).unwrap();
+    assert_eq!(likes(&views), Err(Some(Phase::Reactions)));
+    store.apply_reactions(&closed(12, ALL, vec![])).unwrap();
+    assert_eq!(likes(&views), Ok(Some(5)));
+    // And the other way round.
+    store.rebuild_rows(12).unwrap();
+    assert_eq!(likes(&views), Err(Some(Phase::Rows)));
+    store.apply(&closed(12, ALL, vec![tweet(7)])).unwrap();
+    assert_eq!(likes(&views), Ok(Some(5)));
 }
 
 #[test]
