@@ -40,7 +40,8 @@ async fn c26_posts_behind_a_large_transaction_of_likes_do_not_wait_for_what_it_b
     let postgres = Postgres::new(&["logical_decoding_work_mem = 1MB"]).await;
     let mut system = System::start_on(&postgres, &["--read-wait-ms", "300"]).await;
     let (ada, ben) = (system.register("ada").await, system.register("ben").await);
-    system.put(&format!("/api/follows/{}", ada.id), Some(&ben)).await;
+    let followed = system.post(&format!("/api/follows/{}", ada.id), Some(&ben), json!({})).await;
+    assert!((200..300).contains(&followed.status), "{followed:?}");
     let sql = postgres.superuser("feedmill").await;
     let [first, last] = fill(&sql, &ada).await;
     // What likes bring does not come in this process, which is therefore never ready.
