@@ -70,7 +70,7 @@ impl Run {
         Run {
             workers,
             processes: 1,
-            apart: workers % 2 == 0,
+            apart: workers.is_multiple_of(2),
             part: 64,
             one_by_one: false,
             abruptly: false,
