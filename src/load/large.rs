@@ -152,8 +152,9 @@ async fn until_served(client: &Client, end: Lsn) -> anyhow::Result<()> {
         poll.tick().await;
         let answer = client.get("/health", None).await.context("could not read /health")?;
         let told: feedmill_api::Report = serde_json::from_slice(&answer.body).context("/health is not understood")?;
-        let home = told.stages.last().and_then(|stage| stage.lsn.as_ref()?.parse::<Lsn>().ok());
-        if home.is_some_and(|home| home >= end) {
+        let stores = told.stages.iter().skip_while(|stage| stage.name != "facts");
+        let mut at = stores.map(|stage| stage.lsn.as_ref()?.parse::<Lsn>().ok());
+        if at.all(|at| at.is_some_and(|at| at >= end)) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "the large transaction is not visible after {VISIBLE_MAX:?}");

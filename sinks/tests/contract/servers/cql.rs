@@ -9,7 +9,9 @@ use feedmill_model::{
     Counter, Fact, HomeClosed, HomeSink, Op, Parameters, Phase, Position, RowSink, SourceId, StoreError, View, ViewRow,
 };
 use feedmill_sinks::cql::{CqlIndex, CqlSettings, CqlStores, CqlViews};
-use feedmill_sinks::{FrozenViews, HomeRecord, LocalHome, LocalIndex, LocalViews, Progress, StoreViews, Views};
+use feedmill_sinks::{
+    FrozenViews, HomeRecord, IndexStore, LocalHome, LocalIndex, LocalViews, Progress, StoreViews, Views,
+};
 use feedmill_test_servers::Cassandra;
 use futures::executor::block_on;
 use parking_lot::Mutex;
@@ -265,6 +267,7 @@ fn rows_that_are_built_again_are_not_read_before_they_are_whole_and_facts_stay()
     assert_eq!(profiles(&read), Ok(vec![true, true]));
     stores.index.rebuild_rows(12).unwrap();
     assert!(RowSink::<ViewRow>::progress(&*stores.index).iter().all(Option::is_none));
+    assert!(stores.index.reactions_progress().iter().all(Option::is_none), "their tables were emptied");
     assert_eq!(profiles(&read), Err(Some(Phase::Rows)));
     assert!(block_on(read.relationships(Some(1), &[2])).unwrap()[0].blocks);
     // Times begin early again: nothing that was deleted hides them.

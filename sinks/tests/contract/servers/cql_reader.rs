@@ -165,7 +165,7 @@ fn a_keyspace_that_nobody_fills_or_otherwise_is_refused_with_a_sentence() {
     let cql = Cql::new();
     drop(cql.stores());
     let reader = read(&cql, &Parameters::default()).unwrap();
-    assert_eq!(reader.missing(), [Phase::Facts, Phase::Rows, Phase::Home]);
+    assert_eq!(reader.missing(), [Phase::Facts, Phase::Rows, Phase::Home, Phase::Reactions]);
     let error = block_on(reader.views().profiles(&[1])).err().unwrap();
     assert_eq!(error.rebuilding(), Some(Phase::Rows));
     let error = read(&cql, &Parameters { fanout_days: 7, ..Parameters::default() }).err().unwrap();
