@@ -68,7 +68,7 @@ impl Kind for SecureNode {
         fs::write(settings.join("key.pem"), &self.identity.key).unwrap();
         fs::write(settings.join("certificate.pem"), &self.identity.certificate).unwrap();
         fs::write(settings.join("roles.yml"), ROLES).unwrap();
-        ["users", "users_roles"].map(|name| fs::write(settings.join(name), "").unwrap());
+        ["users", "users_roles"].iter().for_each(|name| fs::write(settings.join(name), "").unwrap());
         give_away(folder);
         let mut add = self.node.program("elasticsearch-users", programs, folder);
         let added = add.args(["useradd", USER, "-p", PASSWORD, "-r", "feedmill"]).output().unwrap();
