@@ -126,8 +126,9 @@ pub(crate) async fn keep(State(context): State<Shared>, mut request: Request, ne
     let user = asker.0.get().copied().or(signed_in).map(|Viewer(user)| user);
     let before = user.and_then(|user| context.own_writes.of(&source, user)).map_or(before, |own| own.and(before));
     if written.likes < written.lsn && before.likes > context.views.progress().position(Phase::Reactions).lsn {
-        written.likes = written.lsn;
-        context.give_token(&mut response, written);
+        // A token has one position. What is kept here has two, so nobody waits for more likes than that.
+        context.give_token(&mut response, Awaited { likes: written.lsn, ..written });
+        written.likes = written.likes.max(before.likes);
     }
     if let Some(user) = user {
         context.own_writes.wrote(&source, user, written, context.held());

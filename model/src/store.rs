@@ -83,6 +83,17 @@ impl Applied {
         }
     }
 
+    /// The frontier of a phase.
+    pub const fn of(&self, phase: Phase) -> Time {
+        match phase {
+            Phase::Facts => self.facts,
+            Phase::Rows => self.rows,
+            Phase::Home => self.home,
+            Phase::Search => self.search,
+            Phase::Reactions => self.reactions,
+        }
+    }
+
     /// Every time before this is applied in all stores.
     pub fn by_all(&self) -> Time {
         self.facts.min(self.rows).min(self.home).min(self.search).min(self.reactions)

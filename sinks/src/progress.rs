@@ -73,9 +73,15 @@ impl Progress {
         self.follows
     }
 
-    /// A batch is about to be handed to the dataflows.
+    /// A batch is about to be handed to the dataflows, or to a part of them: several may hand over the same, and one may be behind
+    /// the others.
     pub fn covers(&self, position: Position) {
-        self.batches.lock().push_back(position);
+        let mut batches = self.batches.lock();
+        let at = batches.partition_point(|batch| batch.time < position.time);
+        match batches.get_mut(at).filter(|batch| batch.time == position.time) {
+            Some(batch) => batch.lsn = batch.lsn.max(position.lsn),
+            None => batches.insert(at, position),
+        }
     }
 
     /// The stores have applied every time before these frontiers. One that started later has more: it does not go back.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::Context;
 use feedmill_dataflows::{Part, Runtime};
 use feedmill_ingest::Log;
-use feedmill_model::{Batch, Lsn, Phase, Position, Row, Time, failpoint};
+use feedmill_model::{Applied, Batch, Lsn, Position, Row, Time, failpoint};
 use feedmill_sinks::Progress;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
@@ -134,8 +134,10 @@ pub struct Feeder {
     pub runtime: Arc<Runtime>,
     /// The state that is loaded.
     pub load: Position,
-    /// Told by the main part which positions the times have; asked by reactions how far the rows are.
+    /// Told which positions the times have.
     pub progress: Arc<Progress>,
+    /// How far all parts are.
+    pub applied: watch::Receiver<Applied>,
     /// Keeps batches back.
     pub hold: Arc<Hold>,
     /// Where it reports how far it is.
@@ -199,20 +201,24 @@ impl Feeder {
             } else {
                 self.station().midway();
             }
-            if self.is_main() { self.give(batch, last) } else { self.give_reactions(batch) }?;
+            if batch.last {
+                self.progress.covers(last);
+            }
+            if self.is_main() {
+                self.give(batch)?;
+                self.station().reached(last);
+            } else {
+                self.give_reactions(batch)?;
+            }
         }
         Ok(())
     }
 
-    fn give(&self, batch: Arc<Batch>, last: Position) -> anyhow::Result<()> {
-        if batch.last {
-            self.progress.covers(last);
-        }
+    fn give(&self, batch: Arc<Batch>) -> anyhow::Result<()> {
         let changes = batch.changes.len() as u64;
         failpoint!("batch_handed_over_before");
         self.runtime.feed(batch)?;
         failpoint!("batch_handed_over_after");
-        self.station().reached(last);
         self.station().changed(changes);
         Ok(())
     }
@@ -230,15 +236,17 @@ impl Feeder {
         if self.is_main() { self.stations.dataflows() } else { self.stations.reactions() }
     }
 
-    /// Waits until the rows have `time`; `false` at `stop`.
+    /// Waits until the rows have `time`; `false` at `stop`, or when the dataflows have ended.
+    ///
+    /// It is the dataflows that say so, and not the store: one that is being filled has a position before it has the rows.
     fn rows_have(&self, time: Time, stop: &CancellationToken) -> bool {
-        if self.progress.position(Phase::Rows).time >= time {
+        let mut applied = self.applied.clone();
+        if applied.borrow().rows > time {
             return true;
         }
-        let mut reached = self.progress.watch();
         Handle::current().block_on(async {
             tokio::select! {
-                reached = reached.wait_for(|[_, rows, ..]| rows.time >= time) => reached.is_ok(),
+                reached = applied.wait_for(|applied| applied.rows > time) => reached.is_ok(),
                 () = stop.cancelled() => false,
             }
         })

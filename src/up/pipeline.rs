@@ -82,8 +82,8 @@ pub struct Flow {
     load: Time,
     /// What the log had when they began.
     due: Time,
-    /// Every time before this is applied.
-    applied: watch::Receiver<Time>,
+    /// How far all parts are.
+    applied: watch::Receiver<Applied>,
 }
 
 impl Flow {
@@ -114,7 +114,7 @@ impl Pipeline {
     /// Starts the dataflows, which are to be loaded with the state at `starts`.
     pub fn begin(&self, starts: Starts) -> anyhow::Result<Flow> {
         let due = self.log.position().map_or(starts.earlier().time, |newest| newest.time);
-        let (applied, is_applied) = watch::channel(0);
+        let (applied, is_applied) = watch::channel(Applied::NOTHING);
         let together = Arc::new(Mutex::new((PARTS.map(Part::begun), applied)));
         let start = |(number, part): (usize, Part)| {
             let (progress, together) = (Arc::clone(&self.progress), Arc::clone(&together));
@@ -126,7 +126,7 @@ impl Pipeline {
                 let [main, reactions] = *parts;
                 let reached: Applied = main.met(reactions);
                 progress.applied(reached);
-                applied.send_replace(reached.by_all());
+                applied.send_replace(reached);
             };
             let load = if part == Part::Reactions { starts.reactions } else { starts.main };
             let config = Config { part, ..self.config.clone() };
@@ -199,6 +199,7 @@ impl Pipeline {
                 runtime,
                 load,
                 progress: Arc::clone(&self.progress),
+                applied: flow.applied.clone(),
                 hold: Arc::clone(&self.hold),
                 stations: Arc::clone(&self.stations),
                 loading: Arc::clone(&loading),
@@ -258,7 +259,9 @@ impl Pipeline {
     async fn complete(&self, flow: &Flow, mut replay: Replay, end: &CancellationToken) -> anyhow::Result<()> {
         let mut applied = flow.applied.clone();
         loop {
-            let reached = *applied.borrow_and_update();
+            let all = *applied.borrow_and_update();
+            // Others may be behind, for which nobody waits who reads these.
+            let reached = replay.stores.iter().map(|phase| all.of(*phase)).min().unwrap_or_else(|| all.by_all());
             if reached > flow.due {
                 break;
             }

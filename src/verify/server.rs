@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use feedmill_connectors::postgres::Source;
 use feedmill_dataflows::definition;
 use feedmill_ingest::Log;
-use feedmill_model::{Parameters, Phase, Time, View};
+use feedmill_model::{Lsn, Parameters, Phase, Time, View};
 use feedmill_sinks::cql::{CacheAges, CqlReader, CqlSettings};
 use feedmill_sinks::search::{SearchIndex, SearchSnapshot, SearchStore};
 use feedmill_sinks::{ElasticReader, ElasticSettings, FrozenViews, StoreViews};
@@ -143,6 +143,10 @@ impl Verifier {
 
     /// Source and stores at one position. What is written meanwhile becomes visible when this returns.
     async fn frozen(&self, stores: &Stores) -> anyhow::Result<Frozen> {
+        // Whoever writes is not to wait for what is behind, like reactions after a transaction of very many likes.
+        if let Some(position) = self.log.position() {
+            have(stores, position.lsn).await?;
+        }
         let hold = |position| self.hold.at(position);
         let snapshot = cut::take(&self.source, &self.cuts, "verify", Beyond::GoesOn, hold).await?;
         let positioned = snapshot.since.elapsed();
@@ -217,18 +221,24 @@ impl Verifier {
     }
 }
 
-/// Waits until all stores stand at the position; gives their time.
-async fn reached(stores: &Stores, snapshot: &Snapshot) -> anyhow::Result<Time> {
+/// Waits until all stores have what was committed before the position.
+async fn have(stores: &Stores, position: Lsn) -> anyhow::Result<()> {
     let progress = stores.views.progress();
     for phase in Phase::ALL {
         ensure!(
-            progress.reached(phase, snapshot.position, REACH_MAX).await,
-            "the stores have not reached {} within {REACH_MAX:?}: {} is at {}; `/health` says what stands still",
-            snapshot.position,
+            progress.reached(phase, position, REACH_MAX).await,
+            "the stores have not reached {position} within {REACH_MAX:?}: {} is at {}; `/health` says what stands still",
             phase.name(),
             progress.position(phase).lsn
         );
     }
+    Ok(())
+}
+
+/// Waits until all stores stand at the position; gives their time.
+async fn reached(stores: &Stores, snapshot: &Snapshot) -> anyhow::Result<Time> {
+    have(stores, snapshot.position).await?;
+    let progress = stores.views.progress();
     let [facts, rows, home, search, reactions] = *progress.watch().borrow();
     ensure!(
         [facts, rows, search, reactions].iter().all(|position| *position == home) && home.lsn == snapshot.position,

@@ -29,6 +29,7 @@ const STREAM: &str = "stream";
 const LOG: &str = "log";
 const DATAFLOWS: &str = "dataflows";
 const STORES: [&str; 4] = ["facts", "rows", "home", "search"];
+const ROWS: &str = "rows";
 const REACTIONS: &str = "reactions";
 
 /// What one station does.
@@ -56,7 +57,10 @@ impl Verdict {
 
 /// Each stage, and since when it is in its state.
 pub(super) fn stages(seen: &[Seen], now: Instant) -> Vec<(Stage, Option<Instant>)> {
-    let before = |index: usize| index.checked_sub(1).and_then(|before| seen.get(before));
+    let before = |index: usize| match seen.get(index) {
+        Some(station) if station.name == REACTIONS => seen.iter().find(|station| station.name == ROWS),
+        _ => index.checked_sub(1).and_then(|before| seen.get(before)),
+    };
     let mut verdicts: Vec<Verdict> =
         seen.iter().enumerate().map(|(index, station)| verdict(station, before(index), now)).collect();
     blame(&mut verdicts);

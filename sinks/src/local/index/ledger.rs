@@ -132,9 +132,9 @@ impl Ledger {
         self.shards.iter().map(|shard| shard.lock().reached).collect()
     }
 
-    /// Locks a shard.
-    pub(super) fn shard(&self, shard: usize) -> Option<MutexGuard<'_, Progressed>> {
-        self.shards.get(shard).map(Mutex::lock)
+    /// Locks a shard, unless a closed time is being applied to it.
+    pub(super) fn free_shard(&self, shard: usize) -> Option<MutexGuard<'_, Progressed>> {
+        self.shards.get(shard).and_then(Mutex::try_lock)
     }
 
     /// Applies a closed time to the shards that do not have it yet.
@@ -203,13 +203,17 @@ impl Ledger {
         }
     }
 
-    /// Writes the progress that was not written yet, and returns that of each shard.
+    /// Writes the progress that was not written yet, and returns what is written of each shard. Waits for nobody: where a closed
+    /// time is being applied, which may take long, it is what was written before.
     pub(super) fn record(&self, db: &Database) -> Result<Vec<Option<Position>>, StoreError> {
-        // No closed time is being applied while all shards are locked, so no row can go back.
-        let shards: Vec<_> = self.shards.iter().map(Mutex::lock).collect();
+        // No closed time is being applied to a set whose shards are all locked, so no row can go back.
+        let shards: Vec<_> = self.shards.iter().map(Mutex::try_lock).collect();
+        let free =
+            shards.iter().enumerate().filter(|(_, shard)| shard.is_some()).fold(0, |free, (at, _)| free | 1 << at);
         let mut sets = self.sets.lock();
         let mut batch = db.batch();
-        let behind = sets.iter().filter(|(_, reached)| reached.applied.time > reached.written.time);
+        let is_behind = |set: u64, reached: &Reached| set & !free == 0 && reached.applied.time > reached.written.time;
+        let behind = sets.iter().filter(|(set, reached)| is_behind(**set, reached));
         behind.for_each(|(set, reached)| {
             batch.insert(&self.state, encode_set(self.prefix, *set), encode_position(reached.applied));
         });
@@ -217,8 +221,17 @@ impl Ledger {
         let recorded = batch.commit().map_err(Fault::from);
         failpoint!("sink_progress_after");
         recorded.map_err(|fault| fault.store(self.store, "record its progress"))?;
-        sets.values_mut().for_each(|reached| reached.written = reached.applied);
-        Ok(shards.iter().map(|shard| shard.reached).collect())
+        let written = sets.iter_mut().filter(|(set, reached)| is_behind(**set, reached));
+        written.for_each(|(_, reached)| reached.written = reached.applied);
+        let of_sets = |shard: usize| {
+            let sets = sets.iter().filter(|(set, _)| *set & 1 << shard != 0);
+            sets.map(|(_, reached)| reached.written).max_by_key(|written| written.time)
+        };
+        let written = |(number, shard): (usize, &Option<MutexGuard<'_, Progressed>>)| match shard {
+            Some(shard) => shard.reached,
+            None => of_sets(number),
+        };
+        Ok(shards.iter().enumerate().map(written).collect())
     }
 }
 

@@ -104,7 +104,7 @@ impl Rows {
         let failed = |fault: Fault| fault.store("index", "drop counts that are zero");
         let counts = self.keyspace(self.counts).map_err(failed)?;
         for (shard, durable) in durable.iter().enumerate() {
-            let Some((mut shard, durable)) = self.ledger.shard(shard).zip(*durable) else { continue };
+            let Some((mut shard, durable)) = self.ledger.free_shard(shard).zip(*durable) else { continue };
             let mut batch = db.batch();
             while let Some((since, key)) = shard.next_zero(durable.time) {
                 let value = counts.get(&key).map_err(|error| failed(error.into()))?;
