@@ -77,7 +77,7 @@ fn a_cluster_is_signed_in_to_by_tls_by_who_has_the_rights_that_are_documented() 
 
     run("GRANT SELECT ON KEYSPACE feeds TO reader");
     let ages = CacheAges { profiles: LIMIT, timelines: LIMIT };
-    let reads = |settings| RUNTIME.block_on(CqlReader::open(settings, Parameters::default(), ages.clone()));
+    let reads = |settings| RUNTIME.block_on(CqlReader::open(settings, Parameters::default(), ages));
     let reader = reads(address("reader", PASSWORD, &trusted)).unwrap();
     assert!(block_on(async {
         let _runtime = RUNTIME.enter();
