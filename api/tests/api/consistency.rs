@@ -57,6 +57,35 @@ async fn what_cannot_be_waited_for_is_served_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_who_has_liked_something_waits_for_likes() {
+    let world = World::new("late_likes").await;
+    let (ada, ben) = (world.register("ada").await, world.register("ben").await);
+    let tweet = world.tweet(&ada, "liked").await;
+    world.catch_up().await;
+    let path = format!("/api/tweets/{tweet}");
+    let post = async |user| world.post("/api/tweets", Some(user), json!({ "content": "mine" })).await;
+    let liked = world.post(&format!("{path}/like"), Some(&ben), json!({})).await;
+    let posted = post(&ada).await;
+    world.catch_up_but_for_likes().await;
+    for path in [&path, &format!("{path}/likes"), "/api/timeline"] {
+        world.get_after(liked.token(), path, Some(&ben)).await.is_problem(503, "not-yet-visible");
+    }
+    world.get_after(posted.token(), &path, Some(&ada)).await.is(200);
+    world.get_after(posted.token(), "/api/notifications", Some(&ada)).await.is_problem(503, "not-yet-visible");
+    // What is written next waits for the like before it.
+    let next = post(&ben).await;
+    world.catch_up_but_for_likes().await;
+    world.get_after(next.token(), &path, Some(&ben)).await.is_problem(503, "not-yet-visible");
+    world.catch_up().await;
+    for token in [liked.token(), next.token()] {
+        assert_eq!(world.get_after(token, &path, Some(&ben)).await.is(200)["counts"]["likes"], 1);
+    }
+    let last = post(&ben).await;
+    world.catch_up_but_for_likes().await;
+    world.get_after(last.token(), &path, Some(&ben)).await.is(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn positions_of_another_source_are_waited_for_by_nobody() {
     let world = World::new("moved").await;
     let (now, is) = watch::channel(identity());

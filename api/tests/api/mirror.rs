@@ -85,12 +85,24 @@ impl Mirror {
 
     /// Copies what is committed now.
     pub async fn catch_up(&self, client: &Client) {
+        let time = self.copy(client).await;
+        self.progress.applied(Applied::at(time + 1));
+    }
+
+    /// The same, but what likes bring is late.
+    pub async fn catch_up_but_for_likes(&self, client: &Client) {
+        let time = self.copy(client).await;
+        self.progress.applied(Applied { reactions: 0, ..Applied::at(time + 1) });
+    }
+
+    /// Copies what is committed now, and gives its time.
+    async fn copy(&self, client: &Client) -> Time {
         let lsn: PgLsn = client.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await.unwrap().get(0);
         *self.relations.write() = copy(client).await;
         self.changes.tell_anything();
         let time = now_ms().max(self.progress.position(Phase::Facts).time + 1);
         self.progress.covers(Position { time, lsn: Lsn(lsn.into()) });
-        self.progress.applied(Applied::at(time + 1));
+        time
     }
 }
 

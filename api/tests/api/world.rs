@@ -257,6 +257,11 @@ impl World {
         self.mirror.catch_up(&self.sql).await;
     }
 
+    /// The same, but what likes bring is late.
+    pub async fn catch_up_but_for_likes(&self) {
+        self.mirror.catch_up_but_for_likes(&self.sql).await;
+    }
+
     pub async fn run(&self, sql: &str) {
         self.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }

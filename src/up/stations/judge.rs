@@ -222,7 +222,7 @@ mod tests {
     const ALIVE: [&str; 2] = [POSTGRESQL, STREAM];
 
     /// States now, and again so much later, when those who have nothing to do have shown that they live.
-    fn states(way: &[Station; 7], later: Duration, alive: &[&str]) -> Vec<(&'static str, StageState)> {
+    fn states(way: &[Station], later: Duration, alive: &[&str]) -> Vec<(&'static str, StageState)> {
         let now = Instant::now();
         way.iter().for_each(|station| drop(station.seen(now)));
         let then = now + later;
@@ -267,6 +267,22 @@ mod tests {
         let _work = stuck[6].at_work("applying time 7");
         let waits = [("facts", StageState::Waiting), ("home", StageState::StandsStill)];
         assert_eq!(states(&stuck, 4 * SECOND, &ALIVE), waits);
+    }
+
+    #[test]
+    fn reactions_are_named_where_all_else_goes_on() {
+        let with = |at, reactions| {
+            let last = Station::new(REACTIONS);
+            last.moved(Lsn(reactions));
+            way(at).into_iter().chain([last]).collect::<Vec<Station>>()
+        };
+        assert_eq!(states(&with([200; 7], 100), 4 * SECOND, &ALIVE), [(REACTIONS, StageState::StandsStill)]);
+        let halfway = with([200; 7], 100);
+        halfway[7].midway();
+        assert_eq!(states(&halfway, 2 * SECOND, &ALIVE), [(REACTIONS, StageState::Moving)]);
+        let waits =
+            [(DATAFLOWS, StageState::StandsStill), ("facts", StageState::Waiting), (REACTIONS, StageState::Waiting)];
+        assert_eq!(states(&with([200, 200, 200, 200, 150, 150, 150], 100), 4 * SECOND, &ALIVE), waits);
     }
 
     #[test]
