@@ -23,7 +23,7 @@ fn read(cql: &Cql, parameters: &Parameters) -> Result<CqlReader, CqlError> {
 }
 
 /// Brings all stores to a time, with these facts and rows.
-fn apply(stores: &CqlStores, time: u64, facts: Vec<Op<Fact>>, rows: Vec<Op<ViewRow>>) {
+pub fn apply(stores: &CqlStores, time: u64, facts: Vec<Op<Fact>>, rows: Vec<Op<ViewRow>>) {
     stores.index.give(&closed(time, ALL, facts)).unwrap();
     stores.index.give(&closed(time, ALL, rows)).unwrap();
     stores.home.apply(&mut HomeClosed::empty(position(time), ALL)).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use feedmill_model::{Fact, Op, Parameters, RowSink, ViewRow};
+use feedmill_model::{Op, Parameters, RowSink, ViewRow};
 use feedmill_sinks::cql::{CacheAges, CqlError, CqlReader, CqlSettings, CqlStores};
 use feedmill_sinks::{ElasticOpenError, ElasticSearch, ElasticSettings, Views};
 use feedmill_test_servers::{SecureCassandra, SecureElasticsearch};
@@ -16,6 +16,7 @@ use scylla::client::session::{OpenSsl010Config, Session};
 use scylla::client::session_builder::SessionBuilder;
 
 use super::cql::{RUNTIME, open, source};
+use super::cql_reader::apply;
 use crate::index::{ALL, closed, position, user};
 use crate::search::{LIMIT, durable, found, put, tweet};
 
@@ -71,8 +72,7 @@ fn a_cluster_is_signed_in_to_by_tls_by_who_has_the_rights_that_are_documented() 
     // Whoever makes the keyspace may do with it what it likes.
     let writer = address("writer", PASSWORD, &trusted);
     let stores = open(&writer, &Parameters::default());
-    stores.index.apply(&closed::<Fact>(10, ALL, vec![])).unwrap();
-    stores.index.apply(&closed(10, ALL, vec![Op::Put(ViewRow::Profile(Box::new(user(1))))])).unwrap();
+    apply(&stores, 10, vec![], vec![Op::Put(ViewRow::Profile(Box::new(user(1))))]);
     drop(open(&writer, &Parameters::default()));
 
     run("GRANT SELECT ON KEYSPACE feeds TO reader");
@@ -88,7 +88,7 @@ fn a_cluster_is_signed_in_to_by_tls_by_who_has_the_rights_that_are_documented() 
     run("CREATE KEYSPACE other WITH replication = {'class': 'NetworkTopologyStrategy', 'replication_factor': 1}");
     run("GRANT ALL ON KEYSPACE other TO guest");
     let guest = CqlSettings { keyspace: "other".to_owned(), ..address("guest", PASSWORD, &trusted) };
-    open(&guest, &Parameters::default()).index.apply(&closed::<Fact>(10, ALL, vec![])).unwrap();
+    apply(&open(&guest, &Parameters::default()), 10, vec![], vec![]);
 
     let refused = |settings: CqlSettings, reason: &str| {
         let source = source();
