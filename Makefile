@@ -13,7 +13,7 @@ TESTED := --release --locked --features failpoints
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test servers test-servers soak soak-servers fuzz lint fmt clippy doc audit containers bench clean
+.PHONY: help setup build run test servers test-servers test-all soak soak-servers fuzz lint fmt clippy doc audit containers bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ test-servers: export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
 test-servers: export TMPDIR ?= $(shell .ci/scratch)
 test-servers: setup servers ## Run the tests that need those servers
 	$(CARGO) test $(TESTED) --workspace -- servers::
+
+# In one go they take less than one after the other: what waits for a server needs no core.
+test-all: export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(nproc))
+test-all: export TMPDIR ?= $(shell .ci/scratch)
+test-all: setup servers ## Run the tests of both
+	$(CARGO) test $(TESTED) --workspace
 
 # A test of the binary's own package has it built.
 soak: setup ## Kill processes at random places, for long (make soak SOAK=200)

@@ -38,7 +38,7 @@ impl Kind for SecureNode {
     const GIVEN: &'static str = "FEEDMILL_TEST_SECURE_CQL";
 
     fn new() -> Self {
-        SecureNode { node: CqlNode::new(), identity: Identity::new() }
+        SecureNode { node: CqlNode::new(), identity: Identity::of("127.0.0.1") }
     }
 
     fn address(&self) -> String {

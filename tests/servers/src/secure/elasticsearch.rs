@@ -45,7 +45,7 @@ impl Kind for SecureNode {
     const GIVEN: &'static str = "FEEDMILL_TEST_SECURE_ELASTICSEARCH";
 
     fn new() -> Self {
-        SecureNode { node: SearchNode::new(), identity: Identity::new() }
+        SecureNode { node: SearchNode::new(), identity: Identity::of("localhost") }
     }
 
     fn address(&self) -> String {

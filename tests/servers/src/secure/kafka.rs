@@ -53,7 +53,7 @@ impl Kind for SecureBroker {
 
     fn new() -> Self {
         let [users, anybody] = free_ports();
-        SecureBroker { broker: Broker::new(), users, anybody, identity: Identity::new() }
+        SecureBroker { broker: Broker::new(), users, anybody, identity: Identity::of("localhost") }
     }
 
     fn address(&self) -> String {

@@ -23,8 +23,8 @@ struct Identity {
 }
 
 impl Identity {
-    /// Of a server on this machine.
-    fn new() -> Self {
+    /// Of a server that is reached by this name, or address, alone.
+    fn of(host: &str) -> Self {
         let mut about = CertificateParams::new(Vec::new()).unwrap();
         about.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         about.distinguished_name.push(DnType::CommonName, "authority of a server");
@@ -32,9 +32,9 @@ impl Identity {
         let authority = about.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(about, key);
         let key = KeyPair::generate().unwrap();
-        let mut of_host = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let mut of_host = CertificateParams::new(vec![host.to_owned()]).unwrap();
         // One of the same name as its authority would be taken for one that signs itself.
-        of_host.distinguished_name.push(DnType::CommonName, "localhost");
+        of_host.distinguished_name.push(DnType::CommonName, host);
         let certificate = of_host.signed_by(&key, &issuer).unwrap().pem();
         Identity { authority, certificate, key: key.serialize_pem() }
     }
