@@ -16,6 +16,7 @@ use feedmill_model::{
 };
 use futures::TryStreamExt;
 use scylla::deserialize::row::DeserializeRow;
+use scylla::statement::unprepared::Statement;
 
 use super::cluster::Cluster;
 use super::fault::Fault;
@@ -27,6 +28,8 @@ use super::spread::{FULL, List, MARK, Part};
 use crate::local::{Copying, Folder};
 use crate::{FrozenViews, HomeRecord, LocalIndex, layout};
 
+/// Rows of a page. A node refuses one for which it has to pass by 100,000 deletes, so it must not be long.
+const PAGE_ROWS: i32 = 500;
 /// Rows that are copied at a time.
 const ROWS_AT_ONCE: usize = 50_000;
 /// Records of home timelines that are.
@@ -41,7 +44,8 @@ where
     R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
 {
     let failed = |problem: String| Fault::Refused { servers: cluster.settings.servers(), problem };
-    let pager = cluster.session.query_iter(text, ()).await.map_err(|error| failed(error.to_string()))?;
+    let statement = Statement::new(text).with_page_size(PAGE_ROWS);
+    let pager = cluster.session.query_iter(statement, ()).await.map_err(|error| failed(error.to_string()))?;
     let rows = pager.rows_stream::<R>().map_err(|error| failed(error.to_string()))?;
     let mut rows = rows.map_err(|error| failed(error.to_string()));
     while let Some(row) = rows.try_next().await? {
