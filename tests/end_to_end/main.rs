@@ -36,7 +36,6 @@ mod manual;
 mod monitoring;
 mod network;
 mod partitions;
-#[allow(dead_code, reason = "a part of the harness: tests that are being written use what no test uses yet")]
 mod postgres;
 mod proxy;
 mod quarantine;
@@ -54,7 +53,6 @@ mod servers;
 mod sessions;
 mod slot;
 mod source_check;
-#[allow(dead_code, reason = "a part of the harness: tests that are being written use what no test uses yet")]
 mod system;
 mod tls;
 mod transactions;

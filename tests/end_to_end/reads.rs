@@ -239,6 +239,9 @@ async fn tweets_say_what_they_name_and_what_the_reader_did_with_them() {
     .await
     .unwrap();
     let now = token(&system, &ben).await;
+    // A token of a tweet holds likes in their lists; tweets show them as they come, not before the lists do.
+    let likers = format!("/api/tweets/{tweet}/likes");
+    assert_eq!(ids_of(&all(&system, &now, &format!("{likers}?limit=5"), "users", None).await), [&*ben.id]);
     let read = system.get_after(&now, &format!("/api/tweets/{tweet}"), None).await.body;
     let expected = json!({
         "hashtags": [{ "tag": "Tag", "start": 3, "end": 7 }, { "tag": "end", "start": 41, "end": 45 }],
