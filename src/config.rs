@@ -54,7 +54,7 @@ pub struct Settings {
     /// File (PEM) of authorities that sign the certificate of the Elasticsearch, beside those that everybody knows
     #[arg(long, env = "FEEDMILL_SEARCH_AUTHORITY", value_name = "FILE")]
     pub search_authority: Option<PathBuf>,
-    /// CQL cluster (ScyllaDB, Cassandra) for facts, rows and home timelines, instead of the data folder:
+    /// CQL cluster (ScyllaDB, Cassandra) for facts, rows, reactions and home timelines, instead of the data folder:
     /// cql://user:password@host:9042,other:9042/keyspace?replication=3&tls=system. Of a password holds what is said of
     /// --database-url
     #[arg(long, env = "FEEDMILL_STORE", value_name = "URL", hide_env_values = true)]
@@ -69,7 +69,7 @@ pub struct Settings {
     #[arg(long, env = "FEEDMILL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
 
-    /// Dataflow workers (threads); the default leaves half of the cores to PostgreSQL
+    /// Dataflow workers (threads), and as many again for what likes bring; the default is half of the cores
     #[arg(long, env = "FEEDMILL_WORKERS", value_name = "N", default_value_t = default_workers())]
     pub workers: usize,
 

@@ -39,7 +39,7 @@ const BAR: &str = "{msg} {wide_bar} {human_pos} of about {human_len} rows, {perc
 /// What `feedmill replay` takes beside the settings.
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArgs {
-    /// Build the stores of these views again: facts, rows, home, reactions, or any view that `feedmill verify` lists [default: all]
+    /// Build the stores of these views again: facts, rows, home, search, reactions, or any view that `feedmill verify` lists [default: all]
     #[arg(value_name = "VIEW", value_parser = PossibleValuesParser::new(names()), hide_possible_values = true)]
     pub views: Vec<String>,
 }

@@ -9,7 +9,7 @@ use super::table::bytes;
 /// Parts of the data folder, and what they are.
 const PARTS: [(&str, &str); 5] = [
     ("log", "the change log"),
-    ("index", "facts, rows, user timelines"),
+    ("index", "facts, rows, user timelines, reactions"),
     ("home", "home timelines"),
     ("search", "search"),
     ("postgres/data", "the private PostgreSQL"),

@@ -204,8 +204,11 @@ impl CqlSettings {
             value.parse::<u64>().ok().filter(|number| *number >= least).ok_or_else(|| wrong("a positive number"))
         };
         let consistency = || {
-            let found = Consistency::ALL.into_iter().find(|(name, _)| *name == value);
-            found.map(|(_, level)| level).ok_or_else(|| wrong("one, local_one, quorum, local_quorum or all"))
+            let found = Consistency::ALL.into_iter().find(|(name, _)| *name == value).map(|(_, level)| level);
+            let levels = "one, local_one, quorum, local_quorum, all, or of writes each_quorum";
+            found
+                .filter(|level| *level != Consistency::EachQuorum || name.starts_with("write"))
+                .ok_or_else(|| wrong(levels))
         };
         match name {
             "replication" => {
@@ -283,5 +286,13 @@ mod tests {
             let refused = text.parse::<CqlSettings>().unwrap_err().to_string();
             assert!(!refused.contains("secret") && refused.contains("cql://user"), "{text}: {refused}");
         }
+    }
+
+    #[test]
+    fn most_replicas_of_each_datacenter_can_be_asked_for_by_writes_alone() {
+        let settings: CqlSettings = "cql://a/b?write_consistency=each_quorum".parse().unwrap();
+        assert_eq!(settings.write_consistency, Consistency::EachQuorum);
+        let refused = "cql://a/b?read_consistency=each_quorum".parse::<CqlSettings>().unwrap_err().to_string();
+        assert!(refused.contains("local_quorum"), "{refused}");
     }
 }

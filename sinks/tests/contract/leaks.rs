@@ -212,7 +212,7 @@ fn puts(facts: impl IntoIterator<Item = Fact>) -> Vec<Op<Fact>> {
 }
 
 #[test]
-fn a_block_hides_both_from_each_other() {
+fn c55_a_block_hides_both_from_each_other() {
     let blocks = [VIEWER, OTHER].map(|blocker| Fact::Block { blocker, blocked: SUBJECT });
     assert_eq!(found_after(&world(true, false), &[], puts(blocks)), []);
     let blocks = [VIEWER, OTHER].map(|blocked| Fact::Block { blocker: SUBJECT, blocked });

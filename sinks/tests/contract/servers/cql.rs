@@ -196,7 +196,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_blocked_is_found_nowhere() {
+fn c55_what_is_blocked_is_found_nowhere() {
     let cql = Cql::new();
     let world = open_world();
     let stores = stores_of(&cql, &world);
