@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   base64url( form 1 | LSN 8 ) . base64url( HMAC-SHA256( purpose | source identity | form | LSN ) )
+//!   base64url( form 2 | LSN 8 | LSN 8 ) . …                     the second of a like that was not visible yet
 //! ```
 //!
-//! What likes bring can be seconds behind all else, when somebody writes very many of them at once. So a token says by its form
-//! whether there is a like among what its client wrote last: only such a one has reads of tweets wait for likes too. Reads of
-//! nothing but what likes bring, as of notifications, wait for them whatever the token is.
+//! What likes bring can be seconds behind all else, when somebody writes very many of them at once. So a token has a position of
+//! its own for them, if there is a like among what its client wrote last: only such a one has reads of tweets wait for likes too.
+//! Reads of nothing but what likes bring, as of notifications, wait for them whatever the token is.
 //!
 //! A token is authenticated, because a position that PostgreSQL never had would make readers wait, and capture ask for
 //! it, for ever. The source is part of what is authenticated: after a restore or a failover, positions mean something
@@ -38,8 +39,8 @@ const HEADER: HeaderName = HeaderName::from_static(CONSISTENCY_TOKEN);
 const FORM: u8 = 1;
 /// That of one that likes are waited for with.
 const FORM_OF_LIKES: u8 = 2;
-/// 9 bytes in base64, a point, 32 bytes in base64.
-const TOKEN_BYTES: usize = 12 + 1 + 43;
+/// 17 bytes in base64, a point, 32 bytes in base64.
+const TOKEN_BYTES_MAX: usize = 23 + 1 + 43;
 
 /// What a read is to hold: everything that was committed before these positions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,17 +76,20 @@ impl ConsistencyTokens {
         self.source.borrow()
     }
 
-    /// The token for everything that was committed before `lsn`, with `likes` or without; `None` if the library refuses to sign.
-    pub fn token(&self, lsn: Lsn, likes: bool) -> Option<String> {
-        let mut position = vec![if likes { FORM_OF_LIKES } else { FORM }];
+    /// The token for what is to be held; `None` if the library refuses to sign.
+    pub fn token(&self, Awaited { lsn, likes }: Awaited) -> Option<String> {
+        let mut position = vec![if likes == Lsn(0) { FORM } else { FORM_OF_LIKES }];
         position.extend(lsn.0.to_be_bytes());
+        if likes != Lsn(0) {
+            position.extend(likes.0.to_be_bytes());
+        }
         let code = self.keys.code(&self.message(&position))?;
         Some(format!("{}.{code}", URL_SAFE_NO_PAD.encode(position)))
     }
 
     /// What `token` is for; `None` for what is no token of this source.
     pub fn awaited(&self, token: &str) -> Option<Awaited> {
-        if token.len() != TOKEN_BYTES {
+        if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
         let (position, code) = token.split_once('.')?;
@@ -93,11 +97,11 @@ impl ConsistencyTokens {
         if !self.keys.confirms(&self.message(&position), code) {
             return None;
         }
-        let (form, lsn) = position.split_first()?;
-        let lsn = Lsn(u64::from_be_bytes(lsn.try_into().ok()?));
-        match *form {
-            FORM => Some(Awaited { lsn, likes: Lsn(0) }),
-            FORM_OF_LIKES => Some(Awaited { lsn, likes: lsn }),
+        let (form, positions) = position.split_first()?;
+        let (positions, rest) = positions.as_chunks();
+        match (*form, positions, rest) {
+            (FORM, [lsn], []) => Some(Awaited { lsn: lsn_of(lsn), likes: Lsn(0) }),
+            (FORM_OF_LIKES, [lsn, likes], []) => Some(Awaited { lsn: lsn_of(lsn), likes: lsn_of(likes) }),
             _ => None,
         }
     }
@@ -106,6 +110,10 @@ impl ConsistencyTokens {
         let purpose = format!("feedmill consistency token\0{}\0", *self.source.borrow());
         [purpose.as_bytes(), position].concat()
     }
+}
+
+fn lsn_of(bytes: &[u8; 8]) -> Lsn {
+    Lsn(u64::from_be_bytes(*bytes))
 }
 
 impl Context {
@@ -124,22 +132,40 @@ impl Context {
     /// Waits until `phase` of the views holds the write whose token came with the request; and for what the reader wrote a
     /// moment ago, but then what is there is served anyway.
     pub async fn catch_up<V>(&self, reader: &Reader<V>, phase: Phase) -> Result<(), Problem> {
+        self.hold(reader, phase, |awaited| awaited.lsn, Instant::now() + self.settings.read_wait).await
+    }
+
+    /// The same for a read that shows tweets, and with them what likes bring.
+    pub async fn catch_up_with_likes<V>(&self, reader: &Reader<V>, phase: Phase) -> Result<(), Problem> {
         let until = Instant::now() + self.settings.read_wait;
-        if let Some(awaited) = reader.must_hold
-            && !self.holds_all(phase, awaited, until).await
-        {
+        self.hold(reader, phase, |awaited| awaited.lsn, until).await?;
+        self.hold(reader, Phase::Reactions, |awaited| awaited.likes, until).await
+    }
+
+    async fn hold<V>(
+        &self,
+        reader: &Reader<V>,
+        phase: Phase,
+        of: fn(Awaited) -> Lsn,
+        until: Instant,
+    ) -> Result<(), Problem> {
+        let [must, shall] = [reader.must_hold, reader.shall_hold].map(|awaited| awaited.map_or(Lsn(0), of));
+        if must > Lsn(0) && !self.holds(phase, must, until).await {
             let told = "The views have not reached the write of X-Consistency-Token yet. Ask again.";
             return Err(Kind::NotYetVisible.because(told));
         }
-        if let Some(awaited) = reader.shall_hold {
-            self.holds_all(phase, awaited, until).await;
+        // What cannot come in time would only be in the way of those who wait for what can.
+        if shall > must && !self.is_far_behind(phase) {
+            self.holds(phase, shall, until).await;
         }
         Ok(())
     }
 
-    /// Waits until `phase`, and what likes bring, hold what is awaited of each; `false` when that is not so at `until`.
-    async fn holds_all(&self, phase: Phase, Awaited { lsn, likes }: Awaited, until: Instant) -> bool {
-        self.holds(phase, lsn, until).await && (likes == Lsn(0) || self.holds(Phase::Reactions, likes, until).await)
+    /// Whether `phase` is further behind than a read waits.
+    fn is_far_behind(&self, phase: Phase) -> bool {
+        let progress = self.views.progress();
+        let [newest, own] = [Phase::Rows, phase].map(|phase| progress.position(phase).time);
+        u128::from(newest.saturating_sub(own)) > self.settings.read_wait.as_millis()
     }
 
     /// Waits until `phase` holds everything before `lsn`; `false` when that is not so at `until`.
@@ -174,7 +200,7 @@ impl Context {
 
     /// Has an answer carry the token for what was written.
     pub fn give_token(&self, response: &mut Response, written: Awaited) {
-        let token = self.tokens.token(written.lsn, written.likes > Lsn(0));
+        let token = self.tokens.token(written);
         match token.and_then(|token| HeaderValue::try_from(token).ok()) {
             Some(token) => drop(response.headers_mut().insert(HEADER, token)),
             None => tracing::error!("a consistency token could not be signed"),
@@ -207,12 +233,11 @@ mod tests {
         let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
         let (now, is) = watch::channel(source(1));
         let tokens = ConsistencyTokens::new(keys.clone(), is);
-        for lsn in [Lsn(0), Lsn(0x16_B374_D848), Lsn(u64::MAX)] {
-            let token = tokens.token(lsn, false).unwrap();
-            assert_eq!(token.len(), TOKEN_BYTES);
-            assert_eq!(tokens.awaited(&token), Some(Awaited { lsn, likes: Lsn(0) }));
-            let of_likes = tokens.token(lsn, true).unwrap();
-            assert_eq!(tokens.awaited(&of_likes), Some(Awaited { lsn, likes: lsn }));
+        for (lsn, likes) in [(0, 0), (0x16_B374_D848, 0), (0x16_B374_D848, 7), (u64::MAX, 0), (u64::MAX, u64::MAX)] {
+            let awaited = Awaited { lsn: Lsn(lsn), likes: Lsn(likes) };
+            let token = tokens.token(awaited).unwrap();
+            assert!(token.len() <= TOKEN_BYTES_MAX);
+            assert_eq!(tokens.awaited(&token), Some(awaited));
             for other in [source(2), SourceId { timeline: 2, ..source(1) }, SourceId { slot: "x".into(), ..source(1) }]
             {
                 now.send_replace(other);
@@ -227,7 +252,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::load_or_create(&folder.path().join("keys")).unwrap();
         let tokens = ConsistencyTokens::new(keys.clone(), watch::channel(source(1)).1);
-        let token = tokens.token(Lsn(100), false).unwrap();
+        let token = tokens.token(Awaited { lsn: Lsn(100), likes: Lsn(0) }).unwrap();
         for at in 0..token.len() {
             let mut altered = token.clone().into_bytes();
             altered[at] = if altered[at] == b'A' { b'B' } else { b'A' };

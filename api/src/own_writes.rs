@@ -125,10 +125,9 @@ pub(crate) async fn keep(State(context): State<Shared>, mut request: Request, ne
     let signed_in = response.extensions_mut().remove::<Viewer>();
     let user = asker.0.get().copied().or(signed_in).map(|Viewer(user)| user);
     let before = user.and_then(|user| context.own_writes.of(&source, user)).map_or(before, |own| own.and(before));
-    if written.likes < written.lsn && before.likes > context.views.progress().position(Phase::Reactions).lsn {
-        // A token has one position. What is kept here has two, so nobody waits for more likes than that.
-        context.give_token(&mut response, Awaited { likes: written.lsn, ..written });
-        written.likes = written.likes.max(before.likes);
+    if before.likes > written.likes.max(context.views.progress().position(Phase::Reactions).lsn) {
+        written.likes = before.likes;
+        context.give_token(&mut response, written);
     }
     if let Some(user) = user {
         context.own_writes.wrote(&source, user, written, context.held());

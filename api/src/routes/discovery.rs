@@ -93,7 +93,7 @@ pub(crate) async fn hashtag(
     Name(tag): Name,
     list: List<i64, { list::HASHTAG }>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up_with_likes(&reader, Phase::Rows).await?;
     if !text::is_hashtag(&tag) {
         let told = "tag has letters, digits and `_`, not digits alone, and no sign before it.";
         return Err(Kind::MalformedRequest.because(told));

@@ -58,7 +58,7 @@ pub(crate) async fn conversation(
     Id(id): Id,
     mut list: List<ThreadCursor, { list::CONVERSATION }, ThreadQuery>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up_with_likes(&reader, Phase::Rows).await?;
     let (order, cursor) = (list.query.order.into(), list.cursor.take());
     let page = shown(thread_page(context.views.as_ref(), reader.id(), id, order, cursor, list.limit).await?)?;
     let flags = context.flags(reader.id(), &page.items).await?;
@@ -81,7 +81,7 @@ pub(crate) async fn ancestors(
     Id(id): Id,
     list: List<i64, { list::ANCESTORS }>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up_with_likes(&reader, Phase::Rows).await?;
     let page = shown(ancestors_page(context.views.as_ref(), reader.id(), id, list.cursor, list.limit).await?)?;
     let flags = context.flags(reader.id(), &page.items).await?;
     let ancestors = page.items.iter().map(|ancestor| AncestorBody::new(ancestor, &flags)).collect();

@@ -54,7 +54,7 @@ pub(crate) async fn of_user(
     Name(name): Name,
     list: List<EntryId, { list::USER }, UserQuery>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up_with_likes(&reader, Phase::Rows).await?;
     let views = context.views.as_ref();
     let user = views.user_by_name(&name).await?.ok_or_else(no_user)?;
     let page = user_page(views, reader.id(), user, list.query.replies, list.cursor, list.limit).await?;
@@ -71,7 +71,7 @@ pub(crate) async fn home(
     reader: Reader<Viewer>,
     mut list: List<HomeCursor, { list::HOME }>,
 ) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Home).await?;
+    context.catch_up_with_likes(&reader, Phase::Home).await?;
     let cursor = list.cursor.take().unwrap_or_default();
     let page = home_page(context.views.as_ref(), &context.parameters, reader.id(), cursor, list.limit).await?;
     context.tweets(Some(reader.id()), &list, &page).await

@@ -149,7 +149,7 @@ pub(crate) async fn create(
     responses((status = 200, description = "The tweet.", body = TweetBody), Failed), security((), ("token" = [])),
 )]
 pub(crate) async fn read(State(context): State<Shared>, reader: Reader, Id(id): Id) -> Result<Response, Problem> {
-    context.catch_up(&reader, Phase::Rows).await?;
+    context.catch_up_with_likes(&reader, Phase::Rows).await?;
     let tweet = shown(read::tweet(context.views.as_ref(), reader.id(), id).await?)?;
     let flags = context.flags(reader.id(), std::slice::from_ref(&tweet.value)).await?;
     Ok(as_of(tweet.time, Json(TweetBody::from(&tweet.value).seen(&flags))))

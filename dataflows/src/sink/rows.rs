@@ -186,7 +186,7 @@ pub(crate) fn row_sink<'scope, R: Keyed + ExchangeData + Send>(
     applied
 }
 
-/// The store refused a time; the workers are told to end.
+/// The store refused a time, and the workers are told to end; or they were told to before.
 struct Refused;
 
 impl<R: Keyed + Send> Waiting<R> {
@@ -273,6 +273,10 @@ impl<R: Keyed + Send> Waiting<R> {
         let shards = self.shards & set;
         if shards == 0 || (loading && ops.is_empty()) {
             return Ok(());
+        }
+        // Sets that are not applied come again: progress is one of each shard.
+        if self.supervisor.stopping() {
+            return Err(Refused);
         }
         self.store.apply(&Closed { position, shards, loading, ops }).map_err(|error| {
             self.supervisor.refused(error);

@@ -7,7 +7,8 @@
 //! - stores that stand without one of them being at work wait for the dataflows, which stand still unless they are being
 //!   given more: a large transaction comes in pieces, and is one time;
 //! - in a process that only reads them, the first of the stores that stand is the one: who writes them does not go on;
-//! - reactions, which come after the rows, wait for whichever of the dataflows and the stores stands; nobody waits for them;
+//! - reactions come after the rows, and nobody waits for them. Where one process does everything they have workers of their own,
+//!   and stand for themselves; elsewhere they wait for whichever of the dataflows and the stores stands;
 //! - one that was asked to wait, by `verify` or a resync, stands as long as they say, and what waits for it does so too;
 //! - the stream, which hands over to the log, waits for it, and for a database that does not answer.
 
@@ -27,6 +28,7 @@ const MOVING: Duration = Duration::from_secs(2);
 const POSTGRESQL: &str = "postgresql";
 const STREAM: &str = "stream";
 const LOG: &str = "log";
+const KAFKA: &str = "kafka";
 const DATAFLOWS: &str = "dataflows";
 const STORES: [&str; 4] = ["facts", "rows", "home", "search"];
 const ROWS: &str = "rows";
@@ -63,8 +65,12 @@ pub(super) fn stages(seen: &[Seen], now: Instant) -> Vec<(Stage, Option<Instant>
     };
     let mut verdicts: Vec<Verdict> =
         seen.iter().enumerate().map(|(index, station)| verdict(station, before(index), now)).collect();
-    blame(&mut verdicts);
-    excuse_reactions(&mut verdicts);
+    let is_there = |name: &str| seen.iter().any(|station| station.name == name);
+    let reactions_alone = is_there(DATAFLOWS) && !is_there(KAFKA);
+    blame(&mut verdicts, reactions_alone);
+    if !reactions_alone {
+        excuse_reactions(&mut verdicts);
+    }
     let told = seen.iter().enumerate().zip(verdicts);
     told.map(|((index, station), verdict)| {
         let since = verdict.since;
@@ -107,16 +113,16 @@ fn verdict(station: &Seen, before: Option<&Seen>, now: Instant) -> Verdict {
     Verdict { name: station.name, state, since, reason, stuck, midway }
 }
 
-/// Leaves the one that the others wait for.
-fn blame(verdicts: &mut [Verdict]) {
+/// Leaves the one that the others wait for; they do not wait for reactions that have workers of their own.
+fn blame(verdicts: &mut [Verdict], reactions_alone: bool) {
     let stands = |verdicts: &[Verdict], name: &str| verdicts.iter().any(|one| one.name == name && one.stands());
     for (name, other) in [(STREAM, POSTGRESQL), (STREAM, LOG)] {
         if stands(verdicts, other) {
             verdicts.iter_mut().filter(|one| one.name == name && one.stands()).for_each(|one| one.waits_for(other));
         }
     }
-    let stuck =
-        verdicts.iter().filter(|one| one.stuck).max_by_key(|one| STORES.iter().position(|name| *name == one.name));
+    let stuck = verdicts.iter().filter(|one| one.stuck && !(reactions_alone && one.name == REACTIONS));
+    let stuck = stuck.max_by_key(|one| STORES.iter().position(|name| *name == one.name));
     if let Some(stuck) = stuck.map(|one| one.name) {
         let others = verdicts.iter_mut().filter(|one| one.name == DATAFLOWS || STORES.contains(&one.name));
         others.filter(|one| one.stands() && one.name != stuck).for_each(|one| one.waits_for(stuck));
@@ -145,7 +151,7 @@ fn blame(verdicts: &mut [Verdict]) {
     }
 }
 
-/// Reactions follow the others.
+/// Reactions follow the others, by the same workers.
 fn excuse_reactions(verdicts: &mut [Verdict]) {
     let before = |one: &&Verdict| one.name == DATAFLOWS || STORES.contains(&one.name);
     let Some(stands) = verdicts.iter().filter(before).find(|one| one.stands()).map(|one| one.name) else { return };
@@ -280,9 +286,19 @@ mod tests {
         let halfway = with([200; 7], 100);
         halfway[7].midway();
         assert_eq!(states(&halfway, 2 * SECOND, &ALIVE), [(REACTIONS, StageState::Moving)]);
-        let waits =
-            [(DATAFLOWS, StageState::StandsStill), ("facts", StageState::Waiting), (REACTIONS, StageState::Waiting)];
-        assert_eq!(states(&with([200, 200, 200, 200, 150, 150, 150], 100), 4 * SECOND, &ALIVE), waits);
+        let both =
+            |reactions| [(DATAFLOWS, StageState::StandsStill), ("facts", StageState::Waiting), (REACTIONS, reactions)];
+        let stands = [200, 200, 200, 200, 150, 150, 150];
+        assert_eq!(states(&with(stands, 100), 4 * SECOND, &ALIVE), both(StageState::StandsStill));
+        // One at work keeps nobody from being judged.
+        let busy = with(stands, 100);
+        let _work = busy[7].at_work("applying time 7");
+        assert_eq!(states(&busy, 4 * SECOND, &ALIVE), both(StageState::StandsStill));
+        // By the same workers it waits with the others.
+        let mut shared = with(stands, 100).split_off(2);
+        shared[0] = Station::new(KAFKA);
+        shared[0].moved(Lsn(200));
+        assert_eq!(states(&shared, 4 * SECOND, &[]), both(StageState::Waiting));
     }
 
     #[test]
