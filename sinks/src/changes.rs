@@ -1,4 +1,4 @@
-//! What changes in facts and rows, told to whoever shows it live.
+//! What changes in facts, rows and reactions, told to whoever shows it live.
 //!
 //! ```text
 //!   worker ─ apply(closed) ─► written, can be read ─► tell ─► a set of ids ─► take ─► who has to be looked at again
@@ -19,7 +19,8 @@ use parking_lot::{Mutex, RwLock};
 
 /// Ids that wait to be taken, at most.
 const WAITING_MAX: usize = 65_536;
-/// Closed times of which the newest entry is known, each for itself. Home timelines are fewer behind.
+/// Closed times of which the newest entry is known, each for itself. Home timelines are fewer behind; of reactions that are not
+/// it is not known.
 const TIMES_MAX: usize = 4_096;
 
 /// Something that has changed.
@@ -81,8 +82,8 @@ pub struct Changes {
 /// The greatest id of an entry that closed times brought.
 #[derive(Debug, Default)]
 struct Newest {
-    /// Of all times before the following.
-    before: Option<i64>,
+    /// Of all times before the following, and the last of these.
+    before: Option<(Time, i64)>,
     by_time: BTreeMap<Time, i64>,
 }
 
@@ -113,7 +114,8 @@ impl Changes {
     /// how far the commits are that were applied, which may be long after they were made.
     pub fn newest_entry(&self, time: Time) -> Option<i64> {
         let newest = self.newest.lock();
-        newest.by_time.range(..=time).map(|(_, id)| *id).chain(newest.before).max()
+        let before = newest.before.filter(|(last, _)| *last <= time).map(|(_, id)| id);
+        newest.by_time.range(..=time).map(|(_, id)| *id).chain(before).max()
     }
 
     /// All that was committed up to `ms`, in milliseconds since 1970, is in closed times up to `time`: what an entry made later
@@ -163,9 +165,9 @@ impl Newest {
         let newest = self.by_time.entry(time).or_insert(id);
         *newest = id.max(*newest);
         if self.by_time.len() > TIMES_MAX
-            && let Some((_, id)) = self.by_time.pop_first()
+            && let Some((last, id)) = self.by_time.pop_first()
         {
-            self.before = self.before.max(Some(id));
+            self.before = Some((last, self.before.map_or(id, |(_, before)| before.max(id))));
         }
     }
 }
