@@ -1,13 +1,14 @@
 //! The thread that writes the change log.
 //!
 //! One write for whatever has come while the last one was on its way to the disk: one transaction when it is quiet, so
-//! that it is visible soon; many when there is a backlog, so that an fsync is shared. A keepalive ends the group: the
-//! batch covers exactly what was committed before its position.
+//! that it is visible soon; many when there is a backlog, so that an fsync is shared. Where many come each time the writer rests
+//! for a moment first: a write costs as much as some ten transactions, and the server needs the processors too. A keepalive ends
+//! the group: the batch covers exactly what was committed before its position.
 //!
 //! While the disk is nearly full, or the clock cannot be right, nothing is written, and so nothing more is read from the
 //! source: see [`crate::room`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use feedmill_connectors::postgres::Transaction;
 use feedmill_model::{Lsn, Position};
@@ -20,6 +21,10 @@ use crate::{Log, LogError};
 /// its own.
 const GROUP_TRANSACTIONS_MAX: usize = 4_096;
 const GROUP_CHANGES_MAX: usize = 16_384;
+/// Transactions of a write from which on more are waited for before the next, unless enough have come; and for how long.
+const MANY: usize = 16;
+const ENOUGH: usize = 256;
+const REST: Duration = Duration::from_millis(5);
 
 /// What capture hands to the writer, in the order of the source's log.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +45,7 @@ pub fn run_writer(
 ) -> Result<(), LogError> {
     // Transactions that are not bulk must not become so by being written together.
     let changes_max = GROUP_CHANGES_MAX.min(log.bulk_rows());
-    let mut groups = Groups { incoming, changes_max, carried: None };
+    let mut groups = Groups { incoming, changes_max, carried: None, rest: REST, last: 0 };
     while let Some(group) = groups.next() {
         let Some(position) = append(log, &group, || groups.incoming.is_closed(), &now_ms)? else { return Ok(()) };
         metrics::counter!("feedmill_log_transactions_total").increment(group.transactions.len() as u64);
@@ -93,6 +98,9 @@ struct Groups {
     changes_max: usize,
     /// What did not fit into the last group.
     carried: Option<Transaction>,
+    rest: Duration,
+    /// How many transactions the last group had.
+    last: usize,
 }
 
 impl Groups {
@@ -100,6 +108,9 @@ impl Groups {
     fn next(&mut self) -> Option<Group> {
         let mut group = Group::default();
         let mut changes = 0;
+        if self.last >= MANY && self.incoming.len() < ENOUGH {
+            std::thread::sleep(self.rest);
+        }
         let mut next = match self.carried.take() {
             Some(carried) => Some(Incoming::Transaction(carried)),
             None => Some(self.incoming.blocking_recv()?),
@@ -122,6 +133,7 @@ impl Groups {
             let is_full = group.transactions.len() >= GROUP_TRANSACTIONS_MAX || changes >= self.changes_max;
             next = if is_full { None } else { self.incoming.try_recv().ok() };
         }
+        self.last = group.transactions.len();
         Some(group)
     }
 }
@@ -146,7 +158,7 @@ mod tests {
             sender.try_send(incoming).expect("there is room");
         }
         drop(sender);
-        let mut groups = Groups { incoming: received, changes_max, carried: None };
+        let mut groups = Groups { incoming: received, changes_max, carried: None, rest: Duration::ZERO, last: 0 };
         let ends = |group: Group| {
             let ends = group.transactions.iter().map(|transaction| transaction.end_lsn.0).collect();
             (ends, group.covers.map(|lsn| lsn.0))

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   a thread       task of its own                                 the consumer
-//!  socket ─> chunks ─> Decoder ─> open transactions ─> room? ─> queue ─> Stream::next
+//!  socket ─> chunks ─> Decoder ─> open transactions ─> room? ─> queue ─> what came together ─> Stream::next
 //!     ▲                        (memory, then disk)       │
 //!     └── status each second, received and durable <─────┴──────── acknowledge, request_keepalive
 //! ```
@@ -31,6 +31,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::vec;
 
 use feedmill_model::{Lsn, SourceId, Timestamp, failpoint};
 use tokio::runtime::Builder;
@@ -81,7 +82,9 @@ pub enum Event {
 
 /// A running stream. It ends when it is dropped; [`Self::close`] also tells the server the last acknowledgement.
 pub struct Stream {
-    events: mpsc::UnboundedReceiver<Queued>,
+    events: mpsc::UnboundedReceiver<Vec<Queued>>,
+    /// What came together with the last one that was told.
+    here: vec::IntoIter<Queued>,
     durable: watch::Sender<Lsn>,
     wanted: Arc<Notify>,
     heard: Arc<AtomicU64>,
@@ -121,10 +124,12 @@ impl Stream {
             acknowledged,
             wanted: Arc::clone(&wanted),
             room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
+            together: Vec::new(),
             sender,
             stalled: None,
         };
-        Ok(Stream { events, durable, wanted, heard, task: Some(tokio::spawn(reader.run())) })
+        let task = Some(tokio::spawn(reader.run()));
+        Ok(Stream { events, here: vec::IntoIter::default(), durable, wanted, heard, task })
     }
 
     /// The next event. A dropped call loses nothing.
@@ -132,8 +137,14 @@ impl Stream {
     /// # Errors
     /// Why the stream ended, once, after everything that came before; then [`ReplicationError::Ended`].
     pub async fn next(&mut self) -> Result<Event, ReplicationError> {
-        if let Some(queued) = self.events.recv().await {
-            return Ok(queued.event);
+        loop {
+            if let Some(queued) = self.here.next() {
+                return Ok(queued.event);
+            }
+            match self.events.recv().await {
+                Some(together) => self.here = together.into_iter(),
+                None => break,
+            }
         }
         let Some(task) = &mut self.task else { return Err(ReplicationError::Ended) };
         let result = task.await;
@@ -242,7 +253,9 @@ struct Reader {
     acknowledged: watch::Receiver<Lsn>,
     wanted: Arc<Notify>,
     room: Arc<Semaphore>,
-    sender: mpsc::UnboundedSender<Queued>,
+    /// Events that the consumer is told of at once: being woken costs as much as a small transaction.
+    together: Vec<Queued>,
+    sender: mpsc::UnboundedSender<Vec<Queued>>,
     /// An event for which there is no room yet, and how much it takes.
     stalled: Option<(Event, u32)>,
 }
@@ -252,7 +265,9 @@ impl Reader {
         let mut tick = tokio::time::interval(self.status_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.deliver().await?;
+            let delivered = self.deliver().await;
+            self.tell();
+            delivered?;
             let stalled = self.stalled.as_ref().map(|(_, bytes)| *bytes);
             let room = Arc::clone(&self.room);
             tokio::select! {
@@ -313,9 +328,16 @@ impl Reader {
         }
     }
 
-    fn queue(&self, event: Event, room: OwnedSemaphorePermit) {
-        // A consumer that is gone is noticed by the loop.
-        let _ = self.sender.send(Queued { event, _room: room });
+    fn queue(&mut self, event: Event, room: OwnedSemaphorePermit) {
+        self.together.push(Queued { event, _room: room });
+    }
+
+    /// Has the consumer take what is queued.
+    fn tell(&mut self) {
+        if !self.together.is_empty() {
+            // A consumer that is gone is noticed by the loop.
+            let _ = self.sender.send(std::mem::take(&mut self.together));
+        }
     }
 
     /// The next event from the frames that have been received, and how much room it takes.
@@ -357,6 +379,8 @@ impl Reader {
         if subtransactions.is_empty() {
             return self.assembly.complete(committed, &HashSet::new());
         }
+        // The answer may take long.
+        self.tell();
         let rolled_back = tokio::select! {
             rolled_back = outcome::rolled_back(&self.source, &subtransactions) => rolled_back?,
             () = self.sender.closed() => return Err(ReplicationError::Ended),
