@@ -25,6 +25,7 @@ use super::place::{counter, fact_of, row_of, whole_row};
 use super::read::{Homes, bound};
 use super::record::{StoredRecord, add};
 use super::spread::{FULL, List, MARK, Part};
+use super::trends;
 use crate::local::{Copying, Folder};
 use crate::{FrozenViews, HomeRecord, LocalIndex, layout};
 
@@ -163,6 +164,10 @@ impl Copy<'_> {
             let undecodable = || Fault::Undecodable { of: "rows" };
             let view = View::ALL.into_iter().find(|view| view.name() == kind).ok_or_else(undecodable)?;
             self.take(key.len() + value.len())?;
+            if trends::has_lists(view) {
+                ops.extend(trends::rows_of(view, &value).ok_or_else(undecodable)?.into_iter().map(Op::Put));
+                return self.put(&mut ops, false);
+            }
             let (row, count) = row_of(view, owner, &key, &value).ok_or_else(undecodable)?;
             let is_count = matches!(view, View::Counts | View::LikeCounts);
             ops.push(if is_count { Op::Add(row, count) } else { Op::Put(row) });

@@ -3,6 +3,7 @@
 //! ```text
 //!   worker ─ Closed ─┬─ shard ─► place of each row ─┬─ marks of lists ─► acknowledged ─┐
 //!                    │                              ├─ counts: what they are, + ───────┤
+//!                    │                              ├─ trends: what they are, ± ───────┤
 //!                    │                              └─ rows ───────────────────────────┴─► acknowledged ─┐
 //!                    └─ shard ─► … some at a time ───────────────────────────────────────────────────────┴─► progress ─► told
 //! ```
@@ -13,7 +14,7 @@
 //! A count is written as what it is, not as what is added, with the time of its last change as part of the value. It has one
 //! writer, who knows it or reads it: a time at or below its own adds nothing. So an answer that was lost, a request that is
 //! sent twice, or a closed time of which a crash has left a part, all end at the same value. One that comes down to zero stays:
-//! it means the same as none.
+//! it means the same as none. A list of trends likewise (`trends`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use super::place::{Place, count_key, counter, fact, place, place_by_reply};
 use super::spread::{Laid, Listed, timestamp};
 use super::state::State;
 use super::statement::{Statement, Write};
+use super::trends::{KnownTrends, Of, Ranked};
 use crate::{Changes, IndexStore, layout};
 
 /// Counts that are known without being read.
@@ -58,6 +60,7 @@ struct Writes {
     laid: Laid,
     rows: Vec<Write>,
     sums: Vec<(Counter, i64, i64)>,
+    trends: BTreeMap<Of, Vec<Ranked>>,
 }
 
 impl CqlIndex {
@@ -152,7 +155,7 @@ impl CqlIndex {
             }
             let partition_rows = self.cluster().settings.partition_rows;
             known.full.lay_out(shard, time, listed, partition_rows, &mut writes.laid);
-            self.flush(time, writes).await?;
+            self.flush(time, writes, &mut known.trends).await?;
             failpoint!("sink_write_part_after");
             Ok(())
         });
@@ -160,10 +163,14 @@ impl CqlIndex {
         Ok(has_rows)
     }
 
-    async fn flush(&self, time: Time, writes: Writes) -> Result<(), Fault> {
-        let Writes { laid, mut rows, sums } = writes;
+    async fn flush(&self, time: Time, writes: Writes, known: &mut KnownTrends) -> Result<(), Fault> {
+        let Writes { laid, mut rows, sums, trends } = writes;
         let counts = self.summed(time, sums).await?;
         rows.extend(counts.iter().map(|(key, count)| count_row(*key, *count)));
+        let trends = known.after(self.cluster(), time, trends).await?;
+        for (of, list) in &trends {
+            rows.push(list.put(*of)?);
+        }
         rows.sort_by_key(|row| match row {
             Write::Row { owner, .. } => *owner,
             _ => 0,
@@ -177,6 +184,7 @@ impl CqlIndex {
         for (key, count) in counts {
             self.counts.insert(key, count);
         }
+        known.learn(trends);
         Ok(())
     }
 
@@ -251,6 +259,7 @@ fn take_row(time: Time, op: &Op<ViewRow>, listed: &mut Vec<Listed>, writes: &mut
                 writes.rows.push(Write::Row { owner, view: view.name(), key, value, at: timestamp(time) });
             }
             Place::Listed { list, owner, key } => listed.push(Listed { list, owner, key, value }),
+            Place::Trend { of, key } => writes.trends.entry(of).or_default().push((key, value)),
         }
     }
     Ok(())

@@ -33,6 +33,7 @@ use super::fault::Fault;
 use super::spread::{FULL, Full, ONLY, Table, timestamp};
 use super::state::{Generation, State};
 use super::statement::{Statement, Write};
+use super::trends::KnownTrends;
 
 /// Stream time after which progress is written at once though there was no row.
 const IDLE_MS: Time = 1_000;
@@ -48,6 +49,8 @@ pub(super) struct Progressed {
     pub(super) reached: Option<Position>,
     /// Which parts of its lists are full.
     pub(super) full: Full,
+    /// What its lists of trends are.
+    pub(super) trends: KnownTrends,
     /// No home timeline of the shard is complete at or below it.
     pub(super) floor: Option<i64>,
     /// The load fills it, and has not ended: no home timeline is complete anywhere yet.

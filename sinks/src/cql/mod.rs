@@ -16,7 +16,7 @@
 //! - A row has at most one operation a closed time: of two with one timestamp a cluster keeps the delete, or else the greater
 //!   value (`index`).
 //! - Progress comes after the acknowledgement of everything that it tells of (`ledger`).
-//! - Partitions are bounded (`spread`).
+//! - Partitions are bounded (`spread`), and lists that rows leave as fast as they come are one value each (`trends`).
 //! - A shard is written by one process: sums and home timelines are changed by who knows what they are.
 
 mod cache;
@@ -37,6 +37,7 @@ mod settings;
 mod spread;
 mod state;
 mod statement;
+mod trends;
 mod views;
 mod window;
 

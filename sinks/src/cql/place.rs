@@ -3,6 +3,7 @@
 use feedmill_model::{Counter, Fact, Keyed, View, ViewRow, name_owner};
 
 use super::spread::{List, Listed};
+use super::trends::Of;
 use crate::key::Key;
 use crate::layout;
 
@@ -16,6 +17,8 @@ pub(super) enum Place {
     Row { owner: i64, view: View, key: Vec<u8> },
     /// In a list.
     Listed { list: List, owner: i64, key: Vec<u8> },
+    /// In a list that is one value.
+    Trend { of: Of, key: Vec<u8> },
 }
 
 /// What a list's keys have before them in [`crate::layout`], which the partition says here.
@@ -66,10 +69,11 @@ pub(super) fn place(row: &ViewRow) -> Place {
         | ViewRow::Tweet(_)
         | ViewRow::Retweet { .. }
         | ViewRow::ReadMark { .. }
-        | ViewRow::TrendingTag { .. }
-        | ViewRow::TrendingTweet { .. }
         | ViewRow::Count { .. } => {
             return Place::Row { owner: row.owner(), view: layout::view(row), key: key_of_row(&key) };
+        }
+        ViewRow::TrendingTag { .. } | ViewRow::TrendingTweet { .. } => {
+            return Place::Trend { of: (layout::view(row), row.owner()), key: key_of_row(&key) };
         }
     };
     Place::Listed { list, owner: row.owner(), key: key_in(list, &key) }
@@ -221,7 +225,7 @@ mod tests {
     fn what_is_read_together_lies_together() {
         let owner = |row: &ViewRow| match place(row) {
             Place::Row { owner, .. } => owner,
-            Place::Listed { .. } => panic!("{row:?} is in a list"),
+            Place::Listed { .. } | Place::Trend { .. } => panic!("{row:?} is in a list"),
         };
         let tweet = ViewRow::Tweet(Box::new(Tweet { id: 7, ..Tweet::default() }));
         let user = ViewRow::Profile(Box::new(User { id: 9, ..User::default() }));

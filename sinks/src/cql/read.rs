@@ -14,6 +14,7 @@ use super::place::{Kind, counter, is_accepted, key_in, name, of_one, of_two, oth
 use super::record::stored;
 use super::spread::List;
 use super::statement::{ENTRY, Statement};
+use super::trends;
 use crate::key::Key;
 use crate::views::List as EdgeList;
 use crate::{
@@ -266,21 +267,26 @@ impl Reader {
     }
 
     pub(super) async fn trending_tags(&self, window: TrendWindow) -> Result<Vec<TrendingTag>, Fault> {
-        let rows = self.values(View::TrendingHashtags, window as i64).await?;
-        let tag = |(key, value): (Vec<u8>, Vec<u8>)| match trend(View::TrendingHashtags, &key, &value)? {
-            ViewRow::TrendingTag { tag, authors, uses, .. } => Ok(TrendingTag { tag, authors, uses }),
-            _ => Err(Fault::Undecodable { of: View::TrendingHashtags.name() }),
+        let tag = |row| match row {
+            ViewRow::TrendingTag { tag, authors, uses, .. } => Some(TrendingTag { tag, authors, uses }),
+            _ => None,
         };
-        rows.into_iter().map(tag).collect()
+        self.trends(View::TrendingHashtags, window as i64, tag).await
     }
 
     pub(super) async fn trending_tweets(&self) -> Result<Vec<TrendingTweet>, Fault> {
-        let rows = self.values(View::TrendingTweets, 0).await?;
-        let tweet = |(key, value): (Vec<u8>, Vec<u8>)| match trend(View::TrendingTweets, &key, &value)? {
-            ViewRow::TrendingTweet { tweet, likes } => Ok(TrendingTweet { tweet, likes }),
-            _ => Err(Fault::Undecodable { of: View::TrendingTweets.name() }),
+        let tweet = |row| match row {
+            ViewRow::TrendingTweet { tweet, likes } => Some(TrendingTweet { tweet, likes }),
+            _ => None,
         };
-        rows.into_iter().map(tweet).collect()
+        self.trends(View::TrendingTweets, 0, tweet).await
+    }
+
+    /// What `decode` makes of the rows of a list of trends.
+    async fn trends<T>(&self, view: View, owner: i64, decode: impl Fn(ViewRow) -> Option<T>) -> Result<Vec<T>, Fault> {
+        let Some(value) = self.value(view, owner, trends::KEY.to_vec()).await? else { return Ok(Vec::new()) };
+        let rows = decoded(view, trends::rows_of(view, &value))?;
+        decoded(view, rows.into_iter().map(decode).collect())
     }
 
     pub(super) async fn read_mark(&self, user: i64) -> Result<Option<i64>, Fault> {
@@ -393,12 +399,6 @@ pub(super) const HOME: &str = "home";
 pub(super) fn bound((position, floor): (Option<Position>, Option<i64>), parameters: &Parameters) -> Option<i64> {
     let horizon = parameters.horizon(position?.time);
     Some(floor.map_or(horizon, |floor| floor.max(horizon)))
-}
-
-/// A row of a view of trends, whose keys have the shard before them in the layout.
-fn trend(view: View, key: &[u8], value: &[u8]) -> Result<ViewRow, Fault> {
-    let whole = [&[0], key].concat();
-    decoded(view, layout::row(view, &whole, value)).map(|(row, _)| row)
 }
 
 fn decoded<T>(view: View, decoded: Option<T>) -> Result<T, Fault> {

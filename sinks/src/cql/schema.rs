@@ -3,7 +3,7 @@
 //! | table | partition | rows | what |
 //! |---|---|---|---|
 //! | `facts` | owner, and a part of the list ([`super::spread`]) | kind and the other account → accepted | visibility facts |
-//! | `rows` | owner: a user, a tweet or a name | kind: the view, key → value | rows of users and tweets beside their counts, names, retweets, read marks, trends |
+//! | `rows` | owner: a user, a tweet or a name | kind: the view, key → value | rows of users and tweets beside their counts, names, retweets, read marks; lists of trends |
 //! | `lists` | kind: the view, owner, and a part of the list | key → value | followers, likers, timelines, tags, threads, notifications, … |
 //! | `home` | viewer | kind, id: the record, hot accounts, entries from the newest | home timelines |
 //! | `progress` | store and generation | set of shards → time, LSN, floor | what was applied |
@@ -12,7 +12,8 @@
 //! Keys and values are those of the local store ([`crate::layout`]), without what the partition says: their bytes are in the
 //! order in which pages come, so a page is a range of a partition. There are few tables because each costs memory on every
 //! node and a second when it is made. A row of a tweet is in one partition with its counts, since they are read together; a
-//! list is apart from it, because it grows.
+//! list is apart from it, because it grows. A list of trends, whose rows leave it as fast as they come, is one value
+//! ([`super::trends`]).
 //!
 //! Reactions are in the tables of the rows, because a tweet is read with all of its counts: both are begun anew together.
 //!
@@ -24,7 +25,7 @@ use super::fault::{CqlError, Fault};
 use super::settings::CqlSettings;
 
 /// Version of what the tables hold. Another version is refused: derived data is rebuilt rather than migrated.
-pub(super) const FORMAT: u32 = 3;
+pub(super) const FORMAT: u32 = 4;
 
 /// Tables whose rows are parts of lists.
 const LISTED: &str =

@@ -320,6 +320,8 @@ fn a_copy_has_what_a_local_store_has() {
         let entry = feedmill_model::EntryId::tweet(5);
         rows.push(Op::Put(ViewRow::TimelineEntry { user: 1, reply: false, entry, tweet: n }));
         rows.extend((n > 5).then(|| Op::Delete(ViewRow::Follower { user: 1, at: 3_000 + 300 + n, follower: 300 + n })));
+        rows.extend([0, 1].map(|more| Op::Put(ViewRow::TrendingTweet { tweet: n + more, likes: 9 })));
+        rows.extend((n > 3).then(|| Op::Delete(ViewRow::TrendingTweet { tweet: n - 2, likes: 9 })));
         let facts: Vec<_> = (0..40)
             .map(|other| Op::Put(Fact::Follow { follower: 1, following: 50 + other, accepted: (n + other) % 2 == 0 }))
             .collect();
@@ -347,6 +349,7 @@ fn a_copy_has_what_a_local_store_has() {
         assert_eq!(scan(&found, view), scan(&expected, view), "{}", view.name());
     }
     assert!(scan(&found, View::Followers).len() > 350);
+    assert_eq!(scan(&found, View::TrendingTweets).len(), 3);
     assert_eq!(found.floors(time).unwrap(), expected.floors(time).unwrap());
     let counts = |views: &dyn StoreViews| {
         let mut counts = BTreeMap::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use feedmill_model::{Counter, Fact, HomeSink, Op, Parameters, RowSink, Time, Tweet, User, ViewRow};
+use feedmill_model::{Counter, Fact, HomeSink, Op, Parameters, RowSink, Time, TrendWindow, Tweet, User, ViewRow};
 use feedmill_sinks::cql::{CqlSettings, CqlStores};
 use feedmill_sinks::{Edge, List, Views};
 use feedmill_test_servers::Cassandra;
@@ -45,6 +45,10 @@ pub fn rows(n: i64) -> Vec<Op<ViewRow>> {
             rows.push(Op::Delete(ViewRow::Follower { user: 1, at, follower }));
         }
     }
+    let trending =
+        |n: i64| ViewRow::TrendingTag { window: TrendWindow::Day, tag: format!("t{n}"), authors: 1, uses: 1 };
+    rows.push(Op::Put(trending(n)));
+    rows.extend((n > 3).then(|| Op::Delete(trending(n - 3))));
     rows
 }
 

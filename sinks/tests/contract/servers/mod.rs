@@ -3,6 +3,7 @@
 mod cql;
 mod cql_cases;
 mod cql_reader;
+mod cql_trends;
 mod crashes;
 mod elastic;
 mod proxy;
