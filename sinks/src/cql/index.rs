@@ -16,7 +16,7 @@
 //! sent twice, or a closed time of which a crash has left a part, all end at the same value. One that comes down to zero stays:
 //! it means the same as none. A list of trends likewise (`trends`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use feedmill_model::{
@@ -31,7 +31,7 @@ use super::ledger::{Due, Ledger};
 use super::place::{Place, count_key, counter, fact, place, place_by_reply};
 use super::spread::{Laid, Listed, timestamp};
 use super::state::State;
-use super::statement::{Statement, Write};
+use super::statement::{KEYS_MAX, Statement, Write};
 use super::trends::{KnownTrends, Of, Ranked};
 use crate::{Changes, IndexStore, layout};
 
@@ -176,9 +176,10 @@ impl CqlIndex {
             _ => 0,
         });
         let cluster = self.cluster();
+        rows.extend(laid.rows);
+        rows.extend(self.there(&laid.perhaps).await?);
         cluster.write(&laid.marks).await?;
         failpoint!("sink_write_before");
-        rows.extend(laid.rows);
         cluster.write(&rows).await?;
         failpoint!("sink_write_after");
         for (key, count) in counts {
@@ -186,6 +187,27 @@ impl CqlIndex {
         }
         known.learn(trends);
         Ok(())
+    }
+
+    /// Those of the deletes that have a row in their part.
+    async fn there(&self, deletes: &[Write]) -> Result<Vec<Write>, Fault> {
+        let of_parts = deletes.chunk_by(Write::is_beside).flat_map(|of_part| of_part.chunks(KEYS_MAX));
+        let read = |of_part| async move {
+            let keyed = keyed(of_part);
+            let Some((Write::Listed { table, view, owner, part, .. }, _)) = keyed.first() else {
+                return Ok(Vec::new());
+            };
+            let keys: Vec<&[u8]> = keyed.iter().map(|(_, key)| *key).collect();
+            let found = self.cluster().read(Statement::keys(*table), (view, owner, part, keys)).await?;
+            let undecodable = || Fault::Undecodable { of: view };
+            let found = found.rows::<(&[u8], &[u8])>().map_err(|_| undecodable())?;
+            let found: HashSet<&[u8]> =
+                found.map(|row| row.map(|(key, _)| key)).collect::<Result<_, _>>().map_err(|_| undecodable())?;
+            let there = keyed.into_iter().filter(|(_, key)| found.contains(key));
+            Ok(there.map(|(delete, _)| delete.clone()).collect())
+        };
+        let there: Vec<Vec<Write>> = self.cluster().each(of_parts, read).await?;
+        Ok(there.concat())
     }
 
     /// What counts are after `time`: those that do not have it yet.
@@ -210,6 +232,15 @@ impl CqlIndex {
         };
         Ok(sums.into_iter().filter_map(add).collect())
     }
+}
+
+/// Writes of lists, each with its key.
+fn keyed(writes: &[Write]) -> Vec<(&Write, &[u8])> {
+    let keyed = writes.iter().filter_map(|write| match write {
+        Write::Listed { key, .. } => Some((write, key.as_slice())),
+        _ => None,
+    });
+    keyed.collect()
 }
 
 fn count_row((counter, of): (Counter, i64), (count, time): Count) -> Write {

@@ -21,7 +21,10 @@
 //!    full is remembered with the time since when, and rows of that time go by what was full before it and by the row of
 //!    their own time that filled it, in the order of the keys. A list lies in one shard, so all of its rows of a closed time
 //!    come together.
-//! 2. *A key is deleted.* It lies in one of the full parts on its way, or in the one behind them: all of them are told.
+//! 2. *A key is deleted.* It lies in one of the full parts on its way, or in the one behind them. In a full one it is looked for,
+//!    and deleted where it is: what was put before is acknowledged, so it is found. A full part that was told of every delete
+//!    behind it would gather them: of a list that is read from its newest row on they lie before all of its own, which are old,
+//!    and at 100,000 of them Cassandra refuses to read it.
 //! 3. *A row that is put again* may lie in an earlier part too, with what it had before. The later part counts when they
 //!    are read.
 //! 4. *A page* is the first rows of part 0 and of the parts behind it, merged. What a part is followed by is known from a row
@@ -228,6 +231,8 @@ pub(super) struct Laid {
     pub(super) marks: Vec<Write>,
     /// The rows.
     pub(super) rows: Vec<Write>,
+    /// Deletes of those that may be in a full part: of what is not there none is written.
+    pub(super) perhaps: Vec<Write>,
 }
 
 impl Full {
@@ -255,12 +260,11 @@ impl Full {
         laid: &mut Laid,
     ) {
         listed.sort_unstable();
-        let begin = laid.rows.len();
         for of_list in listed.chunk_by(|one, other| (one.list, one.owner) == (other.list, other.owner)) {
             self.lay_out_list(shard, time, of_list, partition_rows, laid);
         }
-        if let Some(rows) = laid.rows.get_mut(begin..) {
-            rows.sort_by(|one, other| partition(one).cmp(&partition(other)));
+        for writes in [&mut laid.rows, &mut laid.perhaps] {
+            writes.sort_by(|one, other| partition(one).cmp(&partition(other)));
         }
     }
 
@@ -285,7 +289,7 @@ impl Full {
                     break;
                 }
                 if value.is_none() {
-                    laid.rows.push(row(part, None));
+                    laid.perhaps.push(row(part, None));
                 } else if directories.insert(behind) {
                     laid.marks.push(Write::Listed {
                         table: list.table(),
@@ -354,7 +358,7 @@ mod tests {
     type Stored = BTreeMap<(&'static str, i64, i64), BTreeMap<Vec<u8>, Vec<u8>>>;
 
     fn store(laid: &Laid, stored: &mut Stored) {
-        for write in laid.marks.iter().chain(&laid.rows) {
+        for write in laid.marks.iter().chain(&laid.rows).chain(&laid.perhaps) {
             let Write::Listed { view, owner, part, key, value, .. } = write else { panic!("{write:?}") };
             let rows = stored.entry((view, *owner, *part)).or_default();
             match value {

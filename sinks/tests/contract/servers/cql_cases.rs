@@ -12,6 +12,7 @@ use feedmill_test_servers::Cassandra;
 use futures::executor::block_on;
 
 use super::cql::{Cql, RUNTIME, dump, open, session, settings};
+use super::cql_trends::passed_by;
 use super::proxy::Proxy;
 use crate::home::{START, active, closed as home_closed, hot, id, packed};
 use crate::index::{ALL, Give, Subject, closed, user};
@@ -268,6 +269,9 @@ fn c48_the_partitions_of_an_account_with_very_many_followers_are_bounded() {
     let deletes = gone.iter().map(|edge_of| Op::Delete(edge(edge_of.id))).collect();
     store.give(&closed(1_000, ALL, deletes)).unwrap();
     assert!(all(777) == stay, "who is deleted is found in whatever part");
+    let first = "SELECT key FROM lists WHERE kind = 'followers' AND owner = 1 AND part = 0";
+    let deletes = passed_by(&session(cql.settings()), first);
+    assert!(deletes <= 12 * cql.settings().partition_rows, "{deletes} deletes in a part of {partition_rows}");
     // A start knows what is full.
     let store = cql.crash(store);
     let back = gone.iter().take(50).map(|edge_of| Op::Put(edge(edge_of.id))).collect();

@@ -59,7 +59,7 @@ fn is_served(stores: &CqlStores, n: i64) {
 }
 
 /// How many deletes the server passes by to answer this, as it tells itself.
-fn passed_by(session: &Session, text: &str) -> u64 {
+pub fn passed_by(session: &Session, text: &str) -> u64 {
     let mut statement = Statement::new(text);
     statement.set_tracing(true);
     let told = RUNTIME.block_on(async {
