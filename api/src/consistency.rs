@@ -19,7 +19,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use feedmill_model::{Lsn, Phase, SourceId};
+use feedmill_model::{Lsn, Phase, SourceId, Time};
 use tokio::sync::watch;
 
 use crate::keys::Keys;
@@ -39,6 +39,8 @@ const HEADER: HeaderName = HeaderName::from_static(CONSISTENCY_TOKEN);
 const FORM: u8 = 1;
 /// That of one that likes are waited for with.
 const FORM_OF_LIKES: u8 = 2;
+/// By how much stream time moves at most while nothing is written: every second.
+const IDLE_MS: Time = 1_000;
 /// 17 bytes in base64, a point, 32 bytes in base64.
 const TOKEN_BYTES_MAX: usize = 23 + 1 + 43;
 
@@ -161,11 +163,11 @@ impl Context {
         Ok(())
     }
 
-    /// Whether `phase` is further behind than a read waits.
+    /// Whether `phase` is further behind than a read waits, also where the rows have moved by an idle moment at once.
     fn is_far_behind(&self, phase: Phase) -> bool {
         let progress = self.views.progress();
         let [newest, own] = [Phase::Rows, phase].map(|phase| progress.position(phase).time);
-        u128::from(newest.saturating_sub(own)) > self.settings.read_wait.as_millis()
+        u128::from(newest.saturating_sub(own.saturating_add(IDLE_MS))) > self.settings.read_wait.as_millis()
     }
 
     /// Waits until `phase` holds everything before `lsn`; `false` when that is not so at `until`.

@@ -45,7 +45,7 @@ pub fn run_writer(
 ) -> Result<(), LogError> {
     // Transactions that are not bulk must not become so by being written together.
     let changes_max = GROUP_CHANGES_MAX.min(log.bulk_rows());
-    let mut groups = Groups { incoming, changes_max, carried: None, rest: REST, last: 0 };
+    let mut groups = Groups { incoming, changes_max, carried: None, rests: false };
     while let Some(group) = groups.next() {
         let Some(position) = append(log, &group, || groups.incoming.is_closed(), &now_ms)? else { return Ok(()) };
         metrics::counter!("feedmill_log_transactions_total").increment(group.transactions.len() as u64);
@@ -98,9 +98,8 @@ struct Groups {
     changes_max: usize,
     /// What did not fit into the last group.
     carried: Option<Transaction>,
-    rest: Duration,
-    /// How many transactions the last group had.
-    last: usize,
+    /// The last group had many transactions, and was all that there was.
+    rests: bool,
 }
 
 impl Groups {
@@ -108,9 +107,10 @@ impl Groups {
     fn next(&mut self) -> Option<Group> {
         let mut group = Group::default();
         let mut changes = 0;
-        if self.last >= MANY && self.incoming.len() < ENOUGH {
-            std::thread::sleep(self.rest);
+        if self.rests && self.incoming.len() < ENOUGH {
+            std::thread::sleep(REST);
         }
+        self.rests = false;
         let mut next = match self.carried.take() {
             Some(carried) => Some(Incoming::Transaction(carried)),
             None => Some(self.incoming.blocking_recv()?),
@@ -132,8 +132,8 @@ impl Groups {
             }
             let is_full = group.transactions.len() >= GROUP_TRANSACTIONS_MAX || changes >= self.changes_max;
             next = if is_full { None } else { self.incoming.try_recv().ok() };
+            self.rests = next.is_none() && !is_full && group.transactions.len() >= MANY;
         }
-        self.last = group.transactions.len();
         Some(group)
     }
 }
@@ -158,7 +158,7 @@ mod tests {
             sender.try_send(incoming).expect("there is room");
         }
         drop(sender);
-        let mut groups = Groups { incoming: received, changes_max, carried: None, rest: Duration::ZERO, last: 0 };
+        let mut groups = Groups { incoming: received, changes_max, carried: None, rests: false };
         let ends = |group: Group| {
             let ends = group.transactions.iter().map(|transaction| transaction.end_lsn.0).collect();
             (ends, group.covers.map(|lsn| lsn.0))

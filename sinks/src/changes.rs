@@ -167,7 +167,7 @@ impl Newest {
         if self.by_time.len() > TIMES_MAX
             && let Some((last, id)) = self.by_time.pop_first()
         {
-            self.before = Some((last, self.before.map_or(id, |(_, before)| before.max(id))));
+            self.before = Some(self.before.map_or((last, id), |before| (before.0.max(last), before.1.max(id))));
         }
     }
 }

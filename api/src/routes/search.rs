@@ -72,7 +72,10 @@ pub(crate) async fn search(
     reader: Reader,
     list: List<SearchCursor, { list::SEARCH }, SearchQuery>,
 ) -> Result<Response, Problem> {
-    context.catch_up_with_likes(&reader, Phase::Search).await?;
+    match list.query.of {
+        Type::Tweets => context.catch_up_with_likes(&reader, Phase::Search).await?,
+        Type::Users => context.catch_up(&reader, Phase::Search).await?,
+    }
     match (list.query.of, list.query.sort) {
         (Type::Tweets, sort) => context.found_tweets(reader.id(), &list, sort.unwrap_or(Sort::Latest)).await,
         (Type::Users, None | Some(Sort::Relevance)) => context.found_users(reader.id(), &list).await,

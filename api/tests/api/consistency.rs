@@ -72,7 +72,7 @@ async fn only_who_has_liked_something_waits_for_likes() {
     }
     world.get_after(posted.token(), &path, Some(&ada)).await.is(200);
     // Profiles and lists of accounts show none.
-    for path in ["/api/users/ben", &format!("{path}/retweets")] {
+    for path in ["/api/users/ben", &format!("{path}/retweets"), "/api/search?type=users&q=ben"] {
         world.get_after(liked.token(), path, Some(&ben)).await.is(200);
     }
     world.get_after(posted.token(), "/api/notifications", Some(&ada)).await.is_problem(503, "not-yet-visible");

@@ -376,11 +376,13 @@ impl Reader {
 
     async fn complete(&mut self, committed: Committed) -> Result<(Transaction, usize), ReplicationError> {
         let subtransactions = committed.subtransactions();
+        if committed.is_filed() || !subtransactions.is_empty() {
+            // What came before it need not wait for the disk, or for an answer.
+            self.tell();
+        }
         if subtransactions.is_empty() {
             return self.assembly.complete(committed, &HashSet::new());
         }
-        // The answer may take long.
-        self.tell();
         let rolled_back = tokio::select! {
             rolled_back = outcome::rolled_back(&self.source, &subtransactions) => rolled_back?,
             () = self.sender.closed() => return Err(ReplicationError::Ended),

@@ -443,7 +443,6 @@ const fn level(consistency: Consistency) -> Level {
         Consistency::LocalOne => Level::LocalOne,
         Consistency::Quorum => Level::Quorum,
         Consistency::LocalQuorum => Level::LocalQuorum,
-        Consistency::EachQuorum => Level::EachQuorum,
         Consistency::All => Level::All,
     }
 }

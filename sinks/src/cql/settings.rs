@@ -18,19 +18,16 @@ pub enum Consistency {
     Quorum,
     /// Most replicas of the nearest datacenter.
     LocalQuorum,
-    /// Most replicas of each datacenter; for writes only.
-    EachQuorum,
     /// All replicas.
     All,
 }
 
 impl Consistency {
-    const ALL: [(&'static str, Consistency); 6] = [
+    const ALL: [(&'static str, Consistency); 5] = [
         ("one", Consistency::One),
         ("local_one", Consistency::LocalOne),
         ("quorum", Consistency::Quorum),
         ("local_quorum", Consistency::LocalQuorum),
-        ("each_quorum", Consistency::EachQuorum),
         ("all", Consistency::All),
     ];
 }
@@ -204,18 +201,19 @@ impl CqlSettings {
             value.parse::<u64>().ok().filter(|number| *number >= least).ok_or_else(|| wrong("a positive number"))
         };
         let consistency = || {
-            let found = Consistency::ALL.into_iter().find(|(name, _)| *name == value).map(|(_, level)| level);
-            let levels = "one, local_one, quorum, local_quorum, all, or of writes each_quorum";
-            found
-                .filter(|level| *level != Consistency::EachQuorum || name.starts_with("write"))
-                .ok_or_else(|| wrong(levels))
+            let found = Consistency::ALL.into_iter().find(|(name, _)| *name == value);
+            found.map(|(_, level)| level).ok_or_else(|| wrong("one, local_one, quorum, local_quorum or all"))
         };
         match name {
             "replication" => {
                 self.replication = Some(number(1)?.try_into().map_err(|_| wrong("a number of nodes"))?);
             }
             "datacenter" => self.datacenter = Some(value.to_owned()),
-            "write_consistency" => self.write_consistency = consistency()?,
+            // What a writer has written it must find again: counts, lists of trends, and what it deletes.
+            "write_consistency" => match consistency()? {
+                Consistency::One | Consistency::LocalOne => return Err(wrong("quorum, local_quorum or all")),
+                level => self.write_consistency = level,
+            },
             "read_consistency" => self.read_consistency = consistency()?,
             "speculate_ms" => self.speculate_after = Some(Duration::from_millis(number(1)?)),
             "tls" => {
@@ -289,10 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn most_replicas_of_each_datacenter_can_be_asked_for_by_writes_alone() {
-        let settings: CqlSettings = "cql://a/b?write_consistency=each_quorum".parse().unwrap();
-        assert_eq!(settings.write_consistency, Consistency::EachQuorum);
-        let refused = "cql://a/b?read_consistency=each_quorum".parse::<CqlSettings>().unwrap_err().to_string();
-        assert!(refused.contains("local_quorum"), "{refused}");
+    fn writes_are_found_again_and_pages_need_not_be() {
+        let settings: CqlSettings = "cql://a/b?read_consistency=local_one".parse().unwrap();
+        assert_eq!(settings.read_consistency, Consistency::LocalOne);
+        for level in ["one", "local_one"] {
+            let refused = format!("cql://a/b?write_consistency={level}").parse::<CqlSettings>().unwrap_err();
+            assert!(refused.to_string().contains("local_quorum"), "{refused}");
+        }
     }
 }

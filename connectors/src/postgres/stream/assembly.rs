@@ -59,6 +59,11 @@ impl Committed {
     pub(super) fn subtransactions(&self) -> Vec<u32> {
         self.open.subtransactions()
     }
+
+    /// Whether part of it is on disk.
+    pub(super) fn is_filed(&self) -> bool {
+        self.open.is_filed()
+    }
 }
 
 /// The transactions of one connection that are not yet committed.
